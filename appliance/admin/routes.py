@@ -1,0 +1,112 @@
+"""What can be asked at the admin door: the table of paths, and where their answers come from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Union
+
+from attrs import define, field, frozen
+
+from appliance.admin.http import (
+    TEXT,
+    HttpRequest,
+    HttpResponse,
+    error_response,
+    json_response,
+)
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+# A JSON-able document, or text.
+Document = Union[Mapping[str, Any], list[Any], str]  # noqa: UP007  # evaluated on Python 3.10
+Source = Callable[[], Union[Document, Awaitable[Document]]]  # noqa: UP007
+
+
+@frozen(kw_only=True)
+class AdminSources:
+    """Where the answers come from. Each may be a plain or an async callable; app fills them in.
+
+    Attributes:
+        status: The document of `appliance status`.
+        clients: Sessions and what is counted for each.
+        models: What is served, by name and version.
+        workers: Worker processes and what they do.
+        metrics_text: The OpenMetrics exposition.
+        drain: Begins a drain (once; again is harmless) and tells how far it is.
+    """
+
+    status: Source
+    clients: Source
+    models: Source
+    workers: Source
+    metrics_text: Source
+    drain: Source
+
+
+@frozen
+class Route:
+    """One entry of the table."""
+
+    method: str
+    path: str
+    source: Source
+    text_type: str = TEXT
+
+
+@define(eq=False)
+class Router:
+    """Answers requests from a table; `handle` is a handler for `serve_http`.
+
+    HEAD is answered wherever GET is. A source that raises is the server's business.
+
+    Attributes:
+        read_only: Whatever is neither GET nor HEAD is refused with 405.
+    """
+
+    read_only: bool = False
+    _routes: dict[str, dict[str, Route]] = field(factory=dict, init=False)
+
+    def add(self, route: Route) -> None:
+        """Add a route; it replaces one of the same method and path."""
+        self._routes.setdefault(route.path, {})[route.method] = route
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer with the document of the route; 404 or 405 if there is none."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            paths = ", ".join(sorted(self._routes))
+            return error_response(404, "NOT_FOUND", f"no {request.path} here; there are: {paths}")
+        allowed = self._allowed(methods)
+        if request.method not in allowed:
+            message = f"{request.method} is not allowed for {request.path} here"
+            allow = (("Allow", ", ".join(allowed)),)
+            return error_response(405, "METHOD_NOT_ALLOWED", message, headers=allow)
+        route = methods["GET" if request.method == "HEAD" else request.method]
+        document = route.source()
+        if inspect.isawaitable(document):
+            document = await document
+        if isinstance(document, str):
+            return HttpResponse(body=document.encode(), content_type=route.text_type)
+        return json_response(document)
+
+    def _allowed(self, methods: Mapping[str, Route]) -> list[str]:
+        allowed = ["GET", "HEAD"] if "GET" in methods else []
+        if not self.read_only:
+            allowed += sorted(methods.keys() - {"GET"})
+        return allowed
+
+
+def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
+    """Return the router of the admin door; `read_only` for the TCP listener."""
+    router = Router(read_only=read_only)
+    for route in (
+        Route("GET", "/v1/status", sources.status),
+        Route("GET", "/v1/clients", sources.clients),
+        Route("GET", "/v1/models", sources.models),
+        Route("GET", "/v1/workers", sources.workers),
+        Route("GET", "/metrics", sources.metrics_text, OPENMETRICS),
+        Route("POST", "/v1/drain", sources.drain),
+    ):
+        router.add(route)
+    return router

@@ -1,0 +1,64 @@
+"""When a robot needs its answer, and what kind of a deadline that is."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from appliance.config import ClientPolicy
+from appliance.wire.types import Lateness, Observation
+
+MICROSECOND_NS = 1000
+
+
+@frozen
+class Deadline:
+    """When the answer must leave the box, monotonic nanoseconds.
+
+    Attributes:
+        firm: Refused rather than late.
+        dry: The robot has no actions left, or will have none before any answer could come.
+    """
+
+    deadline_ns: int
+    firm: bool
+    dry: bool
+
+
+def deadline_of(
+    observation: Observation,
+    policy: ClientPolicy,
+    *,
+    arrived_ns: int,
+    planned_ns: int,
+    longest_ns: int,
+) -> Deadline:
+    """Compute the deadline of an observation.
+
+    deadline = arrival - age - uplink + min(latency budget, steps remaining x step period)
+    - downlink, where uplink and downlink are halves of the round trip the client measured.
+    A client that says nothing of this has its configured budget, from arrival.
+
+    Args:
+        planned_ns: What an idle box needs for one row. A deadline no idle box could meet is soft.
+        longest_ns: Bound in both directions from arrival, against absurd clocks.
+    """
+    budgets_us: list[int] = []
+    if observation.latency_budget_us:
+        budgets_us.append(observation.latency_budget_us)
+    run_out_us: int | None = None
+    if observation.steps_remaining is not None and observation.step_period_us:
+        run_out_us = observation.steps_remaining * observation.step_period_us
+        budgets_us.append(run_out_us)
+    if not budgets_us:
+        budgets_us.append(round(policy.latency_budget_ms * 1000))
+    used_us = observation.age_us + (observation.round_trip_us or 0)
+    left_ns = (min(budgets_us) - used_us) * MICROSECOND_NS
+    left_ns = max(-longest_ns, min(left_ns, longest_ns))
+
+    run_out_ns = None if run_out_us is None else (run_out_us - used_us) * MICROSECOND_NS
+    dry = observation.steps_remaining == 0 or (run_out_ns is not None and run_out_ns < planned_ns)
+    wants_firm = observation.lateness is Lateness.FIRM or (
+        observation.lateness is Lateness.DEFAULT and policy.lateness == "firm"
+    )
+    firm = wants_firm and not dry and left_ns >= planned_ns
+    return Deadline(arrived_ns + left_ns, firm, dry)

@@ -1,0 +1,293 @@
+"""The nursery tree: what runs, what outlives what, and in which order it starts and stops.
+
+```
+root                                  (cancelled last)
+├─ signals → lifecycle   ├─ admin (unix socket, optional loopback TCP)
+└─ services
+   ├─ worker pool → supervise(slot)
+   ├─ dispatcher                      (sole owner of the scheduler)
+   └─ robots' door                    (ZeroMQ)
+```
+
+Start: workers settled → dispatcher → doors → ready. Drain: the admission gate closes with the
+door still open, what is queued finishes or is told, replies are flushed, then doors, workers,
+admin.
+"""
+
+from __future__ import annotations
+
+import gc
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+import structlog
+import trio
+from attrs import define, field
+
+from appliance.admin.documents import Documents
+from appliance.admin.routes import AdminSources
+from appliance.admin.server import serve_admin
+from appliance.admission.admission import Admission
+from appliance.admission.catalog import Catalog, Served
+from appliance.config import Config
+from appliance.config import Workers as WorkerGroup
+from appliance.dispatch.access_log import AccessLog
+from appliance.dispatch.dispatcher import Dispatcher
+from appliance.dispatch.endings import Endings
+from appliance.dispatch.fleet import Fleet
+from appliance.dispatch.intake import Intake
+from appliance.dispatch.memory import Memory
+from appliance.errors import ConfigError
+from appliance.io.notify import Notifier
+from appliance.metrics.exposition import exposition
+from appliance.metrics.ledger import Ledger
+from appliance.metrics.registry import Metrics
+from appliance.metrics.status import Clients, State
+from appliance.models.repository import ModelEntry, Repository
+from appliance.scheduling import Scheduler
+from appliance.scheduling.events import ModelRef
+from appliance.sessions.document import client_documents
+from appliance.sessions.door import ZmqDoor
+from appliance.sessions.replies import Replies
+from appliance.workers.arena import Arena
+from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
+from appliance.workers.pool import WorkerPool
+from appliance.workers.slot import HostedModel, Slot
+
+SWITCH_INTERVAL_S = 0.0005
+FLUSH_GRACE_S = 1.0
+ALL = "*"
+
+
+def serve(config: Config) -> int:
+    """Run the appliance until it is drained; return its exit code, 0.
+
+    Raises:
+        ConfigError: Something configured cannot be had: a port, a path, a repository.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    app = Appliance(config)
+    try:
+        trio.run(app.run, strict_exception_groups=False)
+    finally:
+        app.arena.close()
+    return 0
+
+
+@define(eq=False)
+class Appliance:
+    """One appliance: everything it owns, wired together, and its life."""
+
+    config: Config
+    state: State = field(default="starting", init=False)
+    arena: Arena = field(init=False)
+    pool: WorkerPool = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
+    door: ZmqDoor = field(init=False)
+    documents: Documents = field(init=False)
+    _admission: Admission = field(init=False)
+    _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
+    _binds: list[str] = field(factory=list[str], init=False)
+    _unsettled: set[str] = field(factory=set[str], init=False)
+    _settled: trio.Event = field(factory=trio.Event, init=False)
+    _drain: trio.Event = field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        config = self.config
+        entries = Repository(Path(config.models.directory)).scan()
+        slots = [slot for group in config.workers for slot in _slots(group, entries)]
+        catalog = _catalog(entries, slots)
+        metrics, ledger = Metrics(), Ledger()
+        for name in catalog.models:
+            metrics.add_model(name)
+            ledger.add_model(name)
+        self.arena = Arena(config.arena.bytes, ledger_slots=len(slots))
+        memory = Memory(self.arena)
+        hosted = {
+            slot.name: [ModelRef(model.name, model.version) for model in slot.models]
+            for slot in slots
+        }
+        fleet = Fleet(catalog, memory, metrics, ledger, hosted)
+        endings = Endings(ledger, metrics, memory, AccessLog(config.log.access_sample))
+        scheduler = Scheduler(
+            config.scheduling.max_queue_size,
+            config.scheduling.overflow_policy,
+            config.scheduling.max_retries,
+        )
+        self.dispatcher = Dispatcher(scheduler, fleet, endings, self._notifier)
+        self.pool = WorkerPool(slots, self.arena, on_event=self._on_pool_event, on_log=_log_line)
+        self.dispatcher.pool = self.pool
+        self._unsettled = {slot.name for slot in slots}
+        self._admission = Admission(
+            config,
+            catalog,
+            lambda name, version: scheduler.planned_ns(ModelRef(name, version), 1),
+        )
+        intake = Intake(self._admission, memory, endings, self.dispatcher)
+        instance = secrets.randbits(64)
+        replies = Replies(catalog, config.appliance_id, instance)
+        self.door = ZmqDoor(config.transport, intake, replies)
+        self.documents = Documents(
+            appliance_id=config.appliance_id,
+            instance=instance,
+            lifecycle=lambda: self.state,
+            binds=lambda: self._binds,
+            clients=lambda: client_documents(
+                self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
+            ),
+            client_counts=self._client_counts,
+            clock=time.monotonic_ns,
+            metrics=metrics,
+            ledger=ledger,
+            catalog=catalog,
+            fleet=fleet,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+        )
+
+    # ------------------------------------------------------------------------------- the tree
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start, serve until told to drain, drain, stop."""
+        async with trio.open_nursery() as root:
+            await root.start(self._signals)
+            await root.start(serve_admin, self.config.admin, self._admin_sources())
+            async with trio.open_nursery() as services:
+                await services.start(self.pool.run)
+                await services.start(self.dispatcher.run)
+                await self._settled.wait()
+                door = await services.start(self._run_door)
+                self._ready()
+                task_status.started()
+                await self._drain.wait()
+                await self._finish()
+                door.cancel()
+                services.cancel_scope.cancel()
+            root.cancel_scope.cancel()
+
+    async def _run_door(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                self._binds = await nursery.start(self.door.run)
+                task_status.started(scope)
+
+    def _ready(self) -> None:
+        self.state = "ready"
+        gc.collect()
+        gc.freeze()  # what lives now lives to the end: no collection need look at it
+        self._notifier.ready()
+        structlog.get_logger("appliance").info("ready", binds=self._binds)
+
+    async def _signals(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """The first signal drains; a second one ends the grace."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self._drain.is_set():
+                    self.dispatcher.abandon()
+                self.drain()
+
+    # -------------------------------------------------------------------------------- the end
+
+    def drain(self) -> None:
+        """Refuse new work from now on; finish what was accepted; then stop."""
+        if not self._drain.is_set():
+            structlog.get_logger("appliance").info("draining")
+            self._admission.draining = True
+            self.state = "draining"
+            self._notifier.stopping()
+            self._drain.set()
+            self._settled.set()
+
+    async def _finish(self) -> None:
+        """Wait until every accepted request has its outcome; what takes too long is told so."""
+        with trio.move_on_after(self.config.drain.grace_s):
+            await self.dispatcher.wait_idle()
+        self.dispatcher.abandon()
+
+    # ------------------------------------------------------------------------------- wiring
+
+    def _on_pool_event(self, event: PoolEvent) -> None:
+        self.dispatcher.on_pool_event(event)
+        if isinstance(event, (WorkerUp, WorkerDown)):
+            self._unsettled.discard(event.worker.slot)
+            if not self._unsettled:
+                self._settled.set()
+
+    def _client_counts(self) -> Clients:
+        table = self.door.table
+        return Clients(connected=table.connected(), known=len(table), disconnects=table.gone)
+
+    def _admin_sources(self) -> AdminSources:
+        documents = self.documents
+        return AdminSources(
+            status=documents.status,
+            clients=lambda: {"clients": documents.clients()},
+            models=lambda: {"models": documents.status()["models"]},
+            workers=lambda: {"workers": documents.status()["workers"]},
+            metrics_text=lambda: exposition(documents.status()),
+            drain=self.drain,
+        )
+
+
+def _slots(group: WorkerGroup, entries: list[ModelEntry]) -> list[Slot]:
+    """Return the slots of one `[[workers]]` table.
+
+    Raises:
+        ConfigError: It names a model that is not in the repository.
+    """
+    usable = {entry.name: entry for entry in entries if entry.error is None}
+    names = {entry.name for entry in entries}
+    chosen: list[str] = []
+    for name in group.models:
+        if name == ALL:
+            chosen = list(usable)
+            break
+        if name not in names:
+            raise ConfigError(
+                f"workers.{group.name}.models: found {name!r}; the repository has "
+                f"{', '.join(sorted(names)) or 'no models'}"
+            )
+        if name in usable:
+            chosen.append(name)
+    models = tuple(
+        HostedModel(
+            name=name,
+            version=usable[name].version,
+            manifest=str(usable[name].manifest_path),
+            directory=str(usable[name].directory),
+        )
+        for name in chosen
+    )
+    return [
+        Slot(
+            name=f"{group.name}-{number}",
+            models=models,
+            device=group.device,
+            start_timeout_ns=round(group.start_timeout_s * 1e9),
+            hang_floor_ns=round(group.hang_floor_ms * 1e6),
+            hang_factor=group.hang_factor,
+        )
+        for number in range(group.count)
+    ]
+
+
+def _catalog(entries: list[ModelEntry], slots: list[Slot]) -> Catalog:
+    """Return the models to be served, and those that cannot be, with the reason."""
+    catalog = Catalog()
+    for entry in entries:
+        served = Served(entry.name, entry.version, error=entry.error or "")
+        served.hosts = {s.name for s in slots for m in s.models if m.name == entry.name}
+        if not served.hosts and not served.error:
+            served.error = "no [[workers]] table names it"
+        catalog.models[entry.name] = served
+    return catalog
+
+
+def _log_line(slot: str, line: str) -> None:
+    structlog.get_logger("worker").info(line, worker=slot)

@@ -1,0 +1,71 @@
+"""The command `appliance`: arguments in, exit code out.
+
+Whatever a command needs is imported when it runs, so that `appliance status` is quick. May import
+everything; nobody imports it but the entry point and `python -m appliance`.
+
+Exit codes: 0 done, or ready; 1 not quite (`status`: degraded, starting or draining;
+`check-config`: the file cannot be used); 2 usage, configuration, or no appliance there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    import argparse
+
+OK, NOT_QUITE, ERROR, INTERRUPTED = 0, 1, 2, 130
+
+_EXTRAS = {"demo": "demo"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. A user's mistake is one line, no traceback."""
+    from appliance.cli.parser import parse
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = parse(words)
+        code = _run(arguments)
+        sys.stdout.flush()
+    except SystemExit as stop:  # argparse has said why
+        code = stop.code if isinstance(stop.code, int) else ERROR
+    except ApplianceError as error:
+        code = _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "appliance"):
+            raise
+        extra = _EXTRAS.get(words[0], "server")
+        code = _fail(f"{package} is not installed: pip install 'appliance[{extra}]'")
+    except BrokenPipeError:  # the reader, as in `appliance clients | head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = NOT_QUITE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command: str = arguments.command
+    if command == "demo":
+        from appliance.cli import demo
+
+        return demo.run(arguments)
+    if command in ("serve", "check-config"):
+        from appliance.cli import server
+
+        return server.serve(arguments) if command == "serve" else server.check_config(arguments)
+    from appliance.cli import asking
+
+    return asking.COMMANDS[command](arguments)
+
+
+def _fail(message: str) -> int:
+    print(f"appliance: error: {message}", file=sys.stderr)
+    return ERROR

@@ -1,0 +1,160 @@
+"""The commands that ask a running appliance over its admin socket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from appliance.admin import client as admin
+from appliance.cli import NOT_QUITE, OK
+from appliance.cli.socket_path import default_socket_path
+from appliance.errors import AdminUnreachable, PeerProtocolError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from appliance.metrics.status import ClientList, Status
+
+TIMEOUT_S = 5.0
+POLL_S = 0.2
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show `/v1/status`; 0 if ready, else 1."""
+    path = _socket(arguments)
+    if arguments.watch:
+        return _watch(path, as_json=arguments.json)
+    document = fetch_status(path)
+    if arguments.json:
+        _print_json(document)
+    else:
+        from appliance.cli.status_view import status_view
+
+        _print_view(lambda width: status_view(document, width))
+    return exit_code(document)
+
+
+def clients(arguments: argparse.Namespace) -> int:
+    """Show `/v1/clients`."""
+    document = cast("ClientList", _get(_socket(arguments), "/v1/clients"))
+    if arguments.json:
+        _print_json(document)
+    else:
+        from appliance.cli.tables import clients_view
+
+        _print_view(lambda width: clients_view(document["clients"], width))
+    return OK
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """Show the models of `/v1/status`."""
+    document = fetch_status(_socket(arguments))
+    if arguments.json:
+        with _readable():
+            _print_json({"models": document["models"]})
+    else:
+        from appliance.cli.tables import models_view
+
+        _print_view(lambda width: models_view(document["models"], width))
+    return OK
+
+
+def drain(arguments: argparse.Namespace) -> int:
+    """Ask it to finish and stop; with `--wait`, return when it has."""
+    path = _socket(arguments)
+    before = fetch_status(path)
+    admin.post(path, "/v1/drain", TIMEOUT_S)
+    if arguments.wait:
+        _wait_until_gone(path, before["instance"])
+        print("stopped")
+    else:
+        print(f"draining: {before['requests']['in_flight']} in flight")
+    return OK
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "status": status,
+    "clients": clients,
+    "models": models,
+    "drain": drain,
+}
+
+
+def fetch_status(path: str) -> Status:
+    """Ask for the status document.
+
+    Raises:
+        AdminUnreachable: No appliance answers at `path`.
+    """
+    return cast("Status", _get(path, "/v1/status"))
+
+
+def exit_code(document: Status) -> int:
+    """Return 0 if ready, else 1."""
+    with _readable():
+        return OK if document["state"] == "ready" else NOT_QUITE
+
+
+def _get(path: str, resource: str) -> dict[str, Any]:
+    with _readable():
+        document = admin.get(path, resource, TIMEOUT_S)
+        if isinstance(document, str):
+            raise TypeError(f"{resource} is not JSON")  # noqa: TRY004  it is, for `_readable`
+    return document
+
+
+def _watch(path: str, *, as_json: bool) -> int:
+    from appliance.cli.watch import watch_json, watch_view
+
+    def fetch() -> Status:
+        return fetch_status(path)
+
+    with _readable():
+        return (
+            watch_json(fetch, time.sleep) if as_json else watch_view(fetch, time.sleep, _console())
+        )
+
+
+def _wait_until_gone(path: str, instance: str) -> None:
+    """Return when nobody answers, or another instance does: a service manager is quick."""
+    try:
+        while fetch_status(path)["instance"] == instance:
+            time.sleep(POLL_S)
+    except AdminUnreachable:
+        return
+
+
+def _socket(arguments: argparse.Namespace) -> str:
+    return arguments.socket or default_socket_path(existing=True)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _print_view(view: Callable[[int], RenderableType]) -> None:
+    console = _console()
+    with _readable():
+        console.print(view(console.width))
+
+
+@contextmanager
+def _readable() -> Generator[None, None, None]:
+    """Turn a document of another shape into an error: the server is of another version."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise PeerProtocolError(
+            f"the appliance answers in a form this command does not know ({error!r}); "
+            "are both of the same version?"
+        ) from error

@@ -1,0 +1,26 @@
+"""structlog on standard error: lines for people at a terminal, JSON for journald."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from appliance.config import Log
+
+
+def configure(log: Log) -> None:
+    """Set structlog up for this process."""
+    console = log.format == "console" or (log.format == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, log.level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,91 @@
+"""What may be written after `appliance`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
+
+    Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments, with the command's name as `command`.
+
+    Raises:
+        SystemExit: For `--help` and `--version` (0) and for mistakes (2), after saying why.
+    """
+    parser = argparse.ArgumentParser(
+        prog="appliance",
+        description="An inference appliance for robot fleets.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _serving(commands)
+    _asking(commands)
+    demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
+    if words and words[0] == "demo":  # only then pay for its imports
+        from appliance.cli.demo import add_arguments
+
+        add_arguments(demo)
+    return parser.parse_args(words)
+
+
+def _serving(commands: Commands) -> None:
+    serve = commands.add_parser("serve", help="run the appliance")
+    serve.add_argument("--config", metavar="FILE", type=Path, help="configuration (TOML)")
+    serve.add_argument("--models", metavar="DIR", help="model repository")
+    serve.add_argument(
+        "--bind",
+        metavar="ADDR",
+        action="append",
+        help="tcp://HOST:PORT or ipc://PATH; may be given again",
+    )
+    _add_socket(serve)
+    serve.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any key of the configuration, as in scheduling.max_queue_size=100",
+    )
+    check = commands.add_parser("check-config", help="say whether a configuration can be used")
+    check.add_argument("config", metavar="FILE", type=Path)
+
+
+def _asking(commands: Commands) -> None:
+    status = commands.add_parser("status", help="how it goes; exits 0 if ready, else 1 or 2")
+    status.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
+    clients = commands.add_parser("clients", help="who is connected, and how they are served")
+    models = commands.add_parser("models", help="what is served")
+    actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="every model with its state")
+    for each in (status, clients, listing):
+        _add_socket(each)
+        each.add_argument("--json", action="store_true", help="the document instead of a table")
+    drain = commands.add_parser("drain", help="finish what is in flight, then stop")
+    _add_socket(drain)
+    drain.add_argument("--wait", action="store_true", help="return when it has stopped")
+
+
+def _add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", metavar="PATH", help="admin socket")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: reading package metadata takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("appliance")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(f"appliance {found}")
+        parser.exit()

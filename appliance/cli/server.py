@@ -1,0 +1,78 @@
+"""`serve` and `check-config`: the commands that read a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import attrs
+
+from appliance.cli import NOT_QUITE, OK
+from appliance.cli.socket_path import default_socket_path
+from appliance.config import Config, load
+from appliance.errors import ConfigError
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the appliance until it is told to stop; return its exit code."""
+    config = configuration(arguments)
+    from appliance.app import serve as run  # after the check: it takes a while to import
+
+    return run(config)
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """Return the configuration: the file, overridden by `--set`, overridden by the other flags.
+
+    `admin.socket` is never empty in it.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    overrides: list[str] = list(arguments.set)
+    for key, value in (
+        ("models.directory", arguments.models),
+        ("transport.bind", arguments.bind),
+        ("admin.socket", arguments.socket),
+    ):
+        if value is not None:
+            # Quoted, so that a directory named 2024 stays a string.
+            overrides.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    config = load(arguments.config, overrides)
+    if config.admin.socket:
+        return config
+    return attrs.evolve(config, admin=attrs.evolve(config.admin, socket=default_socket_path()))
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """Print `ok` and what the file comes to, or the error."""
+    try:
+        config = load(arguments.config)
+    except ConfigError as error:
+        print(f"appliance: error: {error}", file=sys.stderr)
+        return NOT_QUITE
+    for line in ["ok", *summary(config)]:
+        print(line)
+    return OK
+
+
+def summary(config: Config) -> list[str]:
+    """Say in a few lines what a configuration comes to."""
+    clients, defaults = config.clients, config.clients.defaults
+    others = "welcome" if clients.accept_unknown else "refused"
+    workers = [f"{each.name}: {each.count} on {each.device}" for each in config.workers]
+    rules = [
+        f"tier {defaults.tier}",
+        f"{defaults.latency_budget_ms:g} ms",
+        f"keep {defaults.keep}",
+        defaults.lateness,
+    ]
+    return [
+        f"  binds    {', '.join(config.transport.bind)}",
+        f"  models   {config.models.directory}",
+        f"  workers  {', '.join(workers)}",
+        f"  clients  {len(clients.known)} known, others {others}; default {', '.join(rules)}",
+        f"  arena    {config.arena.bytes / (1 << 20):g} MiB",
+        f"  admin    {config.admin.socket or default_socket_path()}",
+    ]

@@ -1,0 +1,289 @@
+"""The asyncio face. One event loop uses it; waiting can be cancelled without losing an answer.
+
+The socket's descriptor is edge-triggered and any ZeroMQ call may swallow the edge. Here every call
+goes through `pump`, which moves messages until none is left to move, and then wakes the waiters if
+something came. A waiter collects its answer only after it has woken, in one step: a cancelled one
+leaves it where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import zmq
+
+from appliance.client.codec import Value
+from appliance.client.connection import GIVE_UP_S, WINDOW, new_core
+from appliance.client.core import HEARTBEAT_NS, Core
+from appliance.client.handle import ModelHandle, answer_of
+from appliance.client.link import Link
+from appliance.client.result import Result
+from appliance.client.statistics import Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from appliance.wire.spec import ModelSpec
+
+
+class AsyncLink(Link):
+    """A link whose waiting is done by the running event loop."""
+
+    def __init__(
+        self,
+        server: str,
+        core: Core,
+        *,
+        reconnect_ivl_ms: int,
+        reconnect_max_ms: int,
+        context: zmq.Context[zmq.Socket[bytes]] | None,
+    ) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        super().__init__(
+            server,
+            core,
+            reconnect_ivl_ms=reconnect_ivl_ms,
+            reconnect_max_ms=reconnect_max_ms,
+            context=context,
+        )
+
+    def pump(self, *, prompt: bool = False) -> bool:
+        """As `Link.pump`; what is left is moved in the loop's next round."""
+        arrived = self.arrived
+        more = super().pump(prompt=prompt)
+        loop = self._attach()
+        if more and loop is not None:
+            loop.call_soon(self._on_edge)
+        if self.arrived != arrived:
+            self._wake()
+        return more
+
+    async def wait_async(self, ready: Callable[[], bool], timeout_ms: float) -> None:
+        """Move messages until `ready()` or the time is up; 0 only looks."""
+        self.pump()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1000
+        while not ready() and (remaining := deadline - loop.time()) > 0:
+            waiter: asyncio.Future[None] = loop.create_future()
+            self._waiters.add(waiter)
+            timer = loop.call_later(min(remaining, HEARTBEAT_NS / 1e9), _finish, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                self._waiters.discard(waiter)
+            self.pump()
+
+    def close(self) -> None:
+        """As `Link.close`; who waits hears LocalProtocolError."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self.descriptor)
+            self._wake()
+        self._loop = None
+        super().close()
+
+    def _attach(self) -> asyncio.AbstractEventLoop | None:
+        """Have the running loop watch the descriptor; without one, the next call will do."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self.descriptor)
+            self._loop = loop
+            loop.add_reader(self.descriptor, self._on_edge)
+        return loop
+
+    def _on_edge(self) -> None:
+        if not self.closed:
+            self.pump(prompt=True)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            _finish(waiter)
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class AsyncConnection:
+    """A connection to an appliance, which need not be there yet, for one event loop.
+
+    Args:
+        server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
+        client_id: Who this is, to the appliance; made up if empty.
+        client_type: What kind of client this is.
+        reconnect_ivl_ms: First pause before connecting again.
+        reconnect_max_ms: The pauses double up to this.
+        give_up_s: After so long an observation without an answer counts as unanswered.
+        context: To share one ZeroMQ context between many connections; made here if None.
+
+    Raises:
+        ValueError: `server` is no address.
+    """
+
+    def __init__(
+        self,
+        server: str = "localhost:5555",
+        client_id: str | int = "",
+        client_type: str = "",
+        reconnect_ivl_ms: int = 100,
+        reconnect_max_ms: int = 5000,
+        *,
+        give_up_s: float = GIVE_UP_S,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self._link = AsyncLink(
+            server,
+            new_core(client_id, client_type, give_up_s),
+            reconnect_ivl_ms=reconnect_ivl_ms,
+            reconnect_max_ms=reconnect_max_ms,
+            context=context,
+        )
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = 50.0,
+        priority: int = 1,
+        *,
+        lateness: str | None = None,
+        keep: str | None = None,
+        window: int = WINDOW,
+        observation_period_ms: float | None = None,
+        step_period_ms: float | None = None,
+        model_version: str = "",
+    ) -> AsyncModel:
+        """Return a handle of a model; see `Connection.model`."""
+        return AsyncModel(
+            self._link,
+            model_id,
+            latency_budget_ms=latency_budget_ms,
+            priority=priority,
+            lateness=lateness,
+            keep=keep,
+            window=window,
+            observation_period_ms=observation_period_ms,
+            step_period_ms=step_period_ms,
+            model_version=model_version,
+        )
+
+    async def wait_settled(self, timeout_ms: float = 1000) -> bool:
+        """Wait until no observation is outstanding; return whether none is."""
+        core = self._link.core
+        await self._link.wait_async(lambda: not core.outstanding, timeout_ms)
+        return not core.outstanding
+
+    def statistics(self) -> Statistics:
+        """Return what became of everything asked so far."""
+        return self._link.core.statistics()
+
+    @property
+    def client_id(self) -> str:
+        """Who this is, to the appliance."""
+        return self._link.core.client_id
+
+    @property
+    def last_heard_ns(self) -> int | None:
+        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
+        return self._link.core.last_heard_ns
+
+    def close(self) -> None:
+        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
+        self._link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncModel(ModelHandle):
+    """A model, from a task's point of view. `observe_at`, `cancel` and the like never wait."""
+
+    def __init__(
+        self,
+        link: AsyncLink,
+        model_id: str,
+        *,
+        latency_budget_ms: float,
+        priority: int,
+        lateness: str | None,
+        keep: str | None,
+        window: int,
+        observation_period_ms: float | None,
+        step_period_ms: float | None,
+        model_version: str,
+    ) -> None:
+        super().__init__(
+            link,
+            model_id,
+            latency_budget_ms=latency_budget_ms,
+            priority=priority,
+            lateness=lateness,
+            keep=keep,
+            window=window,
+            observation_period_ms=observation_period_ms,
+            step_period_ms=step_period_ms,
+            model_version=model_version,
+        )
+        self._wait_async = link.wait_async
+
+    async def observe(
+        self,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **tensors_and_strings: Value,
+    ) -> int:
+        """Ask for an action; see `observe_at`. Returns at once, with the observation's number."""
+        return self.observe_at(
+            tensors_and_strings,
+            urgency=urgency,
+            steps_remaining=steps_remaining,
+            priority=priority,
+        )
+
+    async def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """Return the answer to the latest observation, once, or None; see `Model.get_result`."""
+        return answer_of(await self.wait(timeout_ms))
+
+    async def wait(self, timeout_ms: float = 100) -> Result | None:
+        """Return the answer or the refusal of the latest observation, once; None: no word yet."""
+        await self._wait_async(self._has_latest, timeout_ms)
+        return self._core.take_latest(self._channel)
+
+    async def wait_for(self, sequence: int, timeout_ms: float = 100) -> Result | None:
+        """Return the answer or the refusal of one observation, once; see `Model.wait_for`."""
+        await self._wait_async(lambda: self._is_settled(sequence), timeout_ms)
+        return self._core.take(self._channel, sequence)
+
+    async def results(self, timeout_ms: float = 100) -> AsyncIterator[Result]:
+        """Yield answers and refusals as they come, until none is outstanding or time is up."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1000
+        while True:
+            await self._wait_async(self._has_any, (deadline - loop.time()) * 1000)
+            result = self._core.take_first(self._channel)
+            if result is None:
+                return
+            yield result
+
+    async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
+        """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
+        self._core.describe(self._channel)
+        await self._wait_async(self._is_described, timeout_ms)
+        return self._channel.spec

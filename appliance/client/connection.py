@@ -1,0 +1,213 @@
+"""The synchronous face. One thread uses it; nothing but an explicit timeout ever waits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import zmq
+
+from appliance.client.codec import Value
+from appliance.client.core import Core
+from appliance.client.handle import ModelHandle, answer_of
+from appliance.client.link import Link
+from appliance.client.result import Result
+from appliance.client.statistics import Statistics
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from appliance.wire.spec import ModelSpec
+
+WINDOW = 256
+GIVE_UP_S = 30.0
+
+
+def new_core(client_id: str | int, client_type: str, give_up_s: float) -> Core:
+    """Return the memory of a new connection; a client without a name gets one."""
+    name = str(client_id) or f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
+    return Core(
+        client_id=name,
+        client_type=client_type,
+        nonce=int.from_bytes(os.urandom(8), "little"),
+        give_up_ns=int(give_up_s * 1e9),
+        started_ns=time.monotonic_ns(),
+    )
+
+
+class Connection:
+    """A connection to an appliance, which need not be there yet.
+
+    Not thread-safe: one thread at a time.
+
+    Args:
+        server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
+        client_id: Who this is, to the appliance; made up if empty.
+        client_type: What kind of client this is.
+        reconnect_ivl_ms: First pause before connecting again.
+        reconnect_max_ms: The pauses double up to this.
+        give_up_s: After so long an observation without an answer counts as unanswered.
+        context: To share one ZeroMQ context between many connections; made here if None.
+
+    Raises:
+        ValueError: `server` is no address.
+    """
+
+    def __init__(
+        self,
+        server: str = "localhost:5555",
+        client_id: str | int = "",
+        client_type: str = "",
+        reconnect_ivl_ms: int = 100,
+        reconnect_max_ms: int = 5000,
+        *,
+        give_up_s: float = GIVE_UP_S,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self._link = Link(
+            server,
+            new_core(client_id, client_type, give_up_s),
+            reconnect_ivl_ms=reconnect_ivl_ms,
+            reconnect_max_ms=reconnect_max_ms,
+            context=context,
+        )
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = 50.0,
+        priority: int = 1,
+        *,
+        lateness: str | None = None,
+        keep: str | None = None,
+        window: int = WINDOW,
+        observation_period_ms: float | None = None,
+        step_period_ms: float | None = None,
+        model_version: str = "",
+    ) -> Model:
+        """Return a handle of a model; handles of one model share its observations and answers.
+
+        Args:
+            model_id: The model's name.
+            latency_budget_ms: An answer should be here that long after an observation.
+            priority: Rank among this client's tier; lower is more important.
+            lateness: "firm" is refused rather than late, "soft" late rather than refused;
+                None leaves it to the appliance.
+            keep: "latest": a newer observation replaces one that waits. "all": each is answered,
+                and every answer kept until collected. None: latest here, the appliance's choice
+                there.
+            window: How many observations may be outstanding or uncollected.
+            observation_period_ms: How often this client will observe.
+            step_period_ms: How long one action lasts.
+            model_version: Only this version may answer.
+
+        Raises:
+            ValueError: An option is out of range, or the model is open with another `keep`.
+        """
+        return Model(
+            self._link,
+            model_id,
+            latency_budget_ms=latency_budget_ms,
+            priority=priority,
+            lateness=lateness,
+            keep=keep,
+            window=window,
+            observation_period_ms=observation_period_ms,
+            step_period_ms=step_period_ms,
+            model_version=model_version,
+        )
+
+    def wait_settled(self, timeout_ms: float = 1000) -> bool:
+        """Wait until no observation is outstanding; return whether none is."""
+        core = self._link.core
+        self._link.wait(lambda: not core.outstanding, timeout_ms)
+        return not core.outstanding
+
+    def statistics(self) -> Statistics:
+        """Return what became of everything asked so far."""
+        return self._link.core.statistics()
+
+    @property
+    def client_id(self) -> str:
+        """Who this is, to the appliance."""
+        return self._link.core.client_id
+
+    @property
+    def last_heard_ns(self) -> int | None:
+        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
+        return self._link.core.last_heard_ns
+
+    def close(self) -> None:
+        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Model(ModelHandle):
+    """A model, from a thread's point of view."""
+
+    def observe(
+        self,
+        urgency: float = 0.0,
+        steps_remaining: int | None = None,
+        priority: int | None = None,
+        **tensors_and_strings: Value,
+    ) -> int:
+        """Ask for an action; see `observe_at`. Returns at once, with the observation's number."""
+        return self.observe_at(
+            tensors_and_strings,
+            urgency=urgency,
+            steps_remaining=steps_remaining,
+            priority=priority,
+        )
+
+    def get_result(self, timeout_ms: float = 100) -> Result | None:
+        """Return the answer to the latest observation, once, or None; 0 only looks.
+
+        None comes at once when the observation is refused, and `last_status` says why; when
+        nothing is to come any more, it comes after `timeout_ms`, so that loops keep their pace.
+        """
+        return answer_of(self.wait(timeout_ms))
+
+    def wait(self, timeout_ms: float = 100) -> Result | None:
+        """Return the answer or the refusal of the latest observation, once; None: no word yet."""
+        self._link.wait(self._has_latest, timeout_ms)
+        return self._core.take_latest(self._channel)
+
+    def wait_for(self, sequence: int, timeout_ms: float = 100) -> Result | None:
+        """Return the answer or the refusal of one observation, once.
+
+        None comes at once when there will be no word: under `keep="latest"` for all but the
+        latest, and for what was given up, cancelled or collected.
+        """
+        self._link.wait(lambda: self._is_settled(sequence), timeout_ms)
+        return self._core.take(self._channel, sequence)
+
+    def results(self, timeout_ms: float = 100) -> Iterator[Result]:
+        """Yield answers and refusals as they come, until none is outstanding or time is up."""
+        deadline_ns = time.monotonic_ns() + int(timeout_ms * 1e6)
+        while True:
+            self._link.wait(self._has_any, (deadline_ns - time.monotonic_ns()) / 1e6)
+            result = self._core.take_first(self._channel)
+            if result is None:
+                return
+            yield result
+
+    def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
+        """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
+        self._core.describe(self._channel)
+        self._link.wait(self._is_described, timeout_ms)
+        return self._channel.spec

@@ -1,0 +1,373 @@
+"""The SDK's state machine: what is asked, sent, answered and given up. No socket, no clock.
+
+Theory of operation. An observation is `ask`ed, waits in one ordered line of unsent messages until
+the link takes it (`outgoing`, then `sent`), and is outstanding until its answer (`receive`), until
+it is replaced or cancelled before it was sent, or until it is given up (`tick`). Answers are
+matched by sequence, so that the answer to an older observation is never taken for a newer one's.
+
+Per model, `keep` decides what a newer observation does:
+
+- latest: it replaces the one that still waits here; answers to older ones are counted and dropped.
+- all: nothing is replaced, every answer is kept until collected, and a full window refuses.
+
+Bounded: the window limits what one model has outstanding and uncollected; the line holds that and
+at most one control message per model and kind; what is older than `give_up_ns` is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Union
+
+from attrs import define, evolve, field
+
+from appliance.client.codec import read_answer
+from appliance.client.result import Result
+from appliance.client.roundtrip import RoundTrip
+from appliance.client.statistics import Ledger, Statistics
+from appliance.errors import Outcome, PeerProtocolError, WindowFull
+from appliance.wire.session import encode_observation
+from appliance.wire.spec import ModelSpec
+from appliance.wire.types import PROTOCOL_VERSION, Keep, Kind, Observation, Response
+
+HEARTBEAT_NS = 1_000_000_000
+STAMP_AGAIN_NS = 1_000_000
+"""An observation that waited here longer than this is sent with its age corrected."""
+
+
+@define(eq=False)
+class Asked:
+    """One outstanding observation."""
+
+    channel: Channel
+    observation: Observation
+    payload: bytes
+    asked_ns: int
+    sent_ns: int | None = None
+    withdrawn: bool = False
+
+
+@define(eq=False)
+class Channel:
+    """Everything about one model on one connection. Owned by the core.
+
+    Attributes:
+        keep: DEFAULT behaves as LATEST here and leaves the choice to the appliance.
+        window: Observations that may be outstanding or uncollected at once.
+        latest: Sequence of the newest observation; 0 is none.
+        status: How the latest ended; None while it has not.
+        episode: Sent with each observation; 0 until episodes are used.
+        held: Sequences outstanding; under `keep` latest the older ones only wait to be counted.
+        answers: By sequence, not yet collected.
+        describing: Sequence of the DESCRIBE under way; 0 is none.
+    """
+
+    model_id: str
+    keep: Keep
+    window: int
+    latest: int = 0
+    status: Outcome | None = None
+    message: str = ""
+    episode: int = 0
+    held: dict[int, Asked] = field(factory=dict[int, Asked])
+    answers: dict[int, Result] = field(factory=dict[int, Result])
+    describing: int = 0
+    spec: ModelSpec | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every answer is for collection, not only the latest."""
+        return self.keep is Keep.ALL
+
+
+@define(eq=False)
+class Outgoing:
+    """A message at the head of the line, encoded."""
+
+    key: Key
+    envelope: bytes
+    payload: bytes
+
+
+Key = Union[int, "tuple[Kind, str, int]"]
+
+
+@define(eq=False, kw_only=True)
+class Core:
+    """One connection's memory.
+
+    Attributes:
+        nonce: Random, one per connection.
+        give_up_ns: Age at which an unanswered observation is given up.
+        last_heard_ns: When the appliance was last heard; None is never.
+    """
+
+    client_id: str
+    client_type: str
+    nonce: int
+    give_up_ns: int
+    started_ns: int
+    last_heard_ns: int | None = None
+    ledger: Ledger = field(factory=Ledger)
+    round_trip: RoundTrip = field(factory=RoundTrip)
+    _channels: dict[str, Channel] = field(factory=dict[str, Channel])
+    _line: dict[Key, Asked | Observation] = field(factory=dict[Key, "Asked | Observation"])
+    _outstanding: dict[int, Asked] = field(factory=dict[int, Asked])
+    _describing: dict[int, Channel] = field(factory=dict[int, Channel])
+    _sequence: int = 0
+    _spoke_ns: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._spoke_ns = self.started_ns
+
+    # ------------------------------------------------------------------------------ asking
+
+    def channel(self, model_id: str, *, keep: Keep = Keep.DEFAULT, window: int = 256) -> Channel:
+        """Return the model's channel, opened at the first call.
+
+        Raises:
+            ValueError: It is open with another `keep`.
+        """
+        channel = self._channels.get(model_id)
+        if channel is None:
+            channel = self._channels[model_id] = Channel(model_id, keep, window)
+        elif keep not in (Keep.DEFAULT, channel.keep):
+            raise ValueError(
+                f"model {model_id!r} is open on this connection with keep={channel.keep.name}, "
+                f"not {keep.name}"
+            )
+        return channel
+
+    def next_sequence(self, channel: Channel) -> int:
+        """Return the number for the channel's next observation.
+
+        Raises:
+            WindowFull: Under `keep` all, when `window` are outstanding or uncollected.
+        """
+        if channel.keeps_all and len(channel.held) + len(channel.answers) >= channel.window:
+            raise WindowFull(
+                f"model {channel.model_id!r}: {len(channel.held)} observations outstanding and "
+                f"{len(channel.answers)} answers uncollected, window {channel.window}"
+            )
+        return self._number()
+
+    def ask(self, channel: Channel, observation: Observation, payload: bytes, now_ns: int) -> None:
+        """Put an observation numbered by `next_sequence` in the line."""
+        if not channel.keeps_all:
+            self._make_room(channel)
+        sequence = observation.sequence
+        asked = Asked(channel, observation, payload, now_ns)
+        self._line[sequence] = self._outstanding[sequence] = channel.held[sequence] = asked
+        channel.latest = sequence
+        channel.status = None
+        channel.message = ""
+        self.ledger.asked += 1
+
+    def _make_room(self, channel: Channel) -> None:
+        """Under `keep` latest: whatever is older is not wanted any more."""
+        self.ledger.stale_dropped += len(channel.answers)
+        channel.answers.clear()
+        if channel.latest in self._line:
+            self._end(channel.held[channel.latest], Outcome.SUPERSEDED)
+            self.ledger.superseded_locally += 1
+        while len(channel.held) >= channel.window:
+            self._give_up(next(iter(channel.held.values())))
+
+    def cancel(self, channel: Channel, sequence: int) -> None:
+        """Withdraw an observation; the appliance's word on it is still counted."""
+        asked = channel.held.get(sequence)
+        if asked is None or asked.withdrawn:
+            return
+        if asked.sent_ns is None:
+            self._end(asked, Outcome.CANCELLED)
+            self.ledger.cancelled_locally += 1
+            self._note(asked, Outcome.CANCELLED, "cancelled before it was sent")
+            return
+        asked.withdrawn = True
+        self._control(Kind.CANCEL, channel, sequence=sequence)
+
+    def end_episode(self, channel: Channel) -> None:
+        """Tell the appliance that the episode is over; the next observation starts another."""
+        self._control(Kind.END_EPISODE, channel, sequence=self._number())
+        channel.episode += 1
+
+    def describe(self, channel: Channel) -> None:
+        """Ask for the model's spec; `channel.describing` turns 0 when the answer is there."""
+        self._describing.pop(channel.describing, None)
+        channel.describing = self._number()
+        channel.spec = None
+        channel.status = None
+        channel.message = ""
+        self._describing[channel.describing] = channel
+        self._control(Kind.DESCRIBE, channel, sequence=channel.describing)
+
+    def _control(self, kind: Kind, channel: Channel | None, *, sequence: int) -> None:
+        model_id = "" if channel is None else channel.model_id
+        key = (kind, model_id, sequence if kind is Kind.CANCEL else 0)
+        self._line.pop(key, None)
+        self._line[key] = Observation(
+            client_id=self.client_id,
+            client_type=self.client_type,
+            model_id=model_id,
+            protocol_version=PROTOCOL_VERSION,
+            kind=kind,
+            session_nonce=self.nonce,
+            sequence=sequence,
+            episode=0 if channel is None else channel.episode,
+            round_trip_us=self.round_trip_us,
+            wants_status=True,
+        )
+
+    def _number(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    # ----------------------------------------------------------------------------- sending
+
+    def tick(self, now_ns: int) -> None:
+        """Give up what is too old, and say that we are here if nothing was said for a second."""
+        while self._outstanding:
+            oldest = next(iter(self._outstanding.values()))
+            if now_ns - oldest.asked_ns < self.give_up_ns:
+                break
+            self._give_up(oldest)
+        if not self._line and now_ns - self._spoke_ns >= HEARTBEAT_NS:
+            self._control(Kind.HEARTBEAT, None, sequence=self._number())
+
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether a message waits to be sent."""
+        return bool(self._line)
+
+    def outgoing(self, now_ns: int) -> Outgoing:
+        """Encode the message at the head of the line; it stays there until `sent`."""
+        key, head = next(iter(self._line.items()))
+        if isinstance(head, Observation):
+            return Outgoing(key, encode_observation(head), b"")
+        observation = head.observation
+        waited_ns = now_ns - head.asked_ns
+        if waited_ns >= STAMP_AGAIN_NS:
+            observation = evolve(observation, age_us=observation.age_us + waited_ns // 1000)
+        return Outgoing(key, encode_observation(observation), head.payload)
+
+    def sent(self, outgoing: Outgoing, now_ns: int) -> None:
+        """The network took the message."""
+        self._spoke_ns = now_ns
+        asked = self._line.pop(outgoing.key)
+        if isinstance(asked, Asked):
+            asked.sent_ns = now_ns
+            asked.payload = b""
+            self.ledger.sent += 1
+
+    # --------------------------------------------------------------------------- receiving
+
+    def receive(self, frames: Sequence[bytes], now_ns: int, *, prompt: bool) -> None:
+        """Take one message of the appliance, whatever it is; nothing is ever raised.
+
+        Args:
+            frames: As received: an empty one, the envelope, the payload.
+            now_ns: When it was read from the socket.
+            prompt: It was read as soon as it came, so that its time may be measured.
+        """
+        try:
+            response, tensors = read_answer(frames)
+        except PeerProtocolError:
+            self.ledger.bad_answers += 1
+            return
+        self.last_heard_ns = now_ns
+        if response.kind is Kind.DESCRIBE:
+            self._described(response)
+        elif response.kind is Kind.OBSERVE:
+            asked = self._outstanding.get(response.sequence)
+            if asked is None or asked.sent_ns is None:
+                self.ledger.unmatched += 1
+                return
+            sample_ns = max(0, now_ns - asked.sent_ns - response.timing.total_us * 1000)
+            (self.round_trip.measured if prompt else self.round_trip.at_most)(sample_ns)
+            result = Result(tensors, response, elapsed_ns=now_ns - asked.asked_ns)
+            self._answered(asked, result)
+
+    def _answered(self, asked: Asked, result: Result) -> None:
+        channel = asked.channel
+        self._end(asked, result.status)
+        if not asked.withdrawn and (channel.keeps_all or result.sequence == channel.latest):
+            channel.answers[result.sequence] = result
+        else:
+            self.ledger.stale_dropped += 1
+        self._note(asked, result.status, result.message)
+
+    def _described(self, response: Response) -> None:
+        channel = self._describing.pop(response.sequence, None)
+        if channel is None:
+            self.ledger.unmatched += 1
+            return
+        channel.describing = 0
+        if response.outcome is Outcome.OK:
+            channel.spec = response.spec
+        else:
+            channel.status = response.outcome
+            channel.message = response.message
+
+    # -------------------------------------------------------------------------- collecting
+
+    def take_latest(self, channel: Channel) -> Result | None:
+        """Collect the answer to the latest observation; uncollected older ones are dropped."""
+        result = channel.answers.pop(channel.latest, None)
+        if result is not None:
+            self.ledger.stale_dropped += len(channel.answers)
+            channel.answers.clear()
+        return result
+
+    def take(self, channel: Channel, sequence: int) -> Result | None:
+        """Collect the answer to one observation."""
+        return channel.answers.pop(sequence, None)
+
+    def take_first(self, channel: Channel) -> Result | None:
+        """Collect the answer that came first."""
+        if not channel.answers:
+            return None
+        return channel.answers.pop(next(iter(channel.answers)))
+
+    # ------------------------------------------------------------------------------ ending
+
+    def close(self) -> None:
+        """Give up everything: nobody will listen any more."""
+        self._line.clear()
+        for asked in list(self._outstanding.values()):
+            self._give_up(asked)
+
+    def _end(self, asked: Asked, outcome: Outcome) -> None:
+        self._forget(asked)
+        self.ledger.ended(outcome)
+
+    def _give_up(self, asked: Asked) -> None:
+        self._forget(asked)
+        self.ledger.unanswered += 1
+
+    def _forget(self, asked: Asked) -> None:
+        sequence = asked.observation.sequence
+        self._line.pop(sequence, None)
+        del self._outstanding[sequence]
+        del asked.channel.held[sequence]
+
+    def _note(self, asked: Asked, outcome: Outcome, message: str) -> None:
+        if asked.observation.sequence == asked.channel.latest:
+            asked.channel.status = outcome
+            asked.channel.message = message
+
+    @property
+    def outstanding(self) -> int:
+        """Observations that have not ended."""
+        return len(self._outstanding)
+
+    @property
+    def round_trip_us(self) -> int | None:
+        """The network's share of an answer's time, microseconds."""
+        estimate_ns = self.round_trip.estimate_ns
+        return None if estimate_ns is None else estimate_ns // 1000
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of the ledger."""
+        return self.ledger.snapshot(
+            outstanding=len(self._outstanding), round_trip_us=self.round_trip_us
+        )

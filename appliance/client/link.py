@@ -1,0 +1,149 @@
+"""The one owner of a connection's socket: moves messages between it and the core, never waiting.
+
+ZMQ_IMMEDIATE: without a connection the socket takes nothing, so that what cannot be sent stays in
+the core, where a newer observation replaces it. A small send mark for the same reason: what the
+socket has taken, nothing can replace. Every send is non-blocking; closing drops what is unsent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import zmq
+
+from appliance.client.core import HEARTBEAT_NS, Core
+from appliance.errors import LocalProtocolError
+
+ZERO_COPY_BYTES = 64 * 1024
+"""From here on handing over a reference costs less than copying."""
+
+SEND_MARK = 16
+RECEIVE_MARK = 1000
+MAX_MESSAGE_BYTES = 256 << 20
+MAX_MOVES = 512
+"""Messages moved by one pump: a flood cannot hold the caller."""
+
+
+def address(server: str) -> str:
+    """Return the ZeroMQ address of `host:port`, or of an address with its transport."""
+    return server if "://" in server else f"tcp://{server}"
+
+
+class Link:
+    """A DEALER socket and the core it feeds.
+
+    Attributes:
+        core: What is asked and answered.
+        arrived: Messages received so far.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        core: Core,
+        *,
+        reconnect_ivl_ms: int,
+        reconnect_max_ms: int,
+        context: zmq.Context[zmq.Socket[bytes]] | None,
+    ) -> None:
+        self.core = core
+        self.arrived = 0
+        self._own_context = context is None
+        self._context = zmq.Context() if context is None else context
+        self._socket = self._context.socket(zmq.DEALER)
+        # Random, so that nobody else's replies can come here; printable, for those who debug.
+        self._socket.setsockopt(zmq.ROUTING_ID, os.urandom(16).hex().encode())
+        for option, value in (
+            (zmq.IMMEDIATE, 1),
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, SEND_MARK),
+            (zmq.RCVHWM, RECEIVE_MARK),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+            (zmq.RECONNECT_IVL, reconnect_ivl_ms),
+            (zmq.RECONNECT_IVL_MAX, reconnect_max_ms),
+            (zmq.HEARTBEAT_IVL, 1000),  # a server that is gone without a word is noticed
+            (zmq.HEARTBEAT_TIMEOUT, 3000),
+        ):
+            self._socket.setsockopt(option, value)
+        try:
+            self._socket.connect(address(server))
+        except zmq.ZMQError as error:
+            self.close()
+            raise ValueError(f"server {server!r}: {error}") from error
+        self._arrivals = zmq.Poller()
+        self._arrivals.register(self._socket, zmq.POLLIN)
+        self._both = zmq.Poller()
+        self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was closed."""
+        return self._socket.closed
+
+    @property
+    def descriptor(self) -> int:
+        """What turns readable when there may be something to do (edge-triggered: pump it dry)."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def pump(self, *, prompt: bool = False) -> bool:
+        """Send and receive what can be without waiting; return whether more is left to move.
+
+        Raises:
+            LocalProtocolError: The connection is closed.
+        """
+        socket, core = self._socket, self.core
+        if socket.closed:
+            raise LocalProtocolError("the connection is closed")
+        core.tick(time.monotonic_ns())
+        for _ in range(MAX_MOVES):
+            events = int(socket.getsockopt(zmq.EVENTS))
+            if events & zmq.POLLOUT and core.has_outgoing:
+                self._send()
+            elif events & zmq.POLLIN:
+                self._receive(prompt=prompt)
+            else:
+                return False
+        return True
+
+    def _send(self) -> None:
+        outgoing = self.core.outgoing(time.monotonic_ns())
+        frames = (b"", outgoing.envelope, outgoing.payload)
+        # The payload is immutable bytes of our own: the caller's arrays were copied into it, once,
+        # because ZeroMQ reads it after `observe` has returned.
+        copy = len(outgoing.payload) < ZERO_COPY_BYTES
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            return
+        self.core.sent(outgoing, time.monotonic_ns())
+
+    def _receive(self, *, prompt: bool) -> None:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+        self.arrived += 1
+        self.core.receive(frames, time.monotonic_ns(), prompt=prompt)
+
+    def wait(self, ready: Callable[[], bool], timeout_ms: float) -> None:
+        """Move messages until `ready()` or the time is up; 0 only looks."""
+        self.pump()
+        if ready() or timeout_ms <= 0:
+            return
+        deadline_ns = time.monotonic_ns() + int(timeout_ms * 1e6)
+        while (remaining_ns := deadline_ns - time.monotonic_ns()) > 0:
+            poller = self._both if self.core.has_outgoing else self._arrivals
+            # Rounded up: the last fraction of a millisecond is slept, not spun.
+            poller.poll(-(-min(remaining_ns, HEARTBEAT_NS) // 1_000_000))
+            self.pump(prompt=True)
+            if ready():
+                return
+
+    def close(self) -> None:
+        """Close the socket, dropping what is unsent."""
+        self.core.close()
+        self._socket.close(linger=0)
+        if self._own_context:
+            self._context.term()

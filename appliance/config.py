@@ -1,0 +1,287 @@
+"""The configuration: a frozen tree, read from TOML, overridden by `--set`, checked whole.
+
+Every key has a default, so an empty file (or none) is a working configuration. `load()` is the
+one way in; its errors name the key, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import field, frozen
+from attrs.validators import and_, deep_iterable, ge, gt, le, matches_re
+
+from appliance.errors import ConfigError
+from appliance.models.structure import read_toml, structure
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MIB = 1 << 20
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+Overflow = Literal["drop_oldest", "reject_newest"]
+
+
+@frozen(kw_only=True)
+class Transport:
+    """The robots' door.
+
+    Attributes:
+        bind: Any number of `tcp://HOST:PORT` and `ipc://PATH`.
+        insecure: Written consent to listen beyond loopback without keys.
+        max_message_bytes: A longer payload is TOO_LARGE; twice this ends the connection.
+        receive_hwm: Messages queued per client before its socket blocks.
+        send_hwm: Replies queued per client before it loses them.
+        max_sessions: Connections remembered; beyond it, the longest silent is forgotten.
+        disconnect_timeout_s: Silence after which a client counts as gone.
+        heartbeat_interval_ms: ZMTP heartbeat; three missed end the connection.
+    """
+
+    bind: tuple[str, ...] = field(
+        default=("tcp://127.0.0.1:5555",),
+        validator=deep_iterable(matches_re(r"(tcp|ipc)://.+")),
+    )
+    insecure: bool = False
+    max_message_bytes: int = field(default=32 * MIB, validator=and_(ge(1024), le(1024 * MIB)))
+    receive_hwm: int = field(default=64, validator=ge(1))
+    send_hwm: int = field(default=256, validator=ge(1))
+    max_sessions: int = field(default=4096, validator=ge(1))
+    disconnect_timeout_s: float = field(default=10.0, validator=gt(0))
+    heartbeat_interval_ms: int = field(default=1000, validator=ge(10))
+
+
+@frozen(kw_only=True)
+class ClientPolicy:
+    """What holds for a client. Unset keys of a known client come from `clients.defaults`.
+
+    Attributes:
+        tier: 0 is most important.
+        priority: Rank within the tier where the wire says nothing; lower first.
+        latency_budget_ms: For clients that send none: arrival to answer.
+        max_rate_hz: Observations a second over all models; 0 is unlimited.
+        arena_bytes: Shared memory its waiting observations may take.
+        max_queue: Waiting observations per model with `keep = all`.
+    """
+
+    tier: int = field(default=1, validator=and_(ge(0), le(9)))
+    priority: int = field(default=1, validator=and_(ge(0), le(100)))
+    latency_budget_ms: float = field(default=50.0, validator=gt(0))
+    keep: Literal["latest", "all"] = "latest"
+    lateness: Literal["firm", "soft"] = "soft"
+    max_rate_hz: float = field(default=0.0, validator=ge(0))
+    arena_bytes: int = field(default=64 * MIB, validator=ge(4096))
+    max_queue: int = field(default=64, validator=ge(1))
+
+
+@frozen(kw_only=True)
+class KnownClient:
+    """One client by its id; every key but `id` is optional."""
+
+    id: str = field(validator=matches_re(r".{1,255}"))
+    tier: int | None = None
+    priority: int | None = None
+    latency_budget_ms: float | None = None
+    keep: Literal["latest", "all"] | None = None
+    lateness: Literal["firm", "soft"] | None = None
+    max_rate_hz: float | None = None
+    arena_bytes: int | None = None
+    max_queue: int | None = None
+
+
+@frozen(kw_only=True)
+class Clients:
+    """Who may come, and what holds for them."""
+
+    defaults: ClientPolicy = ClientPolicy()
+    known: tuple[KnownClient, ...] = ()
+    accept_unknown: bool = True
+
+    def policy(self, client_id: str) -> ClientPolicy | None:
+        """Return what holds for `client_id`, or None if it may not come."""
+        for known in self.known:
+            if known.id == client_id:
+                own = attrs.asdict(known, filter=lambda a, v: a.name != "id" and v is not None)
+                return attrs.evolve(self.defaults, **own)
+        return self.defaults if self.accept_unknown else None
+
+
+@frozen(kw_only=True)
+class Scheduling:
+    """The queue.
+
+    Attributes:
+        request_ttl_ms: Nobody waits longer in the queue: EXPIRED.
+        max_queue_size: Waiting requests over all clients.
+        overflow_policy: What a full queue does: drop its oldest, or refuse the newcomer.
+        max_retries: Further tries of a row after the engine failed on it alone.
+    """
+
+    request_ttl_ms: float = field(default=5000.0, validator=gt(0))
+    max_queue_size: int = field(default=1000, validator=ge(1))
+    overflow_policy: Overflow = "drop_oldest"
+    max_retries: int = field(default=0, validator=and_(ge(0), le(10)))
+
+
+@frozen(kw_only=True)
+class RateLimits:
+    """Token buckets, observations a second; 0 is unlimited. Depth: `burst_s` seconds' worth."""
+
+    global_hz: float = field(default=0.0, validator=ge(0))
+    per_client_hz: float = field(default=0.0, validator=ge(0))
+    per_model_hz: dict[str, float] = field(factory=dict)
+    burst_s: float = field(default=0.5, validator=gt(0))
+
+
+@frozen(kw_only=True)
+class Models:
+    """The repository."""
+
+    directory: str = "./models"
+
+
+@frozen(kw_only=True)
+class Workers:
+    """One `[[workers]]` table: `count` processes on `device` that host the models named.
+
+    Attributes:
+        models: Names; `*` alone is every model of the repository.
+        start_timeout_s: Without any progress while loading.
+        hang_floor_ms: No batch is called hung before this; above it, see `hang_factor`.
+        hang_factor: Times the slowest batch seen.
+    """
+
+    name: str = field(default="cpu", validator=matches_re(NAME))
+    count: int = field(default=1, validator=and_(ge(1), le(64)))
+    device: Literal["cpu"] = "cpu"
+    models: tuple[str, ...] = ("*",)
+    start_timeout_s: float = field(default=120.0, validator=gt(0))
+    hang_floor_ms: float = field(default=2000.0, validator=gt(0))
+    hang_factor: float = field(default=10.0, validator=gt(1))
+
+
+@frozen(kw_only=True)
+class Arena:
+    """Shared memory for observations and outputs."""
+
+    bytes: int = field(default=256 * MIB, validator=and_(ge(MIB), le(64 * 1024 * MIB)))
+
+
+@frozen(kw_only=True)
+class Admin:
+    """The local socket that `appliance status` asks.
+
+    Attributes:
+        socket: Empty: `/run/appliance/appliance.sock` if that directory is writable, else
+            `appliance.sock` in `$XDG_RUNTIME_DIR` or the temporary directory.
+        listen: Optional `HOST:PORT` on loopback for Prometheus; empty is off.
+    """
+
+    socket: str = ""
+    listen: str = ""
+
+
+@frozen(kw_only=True)
+class Log:
+    """structlog to standard error.
+
+    Attributes:
+        access_sample: Of how many answered requests one is logged; refusals are sampled too,
+            at most one a second for each cause. 0 is off.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    access_sample: int = field(default=1000, validator=ge(0))
+
+
+@frozen(kw_only=True)
+class Drain:
+    """How long a drain may take before what is left is expired and cancelled."""
+
+    grace_s: float = field(default=10.0, validator=ge(0))
+
+
+@frozen(kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    appliance_id: str = ""
+    transport: Transport = Transport()
+    clients: Clients = Clients()
+    scheduling: Scheduling = Scheduling()
+    rate_limits: RateLimits = RateLimits()
+    models: Models = Models()
+    workers: tuple[Workers, ...] = (Workers(),)
+    arena: Arena = Arena()
+    admin: Admin = Admin()
+    log: Log = Log()
+    drain: Drain = Drain()
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read `path` (or nothing), apply `KEY=VALUE` overrides, check, return.
+
+    A value is read as TOML where it parses as TOML, else as a string: `workers.0.count=2`,
+    `transport.insecure=true`, `models.directory=./models`.
+
+    Raises:
+        ConfigError: The file is unreadable or not TOML, or a key is unknown, of the wrong type,
+            or out of range.
+    """
+    where = str(path) if path is not None else "configuration"
+    document: dict[str, Any] = read_toml(path) if path is not None else {}
+    for override in overrides:
+        _apply(document, override)
+    config = structure(document, Config, where)
+    _check_names(config, where)
+    return config
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, as in transport.insecure=true")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    node: Any = document
+    for name in parents:
+        if isinstance(node, list):
+            node = _item(node, name, override)
+        else:
+            following = node.setdefault(name, [{}] if name == "workers" else {})
+            if not isinstance(following, (dict, list)):
+                raise ConfigError(f"--set {override}: {name} holds a value, not a table")
+            node = following
+    if isinstance(node, list):
+        raise ConfigError(f"--set {override}: {parents[-1]} is a list; name an item by its number")
+    node[last] = value
+
+
+def _item(items: list[Any], name: str, override: str) -> Any:
+    if not name.isdecimal() or int(name) >= len(items):
+        raise ConfigError(f"--set {override}: there is no item {name}; there are {len(items)}")
+    return items[int(name)]
+
+
+def _check_names(config: Config, where: str) -> None:
+    """Refuse what single-key checks cannot see: names used twice."""
+    named: Mapping[str, list[str]] = {
+        "workers": [group.name for group in config.workers],
+        "clients.known": [client.id for client in config.clients.known],
+    }
+    for key, names in named.items():
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{where}: {key}: {name!r} is there {names.count(name)} times")
+    if not config.workers:
+        raise ConfigError(f"{where}: workers: found none; at least one is needed")

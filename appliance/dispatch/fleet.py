@@ -1,0 +1,201 @@
+"""What each worker hosts and holds: the pool's events become the scheduler's, and the catalog.
+
+Owner of the workers' output blocks, and of the list of rows that a worker may still read.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import structlog
+from attrs import define, field
+
+from appliance.admission.catalog import Catalog, Served
+from appliance.dispatch.memory import Memory
+from appliance.dispatch.ticket import StateKey, Ticket
+from appliance.metrics.ledger import Ledger
+from appliance.metrics.registry import Metrics
+from appliance.scheduling.events import (
+    Batch,
+    Event,
+    ModelRef,
+    WorkerLost,
+    WorkerReady,
+    WorkerRef,
+)
+from appliance.wire.pb import worker_pb2
+from appliance.workers.allocator import Block
+from appliance.workers.arena import FINISHED
+from appliance.workers.events import ModelFailed, ModelLoaded, PoolEvent, WorkerDown, WorkerUp
+
+
+@define(eq=False)
+class Host:
+    """One life of a worker, as the core needs to know it.
+
+    Attributes:
+        indices: The channel's number of each model it has loaded.
+        outputs: Where it writes the outputs of the batch it executes.
+        sent: Batches sent and the rows they may read, oldest first.
+    """
+
+    indices: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
+    times_ns: dict[ModelRef, dict[int, int]] = field(factory=dict[ModelRef, "dict[int, int]"])
+    max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
+    outputs: Block | None = None
+    sent: deque[tuple[int, list[Ticket]]] = field(factory=deque[tuple[int, "list[Ticket]"]])
+
+
+@define(eq=False)
+class Fleet:
+    """See the module's docstring.
+
+    Args:
+        slots: The models of each worker slot; a position is a model's number on its channel.
+    """
+
+    catalog: Catalog
+    memory: Memory
+    metrics: Metrics
+    ledger: Ledger
+    slots: dict[str, list[ModelRef]]
+    _claimed: dict[str, int] = field(factory=dict[str, int], init=False)
+    _hosts: dict[WorkerRef, Host] = field(factory=dict[WorkerRef, Host], init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=lambda: structlog.get_logger("fleet"), init=False
+    )
+
+    # ------------------------------------------------------------------------- the pool's events
+
+    def on_pool_event(self, event: PoolEvent) -> list[Event]:
+        """Take in an event (other than a finished batch); return it as the scheduler's."""
+        if isinstance(event, ModelLoaded):
+            self._model_loaded(event)
+        elif isinstance(event, ModelFailed):
+            served = self._served(event.worker, event.model)
+            served.error = event.message
+            self._log.error(
+                "model failed to load",
+                model=served.name,
+                worker=event.worker.slot,
+                error=event.message,
+            )
+        elif isinstance(event, WorkerUp):
+            return [self._worker_up(event.worker)]
+        elif isinstance(event, WorkerDown):
+            return [self._worker_down(event)]
+        return []
+
+    def _served(self, worker: WorkerRef, index: int) -> Served:
+        return self.catalog.models[self.slots[worker.slot][index].name]
+
+    def _model_loaded(self, event: ModelLoaded) -> None:
+        host = self._hosts.setdefault(event.worker, Host())
+        served, spec = self._served(event.worker, event.model), event.spec
+        needed = spec.max_batch * spec.output_bytes_per_row
+        if host.outputs is None or host.outputs.bytes < needed:
+            block = self.memory.arena.allocator.allocate(needed)
+            if block is None:
+                served.error = (
+                    f"the arena has no room for {needed} bytes of outputs "
+                    f"(max_batch x output bytes of a row); raise arena.bytes"
+                )
+                return
+            if host.outputs is not None:
+                self.memory.arena.allocator.free(host.outputs)
+            host.outputs = block
+        ref = self.slots[event.worker.slot][event.model]
+        host.indices[ref] = event.model
+        host.times_ns[ref] = dict(event.times_ns)
+        host.max_batch[ref] = spec.max_batch
+        served.spec = spec
+        served.error = ""
+
+    def _worker_up(self, worker: WorkerRef) -> WorkerReady:
+        host = self._hosts.setdefault(worker, Host())
+        for ref in host.indices:
+            self.catalog.models[ref.name].workers.add(worker.slot)
+        self._log.info("worker ready", worker=worker.slot, models=[m.name for m in host.indices])
+        return WorkerReady(worker, host.times_ns, host.max_batch)
+
+    def _worker_down(self, event: WorkerDown) -> WorkerLost:
+        host = self._hosts.pop(event.worker, Host())
+        for ref in host.indices:
+            self.catalog.models[ref.name].workers.discard(event.worker.slot)
+        for _, tickets in host.sent:
+            self._release(tickets)
+        if host.outputs is not None:
+            self.memory.arena.allocator.free(host.outputs)
+        self._claim(event.worker.slot)
+        self._log.warning("worker down", worker=event.worker.slot, cause=event.cause)
+        return WorkerLost(event.worker)
+
+    def rows_finished(self) -> int:
+        """Return how many rows the engines finished, by their own count."""
+        return sum(self._finished(slot) for slot in self.slots)
+
+    def _finished(self, slot: str) -> int:
+        index = list(self.slots).index(slot)
+        return int(self.memory.arena.ledger(index)[:, FINISHED].sum())
+
+    def _claim(self, slot: str) -> None:
+        """A worker is gone: what it finished and could not report any more was for nothing."""
+        finished = self._finished(slot)
+        for _ in range(finished - self._claimed.get(slot, 0)):
+            self.ledger.row_wasted("worker_lost")
+        self._claimed[slot] = finished
+
+    # ----------------------------------------------------------------------------- batches
+
+    def stage_message(self, batch: Batch, tickets: list[Ticket], *, go: bool) -> worker_pb2.Stage:
+        """Describe a batch to its worker; its rows are held until `release`."""
+        host = self._hosts[batch.worker]
+        assert host.outputs is not None
+        message = worker_pb2.Stage(
+            batch_id=batch.id,
+            model=host.indices[batch.lane.model],
+            output_offset=host.outputs.offset,
+            output_bytes=host.outputs.bytes,
+            go=go,
+        )
+        for ticket in tickets:
+            assert ticket.row is not None
+            if ticket.state_key is not None:
+                self._add_state(ticket, ticket.row, ticket.state_key)
+            self.memory.hold(ticket)
+        message.rows.extend([ticket.row for ticket in tickets if ticket.row is not None])
+        host.sent.append((batch.id, tickets))
+        return message
+
+    def _add_state(self, ticket: Ticket, row: worker_pb2.Row, key: StateKey) -> None:
+        """Say where the state of its episode lies by now, and where the new one goes."""
+        del row.state_in[:], row.state_out[:]
+        for block in self.memory.state(key):
+            row.state_in.add(offset=block.offset, length=block.bytes)
+        for block in ticket.state_out:
+            row.state_out.add(offset=block.offset, length=block.bytes)
+
+    def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> None:
+        """Count an executed batch."""
+        host = self._hosts.get(worker)
+        if host is None or done.error:
+            return
+        for batch_id, tickets in host.sent:
+            if batch_id == done.batch_id:
+                rows = len(tickets) - len(done.row_errors)
+                self.metrics.recorder(tickets[0].observation.model_id).record_batch(rows)
+                self._claimed[worker.slot] = self._claimed.get(worker.slot, 0) + rows
+
+    def release(self, worker: WorkerRef, batch_id: int) -> None:
+        """Let go of the rows of a finished batch, and of the batches revoked before it.
+
+        A worker takes messages in order: when it has finished a batch, it has left alone what was
+        sent and revoked earlier.
+        """
+        host = self._hosts.get(worker)
+        while host is not None and host.sent and host.sent[0][0] <= batch_id:
+            self._release(host.sent.popleft()[1])
+
+    def _release(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self.memory.release(ticket)

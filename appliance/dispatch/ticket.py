@@ -1,0 +1,91 @@
+"""What travels with a request from its door and back, and what a door must be able to do."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+from attrs import define, field, frozen
+
+from appliance.errors import Outcome
+from appliance.wire.pb import worker_pb2
+from appliance.wire.spec import ModelSpec
+from appliance.wire.types import DType, Observation, Timing
+from appliance.workers.allocator import Block
+
+
+UNTIMED = Timing()
+StateKey = tuple[Hashable, str, int]
+"""Whose recurrent state: session, model name, episode."""
+
+
+class Delivery(enum.Enum):
+    """What became of a reply."""
+
+    TOLD = enum.auto()
+    SILENT = enum.auto()  # the client did not ask to be told of refusals
+    LOST = enum.auto()  # the client does not read; its reply is dropped
+    GONE = enum.auto()  # the client is not there any more
+
+
+@frozen
+class OutputTensor:
+    """One output of one row; `data` is valid until `Door.deliver` returns."""
+
+    key: str
+    dtype: DType
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@frozen(kw_only=True)
+class Reply:
+    """How a request ended, for its client."""
+
+    outcome: Outcome
+    message: str = ""
+    late: bool = False
+    timing: Timing = UNTIMED
+    outputs: Sequence[OutputTensor] = ()
+    retry_after_ns: int | None = None
+
+
+class Door(Protocol):
+    """Where requests come in and replies leave. Never blocks, never raises for a bad client."""
+
+    def deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
+        """Send a reply now or not at all."""
+        ...
+
+
+@define(eq=False, kw_only=True)
+class Ticket:
+    """One request's way back, and the memory it holds.
+
+    Attributes:
+        door: Where its reply leaves.
+        route: The door's own: whom to tell.
+        session: Whose mailbox it waits in.
+        client: Who it counts for.
+        state_key: Of a recurrent model: whose state it carries on.
+        block: Its inputs in the arena.
+        row: The worker's description of them.
+        state_out: Where its new state goes.
+        holds: Workers that may still read `block`.
+        ended: Its outcome is counted.
+    """
+
+    door: Door
+    route: Any
+    session: Hashable
+    client: str
+    observation: Observation
+    received_ns: int
+    spec: ModelSpec | None = None
+    state_key: StateKey | None = None
+    block: Block | None = None
+    row: worker_pb2.Row | None = None
+    state_out: list[Block] = field(factory=list[Block])
+    holds: int = 0
+    ended: bool = False

@@ -1,0 +1,146 @@
+"""Every error of the appliance, each with a stable code. Imports nothing; everybody may import it.
+
+```
+ApplianceError                   code
+├── ConfigError                  CONFIG            a config or manifest key: what was found, what is allowed
+├── WindowFull                   WINDOW_FULL       the SDK holds as many observations as it was told to
+├── Rejected                     (an Outcome)      a request is refused; travels to the client that asked
+├── ProtocolError                                  somebody broke a protocol
+│   ├── LocalProtocolError       LOCAL_PROTOCOL    we did: a bug here
+│   └── PeerProtocolError        PEER_PROTOCOL     the other side did
+├── PeerGone                     PEER_GONE         nobody is connected under this routing id (any longer)
+├── AdminError                   ADMIN             a running appliance refused an admin request
+│   └── AdminUnreachable         ADMIN_UNREACHABLE no appliance answers on its admin socket
+└── WorkerError                                    a worker process failed
+    ├── WorkerCrashed            WORKER_CRASHED    it ended, or was ended because it hung
+    ├── WorkerNotReady           WORKER_NOT_READY  it did not come up
+    └── EngineError              ENGINE            the engine raised; the process lives on
+```
+
+`Outcome` is the closed list of ways a request can end. Each request ends in exactly one.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Outcome(enum.IntEnum):
+    """How a request ended. The numbers are the wire's (`Code` in proto/session.proto)."""
+
+    OK = 1
+    SUPERSEDED = 2
+    INFEASIBLE = 3
+    EXPIRED = 4
+    SHED = 5
+    RATE_LIMITED = 6
+    QUEUE_FULL = 7
+    DRAINING = 8
+    LOADING = 9
+    WORKER_LOST = 10
+    INVALID = 11
+    TOO_LARGE = 12
+    UNKNOWN_MODEL = 13
+    UNAUTHENTICATED = 14
+    FORBIDDEN = 15
+    ENGINE_FAILED = 16
+    CANCELLED = 17
+    CLIENT_GONE = 18
+
+
+class ApplianceError(Exception):
+    """Base of every error raised on purpose."""
+
+    code = "APPLIANCE"
+
+
+class ConfigError(ApplianceError):
+    """A configuration or manifest cannot be used.
+
+    The message names the file, the key, what was found and what is allowed.
+    """
+
+    code = "CONFIG"
+
+
+class WindowFull(ApplianceError):
+    """The SDK already holds as many unanswered or uncollected observations as it was told to."""
+
+    code = "WINDOW_FULL"
+
+
+class Rejected(ApplianceError):
+    """A request is refused, with the outcome that is told to its client."""
+
+    def __init__(
+        self, outcome: Outcome, message: str, *, retry_after_ns: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.message = message
+        self.retry_after_ns = retry_after_ns
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        """The outcome's name."""
+        return self.outcome.name
+
+
+class ProtocolError(ApplianceError):
+    """A protocol was broken."""
+
+    code = "PROTOCOL"
+
+
+class LocalProtocolError(ProtocolError):
+    """This side broke the protocol: a bug here."""
+
+    code = "LOCAL_PROTOCOL"
+
+
+class PeerProtocolError(ProtocolError):
+    """The other side broke the protocol."""
+
+    code = "PEER_PROTOCOL"
+
+
+class PeerGone(ApplianceError):
+    """Nobody is connected under this routing id (any longer)."""
+
+    code = "PEER_GONE"
+
+
+class AdminError(ApplianceError):
+    """A running appliance refused an admin request."""
+
+    code = "ADMIN"
+
+
+class AdminUnreachable(AdminError):
+    """No appliance answers on its admin socket. The message says what to do."""
+
+    code = "ADMIN_UNREACHABLE"
+
+
+class WorkerError(ApplianceError):
+    """A worker process failed."""
+
+    code = "WORKER"
+
+
+class WorkerCrashed(WorkerError):
+    """A worker process ended unasked, or was ended because it hung."""
+
+    code = "WORKER_CRASHED"
+
+
+class WorkerNotReady(WorkerError):
+    """A worker process did not come up."""
+
+    code = "WORKER_NOT_READY"
+
+
+class EngineError(WorkerError):
+    """An engine raised or returned something unusable; its process lives on."""
+
+    code = "ENGINE"

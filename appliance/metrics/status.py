@@ -1,0 +1,179 @@
+"""The documents an operator reads, `/v1/status` and `/v1/clients`: the app builds, the CLI shows.
+
+Only types: importing this costs nothing at run time. Units are in the names: `_us`, `_ms`, `_s`,
+`_hz`, `bytes`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+Stage = Literal["age", "queue", "batch", "execute", "reply", "total", "slack", "lateness"]
+State = Literal["starting", "ready", "degraded", "draining"]
+ModelState = Literal["loading", "ready", "failed"]
+
+
+class Latency(TypedDict):
+    """One histogram, in microseconds. All zero where nothing was recorded."""
+
+    count: int
+    p50: int
+    p90: int
+    p99: int
+    p99_9: int
+    max: int
+
+
+Latencies = dict[Stage, Latency]
+"""By stage; every stage is there."""
+
+
+class Requests(TypedDict):
+    """`asked` is `in_flight` plus every outcome; `answered` are those that ended in OK."""
+
+    asked: int
+    answered: int
+    in_flight: int
+    queued: int
+    per_second: float
+    late: int
+
+
+class Model(TypedDict):
+    """One model and how it does. `rows` and `batch_size_mean` count executed rows."""
+
+    name: str
+    version: str
+    state: ModelState
+    error: str | None
+    workers: list[str]
+    queued: int
+    rows: int
+    batch_size_mean: float
+    latency_us: Latencies
+    outcomes: dict[str, int]
+
+
+class Worker(TypedDict):
+    """One worker slot and its present process."""
+
+    slot: str
+    generation: int
+    state: str
+    pid: int | None
+    models: list[str]
+    restarts: int
+    last_cause: str | None
+    rows_started: int
+    rows_finished: int
+    rows_failed: int
+    busy: bool
+    rss_bytes: int
+
+
+class Clients(TypedDict):
+    """How many clients are connected now, are remembered, and have left."""
+
+    connected: int
+    known: int
+    disconnects: int
+
+
+class Arena(TypedDict):
+    """Shared memory: all of it, in use now, in use at most."""
+
+    bytes: int
+    used: int
+    peak: int
+
+
+class LedgerDocument(TypedDict):
+    """The server's count beside the rows that the engines ran.
+
+    `wasted` are rows that ran for nothing, by cause. `balanced` says that every finished row is
+    an OK, or wasted, or belongs to a request still in flight.
+    """
+
+    asked: int
+    ended: int
+    in_flight: int
+    rows_finished: int
+    ok: int
+    wasted: dict[str, int]
+    balanced: bool
+
+
+class Status(TypedDict):
+    """`GET /v1/status`. `reasons` says in words why the state is not `ready`."""
+
+    state: State
+    reasons: list[str]
+    appliance_id: str
+    version: str
+    instance: str
+    pid: int
+    uptime_s: float
+    binds: list[str]
+    requests: Requests
+    outcomes: dict[str, int]
+    replies_lost: dict[str, int]
+    latency_us: Latencies
+    models: list[Model]
+    workers: list[Worker]
+    clients: Clients
+    arena: Arena
+    timer_lateness_us: Latency
+    ledger: LedgerDocument
+
+
+class Client(TypedDict):
+    """One client's session.
+
+    `cadence_hz` is how often it sends (None: not known yet), `runs_dry_in_ms` when its actions
+    end (None: it does not say), `silent_s` how long nothing came.
+    """
+
+    id: str
+    session: str
+    type: str
+    protocol: int
+    tier: int
+    connected: bool
+    cadence_hz: float | None
+    jitter_ms: float | None
+    observations: int
+    answered: int
+    late: int
+    misses: int
+    last_outcome: str | None
+    runs_dry_in_ms: float | None
+    silent_s: float
+    queued: int
+    address: str
+
+
+class ClientList(TypedDict):
+    """`GET /v1/clients`."""
+
+    clients: list[Client]
+
+
+class ModelSnapshot(TypedDict):
+    """What the registry knows about one model."""
+
+    latency_us: Latencies
+    rows: int
+    batch_size_mean: float
+
+
+class Snapshot(TypedDict):
+    """What the registry knows. The model "" takes every name that is not served.
+
+    `clamped` counts values outside a histogram's range; `counters` are by name, then cause.
+    """
+
+    latency_us: Latencies
+    models: dict[str, ModelSnapshot]
+    timer_lateness_us: Latency
+    counters: dict[str, dict[str, int]]
+    clamped: int

@@ -1,0 +1,97 @@
+"""What lies in a model repository: `<model>/model.toml` and `<model>/<version>/...`.
+
+One model that cannot be used never hides the others.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from attrs import frozen
+
+from appliance.errors import ConfigError
+from appliance.models.manifest import MANIFEST, read_manifest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@frozen
+class ModelEntry:
+    """One model found.
+
+    Attributes:
+        version: The latest; empty if there is none.
+        versions: All, oldest first.
+        directory: Of the latest version; of the model if there is none.
+        error: Why the model cannot be used; None if nothing is wrong so far.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    manifest_path: Path
+    directory: Path
+    error: str | None = None
+
+
+class Repository:
+    """A directory of models; each `scan` looks anew."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+
+    def scan(self) -> list[ModelEntry]:
+        """Return every model by name. Hidden directories and plain files are left alone.
+
+        Raises:
+            ConfigError: The repository itself cannot be read.
+        """
+        return [_entry(path) for path in _directories(self.directory)]
+
+
+def version_key(version: str) -> tuple[tuple[int, str], ...]:
+    """Return what versions are ordered by: 9 before 10, 1.9 before 1.10, v2 before v10."""
+    parts: list[str] = re.findall(r"\d+|\D+", version)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def _entry(model: Path) -> ModelEntry:
+    versions: list[str] = []
+    error = None
+    try:
+        versions = sorted((path.name for path in _directories(model)), key=version_key)
+        error = _what_is_wrong(model, versions)
+    except ConfigError as problem:
+        error = str(problem)
+    version = versions[-1] if versions else ""
+    return ModelEntry(
+        name=model.name,
+        version=version,
+        versions=tuple(versions),
+        manifest_path=model / MANIFEST,
+        directory=model / version,
+        error=error,
+    )
+
+
+def _what_is_wrong(model: Path, versions: list[str]) -> str | None:
+    for name in (model.name, *versions):
+        if not NAME.fullmatch(name):
+            return f"{model}: found the name {name!r}; allowed: {NAME.pattern}"
+    if not (model / MANIFEST).exists():
+        return f"{model}: {MANIFEST} is missing; an empty one will do for an ONNX model"
+    read_manifest(model / MANIFEST)
+    return None if versions else f"{model}: no version; expected a directory such as {model}/1"
+
+
+def _directories(parent: Path) -> list[Path]:
+    try:
+        paths = sorted(parent.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{parent}: cannot be read: {error.strerror}") from error
+    return [
+        path
+        for path in paths
+        if path.is_dir() and not path.name.startswith((".", "_"))  # __pycache__ is no version
+    ]

@@ -1,0 +1,219 @@
+"""The scheduler's vocabulary: what it is told (events) and what it asks for (effects).
+
+Everything here is plain data. The dispatcher turns the world into events and effects into
+messages; a simulation does the same without a world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Union
+
+from attrs import define, field, frozen
+
+from appliance.errors import Outcome
+
+
+class ModelRef(NamedTuple):
+    """One version of one model."""
+
+    name: str
+    version: str
+
+
+class WorkerRef(NamedTuple):
+    """One life of one worker slot; an answer of an older generation is dropped."""
+
+    slot: str
+    generation: int
+
+
+class Lane(NamedTuple):
+    """What may share a batch: one model version and the rows' shapes after preprocessing.
+
+    `isolation` is 0 for ordinary traffic. Rows of a batch that failed get a lane of their own,
+    so that one bad row takes nobody else with it.
+    """
+
+    model: ModelRef
+    shapes: tuple[tuple[int, ...], ...] = ()
+    isolation: int = 0
+
+
+@define(eq=False, kw_only=True)
+class Request:
+    """One observation on its way to an answer. An identity, not a value.
+
+    Attributes:
+        id: Unique within the process, growing.
+        session: Whose mailbox it waits in; one per connection.
+        client: Who it counts for (fairness, limits).
+        deadline_ns: When the answer must have left the box, monotonic nanoseconds.
+        expires_ns: Arrival plus the time to live: nobody waits longer in the queue.
+        keep_latest: A newer request of the same (session, model) replaces this one.
+        firm: Refused rather than late.
+        dry: The robot has run out of actions: first of its tier, never refused for lateness.
+        tier: From configuration only; 0 is most important.
+        priority: Rank within the tier, lower first.
+        order_key: Requests with the same key run one at a time, in arrival order.
+        queue_limit: With `keep_latest` off: how many of its mailbox may wait.
+        tag: The client's own number for it, by which it may withdraw it.
+        payload: The owner's business; the scheduler never looks.
+        rank_ns: Its place in the line: its deadline, or an older one that it inherited.
+        attempts: Times the engine failed on it alone.
+        deaths: Times a worker died while running it.
+        started_ns: When its batch was started; 0 while it waits.
+    """
+
+    id: int
+    session: Hashable
+    client: str
+    lane: Lane
+    arrived_ns: int
+    deadline_ns: int
+    expires_ns: int
+    keep_latest: bool = True
+    firm: bool = False
+    dry: bool = False
+    tier: int = 1
+    priority: int = 1
+    order_key: Hashable | None = None
+    queue_limit: int = 64
+    tag: int = 0
+    payload: Any = None
+    rank_ns: int = 0
+    attempts: int = 0
+    deaths: int = 0
+    started_ns: int = 0
+
+
+@define(eq=False)
+class Batch:
+    """Rows that run together on one worker."""
+
+    id: int
+    lane: Lane
+    requests: list[Request]
+    worker: WorkerRef
+    expected_ns: int
+    started_ns: int = 0
+
+
+# ---------------------------------------------------------------------------------- events
+
+
+@frozen
+class Arrived:
+    """A request passed admission; its rows lie in the arena."""
+
+    request: Request
+
+
+@frozen
+class Withdrawn:
+    """What a session has waiting is taken back.
+
+    Attributes:
+        model: Of this model only; None is all.
+        tag: Only the request with this tag; None is all.
+        gone: The session itself has ended: outcome CLIENT_GONE, and it is forgotten.
+    """
+
+    session: Hashable
+    model: str | None = None
+    tag: int | None = None
+    gone: bool = False
+
+
+@frozen
+class WorkerReady:
+    """A worker is up. `times_ns[model][batch size]` was measured at its warm-up."""
+
+    worker: WorkerRef
+    times_ns: dict[ModelRef, dict[int, int]]
+    max_batch: dict[ModelRef, int]
+
+
+@frozen
+class WorkerLost:
+    """A worker process is gone and reaped."""
+
+    worker: WorkerRef
+
+
+@frozen
+class BatchDone:
+    """A worker finished a batch.
+
+    Attributes:
+        busy_ns: From the start of gathering to the end of execution.
+        failed_rows: Row index to the outcome it failed with alone.
+        error: Not empty: every row failed.
+    """
+
+    worker: WorkerRef
+    batch_id: int
+    busy_ns: int
+    failed_rows: dict[int, tuple[Outcome, str]] = field(factory=dict[int, "tuple[Outcome, str]"])
+    error: str = ""
+
+
+@frozen
+class Closing:
+    """The appliance stops: whatever has no outcome yet gets one now."""
+
+
+Event = Union[Arrived, Withdrawn, WorkerReady, WorkerLost, BatchDone, Closing]  # noqa: UP007
+
+# --------------------------------------------------------------------------------- effects
+
+
+@frozen
+class Stage:
+    """Send a batch to a worker; `go` starts it at once, else it waits for Go or Revoke."""
+
+    batch: Batch
+    go: bool
+
+
+@frozen
+class Go:
+    """Start the staged batch."""
+
+    batch: Batch
+
+
+@frozen
+class Revoke:
+    """Take the staged batch back; its requests are queued again."""
+
+    batch: Batch
+
+
+@frozen
+class Answer:
+    """A request ends, with its one outcome. For OK, `batch` and `row` say where its outputs are."""
+
+    request: Request
+    outcome: Outcome
+    message: str = ""
+    late: bool = False
+    batch: Batch | None = None
+    row: int = 0
+    retry_after_ns: int | None = None
+
+
+Effect = Union[Stage, Go, Revoke, Answer]  # noqa: UP007
+
+
+@frozen
+class Decision:
+    """What `Scheduler.handle` returns.
+
+    Attributes:
+        effects: To be performed in order.
+        next_wakeup_ns: Call `handle` again by then, even without events; None: no need.
+    """
+
+    effects: list[Effect]
+    next_wakeup_ns: int | None

@@ -1,0 +1,208 @@
+"""The ROUTER: frames in, replies out. One receiver task; sending never waits, so needs none.
+
+A message is `[routing id, "", envelope, payload]`. Whatever else comes is counted as INVALID and
+nobody is told, for nobody could read it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import trio
+import zmq
+from attrs import define, field
+
+from appliance.config import Transport
+from appliance.dispatch.intake import Intake
+from appliance.dispatch.ticket import Delivery, Reply, Ticket
+from appliance.errors import ConfigError, Outcome, PeerGone, Rejected
+from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
+from appliance.io.zmq_socket import Part, ZmqSocket
+from appliance.sessions.replies import Replies
+from appliance.sessions.table import Session, SessionTable
+from appliance.wire.session import BadObservation, decode_observation
+from appliance.wire.types import Kind, Observation
+
+SECOND_NS = 1_000_000_000
+HEARTBEATS_MISSED = 3
+FLUSH_MS = 1000
+"""How long replies may take to leave when the door closes."""
+NOBODY = Observation()
+
+
+@define(eq=False)
+class ZmqDoor:
+    """See the module's docstring.
+
+    Args:
+        replies: Writes reply envelopes.
+        clock: Monotonic nanoseconds.
+    """
+
+    transport: Transport
+    intake: Intake
+    replies: Replies
+    clock: Callable[[], int] = time.monotonic_ns
+    table: SessionTable = field(init=False)
+    _context: zmq.Context[zmq.Socket[bytes]] = field(factory=zmq.Context, init=False)
+    _socket: ZmqSocket = field(init=False)
+    _raw: zmq.Socket[bytes] = field(init=False)
+    _monitor: ConnectionMonitor = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        timeout_ns = round(self.transport.disconnect_timeout_s * SECOND_NS)
+        self.table = SessionTable(self.transport.max_sessions, timeout_ns)
+
+    # ------------------------------------------------------------------------------ lifetime
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Bind, report the bound addresses, and serve until cancelled.
+
+        Raises:
+            ConfigError: An address cannot be bound.
+        """
+        self._raw = self._open()
+        self._monitor = ConnectionMonitor(self._raw)
+        try:
+            binds = [self._bind(address) for address in self.transport.bind]
+            self._socket = ZmqSocket(self._raw)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._monitor.run)
+                nursery.start_soon(self._expire)
+                task_status.started(binds)
+                await self._receive()
+        finally:
+            self._monitor.close()
+            self._raw.close(linger=FLUSH_MS)
+            with trio.CancelScope(shield=True):  # bounded by the linger time
+                await trio.to_thread.run_sync(self._context.term)
+
+    def _open(self) -> zmq.Socket[bytes]:
+        raw = self._context.socket(zmq.ROUTER)
+        heartbeat_ms = self.transport.heartbeat_interval_ms
+        raw.set(zmq.LINGER, 0)
+        raw.set(zmq.ROUTER_MANDATORY, 1)
+        raw.set(zmq.RCVHWM, self.transport.receive_hwm)
+        raw.set(zmq.SNDHWM, self.transport.send_hwm)
+        raw.set(zmq.MAXMSGSIZE, 2 * self.transport.max_message_bytes)
+        raw.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
+        raw.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS_MISSED * heartbeat_ms)
+        raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
+        raw.set(zmq.IPV6, 1)
+        return raw
+
+    def _bind(self, address: str) -> str:
+        try:
+            self._raw.bind(address)
+        except zmq.ZMQError as error:
+            why = zmq.strerror(error.errno or 0)
+            raise ConfigError(
+                f"transport.bind: {address}: {why}; name another address, or end whoever uses it"
+            ) from error
+        return self._raw.get_string(zmq.LAST_ENDPOINT)
+
+    async def _receive(self) -> None:
+        while True:
+            messages = await self._socket.receive_some()
+            now_ns = self.clock()
+            for parts in messages:
+                self._take(parts, now_ns)
+
+    async def _expire(self) -> None:
+        """Once a second: sessions that fell silent are over."""
+        while True:
+            await trio.sleep(1)
+            for session in self.table.expire(self.clock()):
+                self.intake.gone(session.routing_id)
+
+    def connections(self) -> ConnectionCounts:
+        """Return what the socket monitor counted."""
+        return self._monitor.statistics()
+
+    # ------------------------------------------------------------------------------------ in
+
+    def _take(self, parts: list[Part], now_ns: int) -> None:
+        routing_id = bytes(parts[0])
+        if len(parts) != 4 or parts[1]:
+            rejected = Rejected(
+                Outcome.INVALID,
+                f"expected frames [routing id, '', envelope, payload], came {len(parts)} frames",
+            )
+            self._refuse(routing_id, NOBODY, rejected, now_ns)
+            return
+        payload = memoryview(parts[3])
+        try:
+            observation = decode_observation(bytes(parts[2]), len(payload))
+        except BadObservation as bad:
+            self._refuse(routing_id, bad.header or NOBODY, bad, now_ns)
+            return
+        session = self.table.seen(routing_id, observation, now_ns)
+        if observation.kind is Kind.OBSERVE:
+            session.observed(observation, now_ns)
+            self.intake.offer(
+                observation,
+                payload,
+                door=self,
+                route=session,
+                session=routing_id,
+                client=session.client,
+                now_ns=now_ns,
+            )
+        else:
+            self._control(session, observation)
+
+    def _refuse(
+        self, routing_id: bytes, header: Observation, rejected: Rejected, now_ns: int
+    ) -> None:
+        session = self.table.seen(routing_id, header, now_ns)
+        session.observations += 1
+        self.intake.refuse(
+            header,
+            rejected,
+            door=self,
+            route=session,
+            session=routing_id,
+            client=session.client,
+            now_ns=now_ns,
+        )
+
+    def _control(self, session: Session, observation: Observation) -> None:
+        kind, model = observation.kind, observation.model_id
+        if kind is Kind.CANCEL:
+            self.intake.withdraw(session.routing_id, model, observation.sequence or None)
+        elif kind is Kind.END_EPISODE:
+            self.intake.end_episode(session.routing_id, model, observation.episode)
+        elif kind is Kind.DESCRIBE:
+            self._send(session, [self.replies.description(observation), b""])
+        else:
+            self._send(session, [self.replies.heartbeat(observation), b""])
+
+    # ----------------------------------------------------------------------------------- out
+
+    def deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
+        """Send a reply now or not at all; a refusal only to a client that wants to know."""
+        session: Session = ticket.route
+        told = reply.outcome is Outcome.OK or ticket.observation.wants_status
+        if told:
+            delivery = self._send(session, self.replies.frames(ticket, reply))
+        elif session.silent:
+            delivery = Delivery.GONE
+        else:
+            delivery = Delivery.SILENT
+        outcome = Outcome.CLIENT_GONE if delivery is Delivery.GONE else reply.outcome
+        session.ended(outcome, late=reply.late)
+        return delivery
+
+    def _send(self, session: Session, frames: list[bytes]) -> Delivery:
+        try:
+            self._socket.send_nowait([session.routing_id, b"", *frames])
+        except trio.WouldBlock:
+            return Delivery.LOST
+        except PeerGone:
+            if self.table.left(session):
+                self.intake.gone(session.routing_id)
+            return Delivery.GONE
+        return Delivery.TOLD

@@ -1,0 +1,164 @@
+"""Who is there: one session per connection, found by its routing id. Pure; time is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from appliance.errors import Outcome
+from appliance.wire.types import Observation
+
+SECOND_NS = 1_000_000_000
+GAIN = 0.1
+"""Weight of a new interval in the cadence's moving averages."""
+
+MISSES = frozenset(
+    {
+        Outcome.SUPERSEDED,
+        Outcome.INFEASIBLE,
+        Outcome.EXPIRED,
+        Outcome.SHED,
+        Outcome.QUEUE_FULL,
+        Outcome.WORKER_LOST,
+        Outcome.ENGINE_FAILED,
+    }
+)
+"""Outcomes that leave a robot without the action it asked for, through no fault of its own."""
+
+
+@define(eq=False)
+class Session:
+    """One connection of a client.
+
+    Attributes:
+        routing_id: The ROUTER's name for it.
+        client: Who it is: `Client.id`; for old clients their routing id.
+        protocol: 0 for a client of the old wire.
+        period_ns: Moving average of the time between its observations; 0 until there are two.
+        jitter_ns: Moving average of the deviation from it.
+        dry_ns: When its actions run out, as it last said; None if it does not say.
+        silent: It has been silent for longer than the disconnect time-out, or has left.
+        observations, ended_count: What came of it, and what of that has its outcome.
+    """
+
+    routing_id: bytes
+    client: str
+    client_type: str
+    protocol: int
+    first_seen_ns: int
+    last_seen_ns: int
+    last_observation_ns: int = 0
+    period_ns: float = 0.0
+    jitter_ns: float = 0.0
+    dry_ns: int | None = None
+    silent: bool = False
+    observations: int = 0
+    ended_count: int = 0
+    answered: int = 0
+    late: int = 0
+    misses: int = 0
+    last_outcome: Outcome | None = None
+
+    def observed(self, observation: Observation, now_ns: int) -> None:
+        """Take in the arrival of an observation: cadence, and when the robot runs dry."""
+        self.observations += 1
+        if self.last_observation_ns:
+            interval_ns = now_ns - self.last_observation_ns
+            if not self.period_ns:
+                self.period_ns = interval_ns
+            else:
+                deviation_ns = interval_ns - self.period_ns
+                self.period_ns += GAIN * deviation_ns
+                self.jitter_ns += GAIN * (abs(deviation_ns) - self.jitter_ns)
+        self.last_observation_ns = now_ns
+        steps, step_us = observation.steps_remaining, observation.step_period_us
+        if steps is not None and step_us:
+            self.dry_ns = now_ns + (steps * step_us - observation.age_us) * 1000
+
+    def ended(self, outcome: Outcome, *, late: bool) -> None:
+        """Take in how one of its requests ended."""
+        self.ended_count += 1
+        self.last_outcome = outcome
+        if outcome is Outcome.OK:
+            self.answered += 1
+            self.late += late
+        elif outcome in MISSES:
+            self.misses += 1
+
+
+@define(eq=False)
+class SessionTable:
+    """Sessions by routing id, least recently seen first.
+
+    Args:
+        max_sessions: Beyond it, the longest silent is forgotten.
+        timeout_ns: Silence after which a client counts as gone.
+    """
+
+    max_sessions: int
+    timeout_ns: int
+    gone: int = field(default=0, init=False)
+    _sessions: dict[bytes, Session] = field(factory=dict[bytes, Session], init=False)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions.values())
+
+    def find(self, routing_id: bytes) -> Session | None:
+        """Return the session of a connection, if it has one."""
+        return self._sessions.get(routing_id)
+
+    def seen(self, routing_id: bytes, observation: Observation, now_ns: int) -> Session:
+        """Return the session of a connection that just sent something; a new one if need be."""
+        session = self._sessions.pop(routing_id, None)
+        if session is None:
+            session = Session(
+                routing_id,
+                _client(routing_id, observation),
+                observation.client_type,
+                observation.protocol_version,
+                now_ns,
+                now_ns,
+            )
+        session.last_seen_ns = now_ns
+        session.silent = False
+        self._sessions[routing_id] = session
+        return session
+
+    def expire(self, now_ns: int) -> list[Session]:
+        """Mark sessions that fell silent, forget those too many; return all of them."""
+        fallen: list[Session] = []
+        for session in self._sessions.values():
+            if now_ns - session.last_seen_ns <= self.timeout_ns:
+                break  # they are in order of last_seen_ns
+            if not session.silent:
+                session.silent = True
+                self.gone += 1
+                fallen.append(session)
+        while len(self._sessions) > self.max_sessions:
+            oldest = self._sessions.pop(next(iter(self._sessions)))
+            if not oldest.silent:
+                self.gone += 1
+                fallen.append(oldest)
+        return fallen
+
+    def left(self, session: Session) -> bool:
+        """Note that a session's connection is gone; return whether that is news."""
+        news = not session.silent
+        session.silent = True
+        self.gone += news
+        return news
+
+    def connected(self) -> int:
+        """Return how many sessions are not silent."""
+        return sum(not session.silent for session in self._sessions.values())
+
+
+def _client(routing_id: bytes, observation: Observation) -> str:
+    """Say who a connection is: by its word, or, on the old wire, by its routing id."""
+    if observation.protocol_version and observation.client_id:
+        return observation.client_id
+    return routing_id.decode("utf-8", "backslashreplace")

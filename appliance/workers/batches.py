@@ -1,0 +1,146 @@
+"""The batches one generation of a worker holds: staged, then executing. PURE.
+
+The worker owes one Done for each batch it was told to execute. It executes them in the order it
+was told, so the first one's time runs from when it was told or from the Done before, whichever
+came later.
+"""
+
+from __future__ import annotations
+
+import math
+
+from attrs import define
+
+from appliance.errors import LocalProtocolError, PeerProtocolError
+from appliance.wire.pb import worker_pb2
+from appliance.wire.types import ITEM_BYTES, DType
+from appliance.workers.hang import HangBound
+
+
+@define(eq=False)
+class _Batch:
+    model: int
+    rows: int
+    output_offset: int
+    output_end: int
+    told_ns: int = 0  # to execute
+
+
+class Batches:
+    """What is held, and since when.
+
+    Attributes:
+        finished: How many were executed.
+    """
+
+    def __init__(self, hang: HangBound, now_ns: int) -> None:
+        self.finished = 0
+        self._hang = hang
+        self._staged: dict[int, _Batch] = {}
+        self._running: dict[int, _Batch] = {}  # in the order they were told to execute
+        self._done_ns = now_ns  # of the latest Done
+
+    def stage(self, message: worker_pb2.Stage, now_ns: int) -> None:
+        """Hold a batch, to be executed at once or on `go`.
+
+        Raises:
+            LocalProtocolError: A batch of that number is held.
+        """
+        batch_id = message.batch_id
+        if batch_id in self._staged or batch_id in self._running:
+            raise LocalProtocolError(f"batch {batch_id} is held already")
+        offset = message.output_offset
+        batch = _Batch(message.model, len(message.rows), offset, offset + message.output_bytes)
+        if message.go:
+            batch.told_ns = now_ns
+            self._running[batch_id] = batch
+        else:
+            self._staged[batch_id] = batch
+
+    def go(self, batch_id: int, now_ns: int) -> None:
+        """Count a staged batch as told to execute.
+
+        Raises:
+            LocalProtocolError: It is not staged.
+        """
+        batch = self._running[batch_id] = self._unstage(batch_id)
+        batch.told_ns = now_ns
+
+    def revoke(self, batch_id: int) -> None:
+        """Forget a staged batch.
+
+        Raises:
+            LocalProtocolError: It is not staged.
+        """
+        self._unstage(batch_id)
+
+    def done(self, message: worker_pb2.Done, now_ns: int) -> None:
+        """Count a batch as executed.
+
+        Raises:
+            PeerProtocolError: It was not told to execute, or its result is not to be trusted.
+        """
+        batch = self._running.pop(message.batch_id, None)
+        if batch is None:
+            raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
+        for output in message.outputs:
+            _check_output(output, batch)
+        for error in message.row_errors:
+            if error.row >= batch.rows:
+                raise PeerProtocolError(f"row {error.row} failed in a batch of {batch.rows}")
+        self._hang.finished(batch.model, now_ns - max(batch.told_ns, self._done_ns))
+        self._done_ns = now_ns
+        self.finished += 1
+
+    @property
+    def busy_since_ns(self) -> int | None:
+        """When the batch being executed was started; None if none is."""
+        for batch in self._running.values():
+            return max(batch.told_ns, self._done_ns)
+        return None
+
+    @property
+    def hang_bound_ns(self) -> int | None:
+        """How long the batch being executed may take; None if none is."""
+        for batch in self._running.values():
+            return self._hang.bound_ns(batch.model)
+        return None
+
+    def overdue(self, now_ns: int) -> tuple[int, int] | None:
+        """Return the number and model of a batch that runs longer than it may, if one does."""
+        for batch_id, batch in self._running.items():
+            took_ns = now_ns - max(batch.told_ns, self._done_ns)
+            return (batch_id, batch.model) if took_ns > self._hang.bound_ns(batch.model) else None
+        return None
+
+    def _unstage(self, batch_id: int) -> _Batch:
+        batch = self._staged.pop(batch_id, None)
+        if batch is None:
+            raise LocalProtocolError(f"batch {batch_id} is not staged")
+        return batch
+
+
+def _check_output(output: worker_pb2.Output, batch: _Batch) -> None:
+    """Refuse an output that the core must not read or pass on."""
+    if output.dtype == DType.STRING:
+        if len(output.row_lengths) != batch.rows:
+            raise PeerProtocolError(
+                f"output {output.key!r}: {len(output.row_lengths)} lengths for {batch.rows} rows"
+            )
+        length = sum(output.row_lengths)
+    else:
+        item_bytes = _ITEM_BYTES.get(output.dtype)
+        if item_bytes is None:
+            raise PeerProtocolError(f"output {output.key!r}: unknown dtype {output.dtype}")
+        shape = output.row_shape
+        if min(shape, default=0) < 0 or output.row_length != math.prod(shape) * item_bytes:
+            raise PeerProtocolError(
+                f"output {output.key!r}: {output.row_length} bytes a row do not make a"
+                f" {DType(output.dtype).name}{list(shape)}"
+            )
+        length = output.row_length * batch.rows
+    if output.offset < batch.output_offset or output.offset + length > batch.output_end:
+        raise PeerProtocolError(f"output {output.key!r} lies outside the block of its batch")
+
+
+_ITEM_BYTES: dict[int, int] = dict(ITEM_BYTES)  # by the numbers that protobuf gives

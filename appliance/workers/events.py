@@ -1,0 +1,72 @@
+"""What the pool tells. Plain data, handed to `on_event` in the order it came to be.
+
+Each generation of a worker gives, in this order: one `ModelLoaded` or `ModelFailed` for each
+model of its slot, one `WorkerUp`, any number of `BatchFinished`, one `WorkerDown`. It may end
+anywhere before `WorkerDown`, but that one always comes, and last.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+from attrs import frozen
+
+from appliance.scheduling.events import WorkerRef
+from appliance.wire.pb import worker_pb2
+from appliance.wire.spec import ModelSpec
+
+
+@frozen
+class ModelLoaded:
+    """A model is loaded and warm.
+
+    Attributes:
+        model: Its index in the slot.
+        times_ns: Batch size to measured nanoseconds.
+    """
+
+    worker: WorkerRef
+    model: int
+    spec: ModelSpec
+    times_ns: dict[int, int]
+
+
+@frozen
+class ModelFailed:
+    """A model could not be loaded, or is left out; the worker serves its other models."""
+
+    worker: WorkerRef
+    model: int
+    message: str
+
+
+@frozen
+class WorkerUp:
+    """A worker is READY: batches may be staged."""
+
+    worker: WorkerRef
+
+
+@frozen
+class WorkerDown:
+    """A worker's process is gone and reaped: nobody reads or writes its batches' memory now.
+
+    Attributes:
+        cause: One line.
+        stderr: The last lines its process wrote there.
+    """
+
+    worker: WorkerRef
+    cause: str
+    stderr: tuple[str, ...] = ()
+
+
+@frozen
+class BatchFinished:
+    """A batch was executed. Its outputs lie within the block that was staged for them."""
+
+    worker: WorkerRef
+    done: worker_pb2.Done
+
+
+PoolEvent = Union[ModelLoaded, ModelFailed, WorkerUp, WorkerDown, BatchFinished]  # noqa: UP007
