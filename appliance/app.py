@@ -21,7 +21,9 @@ import secrets
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import structlog
 import trio
@@ -57,6 +59,9 @@ from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
 from appliance.workers.pool import WorkerPool
 from appliance.workers.slot import HostedModel, Slot
 
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
 SWITCH_INTERVAL_S = 0.0005
 FLUSH_GRACE_S = 1.0
 ALL = "*"
@@ -71,10 +76,22 @@ def serve(config: Config) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = Appliance(config)
     try:
-        trio.run(app.run, strict_exception_groups=False)
+        trio.run(app.run)
+    except BaseExceptionGroup as group:
+        raise _only_error(group) from group
     finally:
         app.arena.close()
     return 0
+
+
+def _only_error(error: BaseException) -> BaseException:
+    """Return what a group of one comes down to: nurseries wrap, people want the error."""
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if len(group.exceptions) > 1:
+            return group
+        error = next(iter(group.exceptions))
+    return error
 
 
 @define(eq=False)
@@ -154,7 +171,12 @@ class Appliance:
         """Start, serve until told to drain, drain, stop."""
         async with trio.open_nursery() as root:
             await root.start(self._signals)
-            await root.start(serve_admin, self.config.admin, self._admin_sources())
+            admin = self.config.admin
+            await root.start(
+                partial(
+                    serve_admin, self._admin_sources(), socket=admin.socket, listen=admin.listen
+                )
+            )
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
@@ -230,9 +252,18 @@ class Appliance:
             clients=lambda: {"clients": documents.clients()},
             models=lambda: {"models": documents.status()["models"]},
             workers=lambda: {"workers": documents.status()["workers"]},
-            metrics_text=lambda: exposition(documents.status()),
-            drain=self.drain,
+            metrics_text=self._metrics_text,
+            drain=self._drain_document,
         )
+
+    def _metrics_text(self) -> str:
+        documents = self.documents
+        reading = documents.metrics.read(documents.clock())
+        return exposition(reading, documents.ledger, documents.status())
+
+    def _drain_document(self) -> dict[str, object]:
+        self.drain()
+        return {"state": self.state, "requests": self.documents.status()["requests"]}
 
 
 def _slots(group: WorkerGroup, entries: list[ModelEntry]) -> list[Slot]:

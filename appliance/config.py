@@ -6,14 +6,27 @@ one way in; its errors name the key, what was found and what is allowed.
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import and_, deep_iterable, ge, gt, le, matches_re
+from attrs.validators import (
+    and_,
+    deep_iterable,
+    deep_mapping,
+    ge,
+    gt,
+    instance_of,
+    le,
+    lt,
+    matches_re,
+    optional,
+)
 
 from appliance.errors import ConfigError
 from appliance.models.structure import read_toml, structure
@@ -26,7 +39,17 @@ else:
 MIB = 1 << 20
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
+LOOPBACK_NAMES = ("localhost", "lo")
+
 Overflow = Literal["drop_oldest", "reject_newest"]
+
+Validator = Callable[[Any, Any, Any], None]
+POSITIVE: Validator = and_(gt(0), lt(math.inf))
+NOT_NEGATIVE: Validator = and_(ge(0), lt(math.inf))
+TIER: Validator = and_(ge(0), le(9))
+PRIORITY: Validator = and_(ge(0), le(100))
+ARENA_BYTES: Validator = ge(4096)
+MAX_QUEUE: Validator = ge(1)
 
 
 @frozen(kw_only=True)
@@ -53,7 +76,7 @@ class Transport:
     receive_hwm: int = field(default=64, validator=ge(1))
     send_hwm: int = field(default=256, validator=ge(1))
     max_sessions: int = field(default=4096, validator=ge(1))
-    disconnect_timeout_s: float = field(default=10.0, validator=gt(0))
+    disconnect_timeout_s: float = field(default=10.0, validator=POSITIVE)
     heartbeat_interval_ms: int = field(default=1000, validator=ge(10))
 
 
@@ -70,14 +93,14 @@ class ClientPolicy:
         max_queue: Waiting observations per model with `keep = all`.
     """
 
-    tier: int = field(default=1, validator=and_(ge(0), le(9)))
-    priority: int = field(default=1, validator=and_(ge(0), le(100)))
-    latency_budget_ms: float = field(default=50.0, validator=gt(0))
+    tier: int = field(default=1, validator=TIER)
+    priority: int = field(default=1, validator=PRIORITY)
+    latency_budget_ms: float = field(default=50.0, validator=POSITIVE)
     keep: Literal["latest", "all"] = "latest"
     lateness: Literal["firm", "soft"] = "soft"
-    max_rate_hz: float = field(default=0.0, validator=ge(0))
-    arena_bytes: int = field(default=64 * MIB, validator=ge(4096))
-    max_queue: int = field(default=64, validator=ge(1))
+    max_rate_hz: float = field(default=0.0, validator=NOT_NEGATIVE)
+    arena_bytes: int = field(default=64 * MIB, validator=ARENA_BYTES)
+    max_queue: int = field(default=64, validator=MAX_QUEUE)
 
 
 @frozen(kw_only=True)
@@ -85,14 +108,14 @@ class KnownClient:
     """One client by its id; every key but `id` is optional."""
 
     id: str = field(validator=matches_re(r".{1,255}"))
-    tier: int | None = None
-    priority: int | None = None
-    latency_budget_ms: float | None = None
+    tier: int | None = field(default=None, validator=optional(TIER))
+    priority: int | None = field(default=None, validator=optional(PRIORITY))
+    latency_budget_ms: float | None = field(default=None, validator=optional(POSITIVE))
     keep: Literal["latest", "all"] | None = None
     lateness: Literal["firm", "soft"] | None = None
-    max_rate_hz: float | None = None
-    arena_bytes: int | None = None
-    max_queue: int | None = None
+    max_rate_hz: float | None = field(default=None, validator=optional(NOT_NEGATIVE))
+    arena_bytes: int | None = field(default=None, validator=optional(ARENA_BYTES))
+    max_queue: int | None = field(default=None, validator=optional(MAX_QUEUE))
 
 
 @frozen(kw_only=True)
@@ -123,7 +146,7 @@ class Scheduling:
         max_retries: Further tries of a row after the engine failed on it alone.
     """
 
-    request_ttl_ms: float = field(default=5000.0, validator=gt(0))
+    request_ttl_ms: float = field(default=5000.0, validator=POSITIVE)
     max_queue_size: int = field(default=1000, validator=ge(1))
     overflow_policy: Overflow = "drop_oldest"
     max_retries: int = field(default=0, validator=and_(ge(0), le(10)))
@@ -133,10 +156,12 @@ class Scheduling:
 class RateLimits:
     """Token buckets, observations a second; 0 is unlimited. Depth: `burst_s` seconds' worth."""
 
-    global_hz: float = field(default=0.0, validator=ge(0))
-    per_client_hz: float = field(default=0.0, validator=ge(0))
-    per_model_hz: dict[str, float] = field(factory=dict)
-    burst_s: float = field(default=0.5, validator=gt(0))
+    global_hz: float = field(default=0.0, validator=NOT_NEGATIVE)
+    per_client_hz: float = field(default=0.0, validator=NOT_NEGATIVE)
+    per_model_hz: dict[str, float] = field(
+        factory=dict[str, float], validator=deep_mapping(instance_of(str), NOT_NEGATIVE)
+    )
+    burst_s: float = field(default=0.5, validator=POSITIVE)
 
 
 @frozen(kw_only=True)
@@ -161,9 +186,9 @@ class Workers:
     count: int = field(default=1, validator=and_(ge(1), le(64)))
     device: Literal["cpu"] = "cpu"
     models: tuple[str, ...] = ("*",)
-    start_timeout_s: float = field(default=120.0, validator=gt(0))
-    hang_floor_ms: float = field(default=2000.0, validator=gt(0))
-    hang_factor: float = field(default=10.0, validator=gt(1))
+    start_timeout_s: float = field(default=120.0, validator=POSITIVE)
+    hang_floor_ms: float = field(default=2000.0, validator=POSITIVE)
+    hang_factor: float = field(default=10.0, validator=and_(gt(1), lt(math.inf)))
 
 
 @frozen(kw_only=True)
@@ -205,7 +230,7 @@ class Log:
 class Drain:
     """How long a drain may take before what is left is expired and cancelled."""
 
-    grace_s: float = field(default=10.0, validator=ge(0))
+    grace_s: float = field(default=10.0, validator=NOT_NEGATIVE)
 
 
 @frozen(kw_only=True)
@@ -241,10 +266,12 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         _apply(document, override)
     config = structure(document, Config, where)
     _check_names(config, where)
+    _check_binds(config.transport, where)
     return config
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
+    """Put one `KEY=VALUE` into a document."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, as in transport.insecure=true")
@@ -253,24 +280,31 @@ def _apply(document: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *parents, last = key.split(".")
-    node: Any = document
-    for name in parents:
+    node: dict[str, Any] | list[Any] = document
+    for depth, name in enumerate(parents):
         if isinstance(node, list):
-            node = _item(node, name, override)
+            following = node[_index(node, ".".join(parents[:depth]), name, override)]
         else:
             following = node.setdefault(name, [{}] if name == "workers" else {})
-            if not isinstance(following, (dict, list)):
-                raise ConfigError(f"--set {override}: {name} holds a value, not a table")
-            node = following
+        if not isinstance(following, (dict, list)):
+            at = ".".join(parents[: depth + 1])
+            raise ConfigError(f"--set {override}: {at} holds a value, not a table")
+        node = cast("dict[str, Any] | list[Any]", following)
     if isinstance(node, list):
-        raise ConfigError(f"--set {override}: {parents[-1]} is a list; name an item by its number")
-    node[last] = value
+        node[_index(node, ".".join(parents), last, override)] = value
+    else:
+        node[last] = value
 
 
-def _item(items: list[Any], name: str, override: str) -> Any:
-    if not name.isdecimal() or int(name) >= len(items):
-        raise ConfigError(f"--set {override}: there is no item {name}; there are {len(items)}")
-    return items[int(name)]
+def _index(items: list[Any], key: str, name: str, override: str) -> int:
+    """Return which item of a list is meant."""
+    if not name.isdecimal():
+        raise ConfigError(f"--set {override}: {key} is a list; name an item by its number")
+    if int(name) >= len(items):
+        raise ConfigError(
+            f"--set {override}: {key} has no item {name}; there are {len(items)}, the first is 0"
+        )
+    return int(name)
 
 
 def _check_names(config: Config, where: str) -> None:
@@ -285,3 +319,23 @@ def _check_names(config: Config, where: str) -> None:
                 raise ConfigError(f"{where}: {key}: {name!r} is there {names.count(name)} times")
     if not config.workers:
         raise ConfigError(f"{where}: workers: found none; at least one is needed")
+
+
+def _check_binds(transport: Transport, where: str) -> None:
+    """Refuse to listen where strangers are, unless that is asked for in writing."""
+    for index, address in enumerate(transport.bind):
+        if not (transport.insecure or address.startswith("ipc://") or _is_loopback(address)):
+            raise ConfigError(
+                f"{where}: transport.bind.{index}: found {address!r}, which others can reach; "
+                "allowed is loopback, or anything with transport.insecure = true"
+            )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name or an interface
+        return False

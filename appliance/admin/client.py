@@ -55,7 +55,7 @@ def _ask(method: str, socket_path: str, path: str, timeout_s: float) -> dict[str
         connection.close()
     is_json = response.headers.get_content_type() == "application/json"
     try:
-        document = json.loads(body) if is_json else body.decode()
+        document: dict[str, Any] | str = json.loads(body) if is_json else body.decode()
     except ValueError as error:
         raise AdminUnreachable(_why(socket_path, timeout_s, error)) from error
     if response.status >= 400:
@@ -63,8 +63,8 @@ def _ask(method: str, socket_path: str, path: str, timeout_s: float) -> dict[str
     return document
 
 
-def _message(document: Any) -> str:
-    return document["error"]["message"] if isinstance(document, dict) else ""
+def _message(document: dict[str, Any] | str) -> str:
+    return document if isinstance(document, str) else document["error"]["message"]
 
 
 def _why(socket_path: str, timeout_s: float, error: Exception) -> str:

@@ -111,8 +111,7 @@ async def serve_http(
             serving += 1
             try:
                 await connection.serve(handler)
-            except Exception:
-                # A bug here, or a response that is none; the other connections go on.
+            except Exception:  # noqa: BLE001  # a bug in one connection; the others go on
                 _log.exception("admin connection failed")
             finally:
                 serving -= 1
@@ -120,7 +119,7 @@ async def serve_http(
     await trio.serve_listeners(serve, list(listeners), task_status=task_status)
 
 
-class _Refused(Exception):  # noqa: N818  # caught below
+class _Refused(Exception):
     """The request is answered with an error, and the connection ends."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -128,7 +127,7 @@ class _Refused(Exception):  # noqa: N818  # caught below
         self.response = error_response(status, code, message)
 
 
-class _PeerLeft(Exception):  # noqa: N818  # caught below
+class _PeerLeft(Exception):
     """There will be no (further) request, or nobody takes the response."""
 
 
@@ -206,7 +205,7 @@ class _Connection:
             if self._protocol.they_are_waiting_for_100_continue:
                 go_on = h11.InformationalResponse(status_code=100, headers=[])
                 await self._stream.send_all(self._protocol.send(go_on) or b"")
-            self._protocol.receive_data(await self._stream.receive_some(_READ_BYTES))
+            self._protocol.receive_data(bytes(await self._stream.receive_some(_READ_BYTES)))
 
     async def _send(self, response: HttpResponse, *, last: bool = False) -> None:
         headers = [
@@ -217,7 +216,7 @@ class _Connection:
         ]
         if last:
             headers.append(("Connection", "close"))
-        events: list[Any] = [h11.Response(status_code=response.status, headers=headers)]
+        events: list[h11.Event] = [h11.Response(status_code=response.status, headers=headers)]
         if self._method != "HEAD":
             events.append(h11.Data(data=response.body))
         events.append(h11.EndOfMessage())
@@ -246,6 +245,6 @@ def _check_length(length: int) -> None:
 async def _answer(handler: Handler, request: HttpRequest) -> HttpResponse:
     try:
         return await handler(request)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, the peer is to hear of it
         _log.exception("admin request failed", method=request.method, path=request.path)
         return error_response(500, "INTERNAL", f"{type(error).__name__}: {error}")

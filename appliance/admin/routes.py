@@ -19,7 +19,7 @@ from appliance.admin.http import (
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A JSON-able document, or text.
-Document = Union[Mapping[str, Any], list[Any], str]  # noqa: UP007  # evaluated on Python 3.10
+Document = Union[Mapping[str, Any], str]  # noqa: UP007  # evaluated on Python 3.10
 Source = Callable[[], Union[Document, Awaitable[Document]]]  # noqa: UP007
 
 
@@ -65,7 +65,7 @@ class Router:
     """
 
     read_only: bool = False
-    _routes: dict[str, dict[str, Route]] = field(factory=dict, init=False)
+    _routes: dict[str, dict[str, Route]] = field(factory=dict[str, dict[str, Route]], init=False)
 
     def add(self, route: Route) -> None:
         """Add a route; it replaces one of the same method and path."""

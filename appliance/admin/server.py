@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import trio
 
@@ -31,17 +31,19 @@ async def serve_admin(
     Raises:
         ConfigError: It cannot listen there, or `listen` is not on loopback.
     """
-    # TCP first: a wrong `listen` then leaves no socket file behind.
-    tcp = await open_loopback_listeners(listen) if listen else []
-    unix = await open_unix_listener(socket)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(serve_http, admin_router(sources).handle, [unix])
-        if tcp:
-            await nursery.start(serve_http, admin_router(sources, read_only=True).handle, tcp)
-        task_status.started()
+    async with AsyncExitStack() as opened:
+        unix = await opened.enter_async_context(await open_unix_listener(socket))
+        tcp = await open_loopback_listeners(listen) if listen else []
+        for listener in tcp:
+            opened.push_async_callback(listener.aclose)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_http, admin_router(sources).handle, [unix])
+            if tcp:
+                await nursery.start(serve_http, admin_router(sources, read_only=True).handle, tcp)
+            task_status.started()
 
 
-async def open_loopback_listeners(address: str) -> Sequence[trio.SocketListener]:
+async def open_loopback_listeners(address: str) -> list[trio.SocketListener]:
     """Listen on `HOST:PORT`, where HOST is `localhost` or a loopback address.
 
     Raises:

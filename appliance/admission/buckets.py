@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from attrs import define, field
 
 from appliance.config import RateLimits
@@ -9,33 +11,34 @@ from appliance.errors import Outcome, Rejected
 
 SECOND_NS = 1_000_000_000
 REMEMBERED = 10_000
-"""Clients whose bucket is kept; beyond it, buckets that are full again are forgotten."""
+"""Clients whose bucket is kept; beyond it, that of whoever was silent the longest is forgotten."""
 
 
 @define(eq=False)
 class TokenBucket:
-    """Fills with `rate_hz` tokens a second up to `depth`.
+    """Fills with `rate_hz` tokens a second up to `depth`, at least 1.
 
-    Kept as the time at which it will be full again (GCRA, ITU-T I.371), one integer.
+    Kept as the time at which it will be full again (GCRA, ITU-T I.371), in whole nanoseconds and
+    rounded so that never more passes than was promised.
     """
 
     rate_hz: float
     depth: float
     _full_ns: int = field(default=0, init=False)
+    _spacing_ns: int = field(init=False)
+    _allowance_ns: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._spacing_ns = ceil(SECOND_NS / self.rate_hz)
+        self._allowance_ns = int((self.depth - 1) * self._spacing_ns)
 
     def wait_ns(self, now_ns: int) -> int:
         """Return how long until a token is there; 0 if one is."""
-        owed_ns = max(self._full_ns - now_ns, 0)
-        spacing_ns = SECOND_NS / self.rate_hz
-        return max(0, round(owed_ns + spacing_ns - self.depth * spacing_ns))
+        return max(0, self._full_ns - now_ns - self._allowance_ns)
 
     def take(self, now_ns: int) -> None:
         """Take one token."""
-        self._full_ns = max(self._full_ns, now_ns) + round(SECOND_NS / self.rate_hz)
-
-    def is_full(self, now_ns: int) -> bool:
-        """Return whether forgetting it would change nothing."""
-        return self._full_ns <= now_ns
+        self._full_ns = max(self._full_ns, now_ns) + self._spacing_ns
 
 
 @define(eq=False)
@@ -71,29 +74,30 @@ class RateLimiter:
         """
         rate_hz = max_rate_hz or self.limits.per_client_hz
         named = (
-            (f"client {client!r}", self._client(client, rate_hz, now_ns) if rate_hz else None),
+            (f"client {client!r}", self._client(client, rate_hz) if rate_hz else None),
             (f"model {model!r}", self._models.get(model)),
             ("the appliance", self._global),
         )
         buckets = [(name, bucket) for name, bucket in named if bucket is not None]
-        for name, bucket in buckets:
-            wait_ns = bucket.wait_ns(now_ns)
-            if wait_ns > 0:
-                raise Rejected(
-                    Outcome.RATE_LIMITED,
-                    f"{name} is limited to {bucket.rate_hz:g} observations a second",
-                    retry_after_ns=wait_ns,
-                )
+        wait_ns, name, rate_hz = max(
+            ((bucket.wait_ns(now_ns), name, bucket.rate_hz) for name, bucket in buckets),
+            default=(0, "", 0.0),
+        )
+        if wait_ns > 0:
+            raise Rejected(
+                Outcome.RATE_LIMITED,
+                f"{name} is limited to {rate_hz:g} observations a second",
+                retry_after_ns=wait_ns,
+            )
         for _, bucket in buckets:
             bucket.take(now_ns)
 
-    def _client(self, client: str, rate_hz: float, now_ns: int) -> TokenBucket:
-        bucket = self._clients.get(client)
+    def _client(self, client: str, rate_hz: float) -> TokenBucket:
+        """Return a client's bucket, and move it to the end: they are in order of last use."""
+        bucket = self._clients.pop(client, None)
         if bucket is None or bucket.rate_hz != rate_hz:
-            if len(self._clients) >= REMEMBERED:
-                self._clients = {
-                    name: kept for name, kept in self._clients.items() if not kept.is_full(now_ns)
-                }
             bucket = TokenBucket(rate_hz, max(1.0, rate_hz * self.limits.burst_s))
-            self._clients[client] = bucket
+        if len(self._clients) >= REMEMBERED:
+            del self._clients[next(iter(self._clients))]
+        self._clients[client] = bucket
         return bucket

@@ -110,12 +110,19 @@ def _tensor(wanted: InputSpec, tensor: Tensor, payload: memoryview) -> tuple[Fee
     data = payload[tensor.offset : tensor.offset + tensor.length]
     if tensor.encoding is Encoding.RAW:
         shape = _raw_shape(wanted, tensor)
-        natural = shape
+        natural = _size(wanted, shape)
     else:
         shape = ()
         natural = _media_shape(wanted, tensor, data)
     follows = FREE in wanted.row_shape
     return Feed(data, tensor.dtype, tensor.encoding, shape), natural if follows else ()
+
+
+def _size(wanted: InputSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return of a raw shape what `_media_shape` returns of a file: both may share a batch."""
+    if wanted.max_pixels:
+        return shape[:2]
+    return shape[-1:] if wanted.max_samples else shape
 
 
 def _raw_shape(wanted: InputSpec, tensor: Tensor) -> tuple[int, ...]:

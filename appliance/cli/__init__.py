@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
     if command == "demo":
-        from appliance.cli import demo
+        from appliance.cli.demo import run
 
-        return demo.run(arguments)
+        return run(arguments)
     if command in ("serve", "check-config"):
         from appliance.cli import server
 

@@ -103,7 +103,7 @@ def _get(path: str, resource: str) -> dict[str, Any]:
     with _readable():
         document = admin.get(path, resource, TIMEOUT_S)
         if isinstance(document, str):
-            raise TypeError(f"{resource} is not JSON")  # noqa: TRY004  it is, for `_readable`
+            raise TypeError(f"{resource} is not JSON")
     return document
 
 

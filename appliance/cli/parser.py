@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from appliance import __version__
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction  # pyright: ignore[reportPrivateUsage]
@@ -24,7 +25,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         description="An inference appliance for robot fleets.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--version", action="version", version=f"appliance {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _serving(commands)
     _asking(commands)
@@ -38,7 +39,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _serving(commands: Commands) -> None:
     serve = commands.add_parser("serve", help="run the appliance")
-    serve.add_argument("--config", metavar="FILE", type=Path, help="configuration (TOML)")
+    serve.add_argument("--config", metavar="FILE", help="configuration (TOML)")
     serve.add_argument("--models", metavar="DIR", help="model repository")
     serve.add_argument(
         "--bind",
@@ -55,7 +56,7 @@ def _serving(commands: Commands) -> None:
         help="any key of the configuration, as in scheduling.max_queue_size=100",
     )
     check = commands.add_parser("check-config", help="say whether a configuration can be used")
-    check.add_argument("config", metavar="FILE", type=Path)
+    check.add_argument("config", metavar="FILE")
 
 
 def _asking(commands: Commands) -> None:
@@ -75,17 +76,3 @@ def _asking(commands: Commands) -> None:
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--socket", metavar="PATH", help="admin socket")
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: reading package metadata takes a while."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            found = version("appliance")
-        except PackageNotFoundError:
-            found = "(not installed)"
-        print(f"appliance {found}")
-        parser.exit()

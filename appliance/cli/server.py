@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import attrs
 
@@ -18,7 +19,9 @@ def serve(arguments: argparse.Namespace) -> int:
     """Run the appliance until it is told to stop; return its exit code."""
     config = configuration(arguments)
     from appliance.app import serve as run  # after the check: it takes a while to import
+    from appliance.cli.logs import configure
 
+    configure(config.log)
     return run(config)
 
 
@@ -39,7 +42,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
         if value is not None:
             # Quoted, so that a directory named 2024 stays a string.
             overrides.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
-    config = load(arguments.config, overrides)
+    config = load(Path(arguments.config) if arguments.config else None, overrides)
     if config.admin.socket:
         return config
     return attrs.evolve(config, admin=attrs.evolve(config.admin, socket=default_socket_path()))
@@ -48,7 +51,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
 def check_config(arguments: argparse.Namespace) -> int:
     """Print `ok` and what the file comes to, or the error."""
     try:
-        config = load(arguments.config)
+        config = load(Path(arguments.config))
     except ConfigError as error:
         print(f"appliance: error: {error}", file=sys.stderr)
         return NOT_QUITE

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from pathlib import Path
 
-SYSTEM = Path("/run/appliance")
+SYSTEM = "/run/appliance"
 NAME = "appliance.sock"
 
 
@@ -20,17 +18,23 @@ def default_socket_path(*, existing: bool = False) -> str:
         existing: To ask rather than to listen: the first of these places where a socket is. An
             operator may ask the system's appliance without being able to write its directory.
     """
-    own = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    own = os.environ.get("XDG_RUNTIME_DIR") or _temporary()
+    paths = [os.path.join(directory, NAME) for directory in (SYSTEM, own)]  # noqa: PTH118  as below
     if existing:
-        for directory in (SYSTEM, own):
-            if _is_socket(directory / NAME):
-                return str(directory / NAME)
-    directory = SYSTEM if os.access(SYSTEM, os.W_OK | os.X_OK) else own
-    return str(directory / NAME)
+        for path in paths:
+            if _is_socket(path):
+                return path
+    return paths[0] if os.access(SYSTEM, os.W_OK | os.X_OK) else paths[1]
 
 
-def _is_socket(path: Path) -> bool:
+def _temporary() -> str:
+    import tempfile  # brings half of the compression modules along: only where it is needed
+
+    return tempfile.gettempdir()
+
+
+def _is_socket(path: str) -> bool:
     try:
-        return stat.S_ISSOCK(path.stat().st_mode)
+        return stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116  importing pathlib takes 5 ms
     except OSError:
         return False

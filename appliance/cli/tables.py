@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -27,7 +27,7 @@ STATE_STYLES = {
     "unreachable": "red",
 }
 
-Cell = Union[str, Text]  # noqa: UP007  read at run time by 3.10
+Cell = str | Text
 
 
 class Column(NamedTuple):

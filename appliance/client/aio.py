@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import zmq
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 class AsyncLink(Link):
     """A link whose waiting is done by the running event loop."""
+
+    edge_triggered = True
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class AsyncLink(Link):
         return loop
 
     def _on_edge(self) -> None:
-        if not self.closed:
+        if not self.core.closed:
             self.pump(prompt=True)
 
     def _wake(self) -> None:
@@ -175,6 +176,14 @@ class AsyncConnection:
             model_version=model_version,
         )
 
+    async def wait_reachable(self, timeout_ms: float = 1000) -> bool:
+        """Wait for a sign of life of the appliance; return whether one came."""
+        core = self._link.core
+        heard_ns = core.last_heard_ns
+        core.greet()
+        await self._link.wait_async(lambda: core.last_heard_ns != heard_ns, timeout_ms)
+        return core.last_heard_ns != heard_ns
+
     async def wait_settled(self, timeout_ms: float = 1000) -> bool:
         """Wait until no observation is outstanding; return whether none is."""
         core = self._link.core
@@ -202,12 +211,7 @@ class AsyncConnection:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
 

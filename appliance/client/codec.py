@@ -12,7 +12,9 @@ from appliance.client.result import Encoded
 from appliance.errors import PeerProtocolError, Rejected
 from appliance.wire import arrays
 from appliance.wire.session import decode_response
-from appliance.wire.types import DType, Encoding, Response, Tensor
+from appliance.wire.types import NUMPY_DTYPES, DType, Encoding, Response, Tensor
+
+_DTYPES = {dtype: number for number, dtype in NUMPY_DTYPES.items()}
 
 Value = Union["NDArray[Any]", "np.generic", arrays.Encoded, str, None]
 """What may be observed: arrays and scalars of numpy, compressed media, strings."""
@@ -47,10 +49,13 @@ def pack_inputs(
             continue
         dtype, encoding, age_us = DType.UINT8, Encoding.RAW, 0
         part: arrays.Buffer
-        if isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, np.ndarray) and value.flags.c_contiguous and value.dtype in _DTYPES:
+            dtype, part, length = _DTYPES[value.dtype], value.data, value.nbytes
+        elif isinstance(value, (np.ndarray, np.generic)):
             dtype, part = arrays.array_bytes(key, value)
+            length = len(part)
         elif isinstance(value, arrays.Encoded):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            part, encoding = value.data, value.encoding
+            part, encoding, length = value.data, value.encoding, len(value.data)
             age_us = value.age_us if isinstance(value, Encoded) else 0
         else:
             raise TypeError(
@@ -58,10 +63,10 @@ def pack_inputs(
                 f"{type(value).__name__} came"
             )
         headers.append(
-            Tensor(key, dtype, value.shape, offset, len(part), encoding, timestamp_ns, age_us)
+            Tensor(key, dtype, value.shape, offset, length, encoding, timestamp_ns, age_us)
         )
         parts.append(part)
-        offset += len(part)
+        offset += length
     return tuple(headers), metadata, b"".join(parts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import zmq
@@ -120,6 +119,14 @@ class Connection:
             model_version=model_version,
         )
 
+    def wait_reachable(self, timeout_ms: float = 1000) -> bool:
+        """Wait for a sign of life of the appliance; return whether one came."""
+        core = self._link.core
+        heard_ns = core.last_heard_ns
+        core.greet()
+        self._link.wait(lambda: core.last_heard_ns != heard_ns, timeout_ms)
+        return core.last_heard_ns != heard_ns
+
     def wait_settled(self, timeout_ms: float = 1000) -> bool:
         """Wait until no observation is outstanding; return whether none is."""
         core = self._link.core
@@ -147,12 +154,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

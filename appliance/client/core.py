@@ -25,7 +25,7 @@ from appliance.client.codec import read_answer
 from appliance.client.result import Result
 from appliance.client.roundtrip import RoundTrip
 from appliance.client.statistics import Ledger, Statistics
-from appliance.errors import Outcome, PeerProtocolError, WindowFull
+from appliance.errors import LocalProtocolError, Outcome, PeerProtocolError, WindowFull
 from appliance.wire.session import encode_observation
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import PROTOCOL_VERSION, Keep, Kind, Observation, Response
@@ -100,6 +100,7 @@ class Core:
         nonce: Random, one per connection.
         give_up_ns: Age at which an unanswered observation is given up.
         last_heard_ns: When the appliance was last heard; None is never.
+        closed: Nothing can be asked any more.
     """
 
     client_id: str
@@ -108,6 +109,7 @@ class Core:
     give_up_ns: int
     started_ns: int
     last_heard_ns: int | None = None
+    closed: bool = False
     ledger: Ledger = field(factory=Ledger)
     round_trip: RoundTrip = field(factory=RoundTrip)
     _channels: dict[str, Channel] = field(factory=dict[str, Channel])
@@ -142,8 +144,11 @@ class Core:
         """Return the number for the channel's next observation.
 
         Raises:
+            LocalProtocolError: The connection is closed.
             WindowFull: Under `keep` all, when `window` are outstanding or uncollected.
         """
+        if self.closed:
+            raise LocalProtocolError("the connection is closed")
         if channel.keeps_all and len(channel.held) + len(channel.answers) >= channel.window:
             raise WindowFull(
                 f"model {channel.model_id!r}: {len(channel.held)} observations outstanding and "
@@ -201,6 +206,10 @@ class Core:
         self._describing[channel.describing] = channel
         self._control(Kind.DESCRIBE, channel, sequence=channel.describing)
 
+    def greet(self) -> None:
+        """Ask for a sign of life."""
+        self._control(Kind.HEARTBEAT, None, sequence=self._number())
+
     def _control(self, kind: Kind, channel: Channel | None, *, sequence: int) -> None:
         model_id = "" if channel is None else channel.model_id
         key = (kind, model_id, sequence if kind is Kind.CANCEL else 0)
@@ -232,7 +241,7 @@ class Core:
                 break
             self._give_up(oldest)
         if not self._line and now_ns - self._spoke_ns >= HEARTBEAT_NS:
-            self._control(Kind.HEARTBEAT, None, sequence=self._number())
+            self.greet()
 
     @property
     def has_outgoing(self) -> bool:
@@ -332,6 +341,7 @@ class Core:
 
     def close(self) -> None:
         """Give up everything: nobody will listen any more."""
+        self.closed = True
         self._line.clear()
         for asked in list(self._outstanding.values()):
             self._give_up(asked)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import zmq
 
@@ -25,6 +26,11 @@ MAX_MESSAGE_BYTES = 256 << 20
 MAX_MOVES = 512
 """Messages moved by one pump: a flood cannot hold the caller."""
 
+# Plain integers: arithmetic on pyzmq's enums costs more than the calls they are for.
+_EVENTS, _POLLIN, _POLLOUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT)
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
+
 
 def address(server: str) -> str:
     """Return the ZeroMQ address of `host:port`, or of an address with its transport."""
@@ -37,7 +43,11 @@ class Link:
     Attributes:
         core: What is asked and answered.
         arrived: Messages received so far.
+        edge_triggered: Somebody waits on the descriptor itself: every pump has to end with a look
+            that finds nothing, because sending may swallow the news of an arrival.
     """
+
+    edge_triggered: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -78,11 +88,6 @@ class Link:
         self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
 
     @property
-    def closed(self) -> bool:
-        """Whether the connection was closed."""
-        return self._socket.closed
-
-    @property
     def descriptor(self) -> int:
         """What turns readable when there may be something to do (edge-triggered: pump it dry)."""
         return int(self._socket.getsockopt(zmq.FD))
@@ -94,14 +99,16 @@ class Link:
             LocalProtocolError: The connection is closed.
         """
         socket, core = self._socket, self.core
-        if socket.closed:
+        if core.closed:
             raise LocalProtocolError("the connection is closed")
         core.tick(time.monotonic_ns())
         for _ in range(MAX_MOVES):
-            events = int(socket.getsockopt(zmq.EVENTS))
-            if events & zmq.POLLOUT and core.has_outgoing:
+            events = int(socket.getsockopt(_EVENTS))
+            if events & _POLLOUT and core.has_outgoing:
                 self._send()
-            elif events & zmq.POLLIN:
+                if not (self.edge_triggered or core.has_outgoing or events & _POLLIN):
+                    return False
+            elif events & _POLLIN:
                 self._receive(prompt=prompt)
             else:
                 return False
@@ -109,19 +116,21 @@ class Link:
 
     def _send(self) -> None:
         outgoing = self.core.outgoing(time.monotonic_ns())
-        frames = (b"", outgoing.envelope, outgoing.payload)
         # The payload is immutable bytes of our own: the caller's arrays were copied into it, once,
         # because ZeroMQ reads it after `observe` has returned.
         copy = len(outgoing.payload) < ZERO_COPY_BYTES
+        send = self._socket.send
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=copy)
-        except zmq.Again:
+            send(b"", _NOBLOCK_MORE)
+            send(outgoing.envelope, _NOBLOCK_MORE)
+            send(outgoing.payload, _NOBLOCK, copy)
+        except zmq.Again:  # only the first frame can fail so: nothing is sent by halves
             return
         self.core.sent(outgoing, time.monotonic_ns())
 
     def _receive(self, *, prompt: bool) -> None:
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            frames = self._socket.recv_multipart(_NOBLOCK)
         except zmq.Again:
             return
         self.arrived += 1

@@ -83,6 +83,7 @@ class ConnectionMonitor:
 
     def close(self) -> None:
         """Stop watching; `run` ends with `trio.ClosedResourceError` if it still waits."""
-        self._reports.close()
         if not self._socket.closed:
+            # First: libzmq reports the end of monitoring, and waits for ever if nobody can read.
             self._socket.disable_monitor()
+        self._reports.close()

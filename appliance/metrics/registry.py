@@ -35,7 +35,7 @@ COUNTERS = {
 MAX_CAUSES = 64
 """Causes told apart per counter; later ones are counted as `other`."""
 
-MAX_AGE_NS = 1_000_000_000
+MAX_AGE_NS = 250_000_000
 """How long a reading serves before the percentiles are computed again."""
 
 _MAX_ROWS = 65_535

@@ -142,8 +142,12 @@ def _image_row(item: Input, shape: tuple[int, ...]) -> tuple[int, ...]:
     height, width = item.resize or (FREE, FREE)
     channels = _channels(item)
     made = (channels, height, width) if layout == "CHW" else (height, width, channels)
-    if len(shape) != 3 or any(
-        FREE not in pair and pair[0] != pair[1] for pair in zip(shape, made, strict=True)
+    # Left out, the layout has to be plain: an open [3, -1, -1] would fit HWC, three pixels high.
+    unclear = item.layout is None and shape[-1:] == (FREE,) and shape[0] != FREE
+    if (
+        len(shape) != 3
+        or unclear
+        or any(FREE not in pair and pair[0] != pair[1] for pair in zip(shape, made, strict=True))
     ):
         raise ConfigError(
             f"inputs.{item.name}: resize, color and layout make {list(made)} ({layout}), "

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le, matches_re, optional
 
-from appliance.models.structure import read_toml, structure
+from appliance.models.structure import KEY, read_toml, structure
 from appliance.wire.types import DType
 
 MANIFEST = "model.toml"
@@ -83,7 +83,7 @@ class Input:
     """
 
     name: str = field(validator=matches_re(r".{1,256}"))
-    source: str = field(default="", alias="from")
+    source: str = field(default="", metadata={KEY: "from"})
     dtype: DTypeName | None = None
     shape: tuple[int, ...] | None = field(default=None, validator=_each(-1))
     decode: tuple[Codec, ...] = ()
@@ -198,7 +198,7 @@ class Manifest:
 
     engine: EngineName = "auto"
     callable: str = field(default="", validator=matches_re(r"([\w.]+:[\w.]+)?"))
-    max_batch: int | None = field(default=None, validator=optional(and_(ge(1), le(1024))))
+    max_batch: int | None = field(default=None, validator=optional(and_(ge(1), le(256))))
     buckets: tuple[int, ...] = field(default=(), validator=_each(1))
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
     description: str = ""

@@ -33,6 +33,9 @@ SCALARS: dict[type, str] = {
     float: "a number",
     str: "a string",
 }
+KEY = "key"
+"""In an attrs field's metadata: its key in TOML, where that is no Python name."""
+
 LONGEST_SHOWN = 80
 
 
@@ -55,7 +58,7 @@ def structure(document: Mapping[str, Any], cls: type[T], where: str) -> T:
     """Make a `cls` out of `document`; unknown keys and wrong types are refused.
 
     Args:
-        document: Parsed TOML. A key is a field's name, or its attrs alias.
+        document: Parsed TOML. A key is a field's name, or its `KEY`.
         cls: An attrs class. Its fields may be bool, int, float, str, Literal, attrs classes,
             tuple[X, ...], tuple[X, Y], dict[str, X], and any of these or None.
         where: What the document is, for messages: a path.
@@ -140,7 +143,7 @@ def _object(found: Any, cls: type[attrs.AttrsInstance], key: str, problems: list
         return None
     table = cast("Mapping[str, Any]", found)
     attrs.resolve_types(cls)  # annotations are strings until somebody needs them
-    fields = {cast("str", field.alias): field for field in attrs.fields(cls) if field.init}
+    fields = {field.metadata.get(KEY, field.name): field for field in attrs.fields(cls)}
     before = len(problems)
     problems.extend(
         f"{_join(key, name)}: unknown key; allowed: {', '.join(fields)}"
@@ -148,7 +151,7 @@ def _object(found: Any, cls: type[attrs.AttrsInstance], key: str, problems: list
         if name not in fields
     )
     values = {
-        name: _value(table[name], field.type, _join(key, name), problems)
+        field.name: _value(table[name], field.type, _join(key, name), problems)
         for name, field in fields.items()
         if name in table
     }

@@ -1,31 +1,36 @@
-"""The choice of the next batch for one worker: which lane, how many rows. A pure function.
+"""The choice of the next batch for one worker: which lane, which requests. Pure functions.
 
 Earliest deadline first (within tiers) picks the lane, by its best request. Then the batch grows,
 in rank order, while that makes no member late that would be in time alone, and takes no firm
 request of another lane its last chance. A soft request that is late anyway steps back behind a
-firm one that can still be saved.
+firm one that can still be saved, in its own lane too. A firm request that this worker could only
+answer late is passed over: another worker may be in time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from operator import itemgetter
 
 from attrs import frozen
 
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.queues import Line
+from appliance.scheduling.queues import Line, Rank
 
 Time = Callable[[ModelRef, int], int]
 """Planned execution time, nanoseconds, of a batch: (model, batch size)."""
 
+FOREVER_NS = 1 << 63
+
+_Candidate = tuple[Rank, Request, Lane, Line]
+
 
 @frozen
 class Choice:
-    """Run the best `size` requests of `lane`."""
+    """Run these requests of `lane`; at least one."""
 
     lane: Lane
-    size: int
+    requests: list[Request]
 
 
 def choose(
@@ -34,7 +39,7 @@ def choose(
     time_ns: Time,
     start_ns: int,
 ) -> Choice | None:
-    """Return what a worker that is free at `start_ns` should run, or None if nothing waits.
+    """Return what a worker that is free at `start_ns` should run, or None if there is nothing.
 
     Args:
         lines: The non-empty lines this worker may serve.
@@ -42,70 +47,120 @@ def choose(
         time_ns: Planned execution times.
         start_ns: Monotonic nanoseconds.
     """
-    if not lines:
+    candidates = [best for lane, line in lines if (best := _best(lane, line, time_ns, start_ns))]
+    if not candidates:
         return None
-    lane, line = min(lines, key=lambda pair: pair[1].head[0])
-    if len(lines) > 1 and _is_late(lane, line.head[1], time_ns, start_ns):
-        lane, line = _saved_first(lines, lane, line, time_ns, start_ns)
-    latest_finish_ns = _latest_finish_ns(lines, lane, time_ns, start_ns)
-    size = _size(line, lane.model, max_batch, time_ns, start_ns, latest_finish_ns)
-    return Choice(lane, size) if size else None
+    _, lead, lane, line = min(candidates, key=itemgetter(0))
+    if is_late(lead, start_ns + time_ns(lane.model, 1)):
+        lead, lane, line = _saved_first(lines, lead, lane, line, time_ns, start_ns)
+    limit_ns = _latest_finish_ns(lines, lane, time_ns, start_ns)
+    requests = _grow(line, lead, lane.model, max_batch, time_ns, start_ns, limit_ns)
+    return Choice(lane, requests)
 
 
-def _is_late(lane: Lane, request: Request, time_ns: Time, start_ns: int) -> bool:
-    finish_ns = start_ns + time_ns(lane.model, 1)
+def is_late(request: Request, finish_ns: int) -> bool:
+    """Return whether `request` is soft and, finished at `finish_ns`, late; a dry one never is."""
     return not request.firm and not request.dry and finish_ns > request.deadline_ns
 
 
+def endangered(
+    line: Line, time_ns: int, start_ns: int, busy_until_ns: int
+) -> tuple[Rank, Request] | None:
+    """Return the best firm request that is in time now, but not if it starts at `busy_until_ns`.
+
+    Args:
+        time_ns: Planned time of one request of this line.
+    """
+    if line.firm:
+        for rank, request in line.ranked():
+            left_ns = request.deadline_ns - time_ns
+            if request.firm and start_ns <= left_ns < busy_until_ns:
+                return rank, request
+    return None
+
+
+def _best(lane: Lane, line: Line, time_ns: Time, start_ns: int) -> _Candidate | None:
+    """Return the best request of a line that is not a firm one out of time."""
+    finish_ns = start_ns + time_ns(lane.model, 1)
+    for rank, request in line.ranked():
+        if not request.firm or finish_ns <= request.deadline_ns:
+            return rank, request, lane, line
+    return None
+
+
 def _saved_first(
-    lines: Sequence[tuple[Lane, Line]], lane: Lane, line: Line, time_ns: Time, start_ns: int
-) -> tuple[Lane, Line]:
-    """Return a lane whose firm head would be lost if the late `lane` went first, else `lane`."""
-    busy_until_ns = start_ns + time_ns(lane.model, 1)
-    for other_lane, other in sorted(lines, key=lambda pair: pair[1].head[0]):
-        head = other.head[1]
-        time = time_ns(other_lane.model, 1)
-        in_time_now = head.firm and start_ns + time <= head.deadline_ns
-        if in_time_now and busy_until_ns + time > head.deadline_ns:
-            return other_lane, other
-    return lane, line
+    lines: Sequence[tuple[Lane, Line]],
+    late: Request,
+    late_lane: Lane,
+    late_line: Line,
+    time_ns: Time,
+    start_ns: int,
+) -> tuple[Request, Lane, Line]:
+    """Return the best firm request that would be lost if `late` went first, else `late`."""
+    busy_until_ns = start_ns + time_ns(late_lane.model, 1)
+    saved: list[_Candidate] = []
+    for lane, line in lines:
+        found = endangered(line, time_ns(lane.model, 1), start_ns, busy_until_ns)
+        if found:
+            saved.append((*found, lane, line))
+    if not saved:
+        return late, late_lane, late_line
+    return min(saved, key=itemgetter(0))[1:]
 
 
 def _latest_finish_ns(
     lines: Sequence[tuple[Lane, Line]], chosen: Lane, time_ns: Time, start_ns: int
-) -> int | None:
-    """Return when the worker must be free again for the firm heads of the other lanes."""
-    latest: int | None = None
+) -> int:
+    """Return when the worker must be free again for the first firm request of each other lane."""
+    latest_ns = FOREVER_NS
     alone_ns = start_ns + time_ns(chosen.model, 1)
     for lane, line in lines:
-        head = line.head[1]
-        if lane is chosen or not head.firm:
+        if lane is chosen or not line.firm:
             continue
-        last_start_ns = head.deadline_ns - time_ns(lane.model, 1)
-        if last_start_ns >= alone_ns and (latest is None or last_start_ns < latest):
-            latest = last_start_ns
-    return latest
+        first = next(request for request in line if request.firm)
+        last_start_ns = first.deadline_ns - time_ns(lane.model, 1)
+        if last_start_ns >= alone_ns:
+            latest_ns = min(latest_ns, last_start_ns)
+    return latest_ns
 
 
-def _size(
+def _grow(
     line: Line,
+    lead: Request,
     model: ModelRef,
     max_batch: Mapping[ModelRef, int],
     time_ns: Time,
     start_ns: int,
-    latest_finish_ns: int | None,
-) -> int:
-    """Grow the batch in rank order while nobody is made late by it."""
+    limit_ns: int,
+) -> list[Request]:
+    """Add to `lead` in rank order while nobody is made late by it, up to `limit_ns`."""
     alone_ns = start_ns + time_ns(model, 1)
-    size = 0
-    for request in islice(line, max_batch[model]):
-        if request.firm and request.deadline_ns < alone_ns:
-            break  # never started to be late
-        finish_ns = start_ns + time_ns(model, size + 1)
-        if request.firm or request.deadline_ns >= alone_ns:
-            limit = request.deadline_ns
-            latest_finish_ns = limit if latest_finish_ns is None else min(latest_finish_ns, limit)
-        if size and latest_finish_ns is not None and finish_ns > latest_finish_ns:
+    if lead.deadline_ns >= alone_ns:
+        limit_ns = min(limit_ns, lead.deadline_ns)
+    members = [lead]
+    for request in _companions(line, lead, alone_ns, max_batch[model] - 1):
+        if request.deadline_ns >= alone_ns:
+            limit_ns = min(limit_ns, request.deadline_ns)
+        if start_ns + time_ns(model, len(members) + 1) > limit_ns:
             break
-        size += 1
-    return size
+        members.append(request)
+    return members
+
+
+def _companions(line: Line, lead: Request, alone_ns: int, count: int) -> list[Request]:
+    """Return who may ride with `lead`, best first: nobody firm whom that would answer late.
+
+    Where firm requests wait, soft ones that are late anyway come last.
+    """
+    companions: list[Request] = []
+    late: list[Request] = []
+    for request in line:
+        if len(companions) == count:
+            break
+        if request is lead or (request.firm and request.deadline_ns < alone_ns):
+            continue
+        if line.firm and is_late(request, alone_ns):
+            late.append(request)
+        else:
+            companions.append(request)
+    return companions + late[: count - len(companions)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from attrs import define, field
 
@@ -21,9 +21,14 @@ Rank = tuple[int, bool, int, int, int, int]
 
 @define(eq=False)
 class Line:
-    """The waiting requests of one lane, best first."""
+    """The waiting requests of one lane, best first.
 
-    _entries: list[tuple[Rank, Request]] = field(factory=list[tuple[Rank, Request]])
+    Attributes:
+        firm: How many of them are firm.
+    """
+
+    firm: int = 0
+    _entries: list[tuple[Rank, Request]] = field(factory=list[tuple[Rank, Request]], init=False)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -36,21 +41,21 @@ class Line:
         """The best request and its rank; the line is not empty."""
         return self._entries[0]
 
+    def ranked(self) -> Iterable[tuple[Rank, Request]]:
+        """Every request with its rank, best first."""
+        return self._entries
+
     def add(self, rank: Rank, request: Request) -> None:
         """Insert by rank. Ranks end in the request's id, so no two are equal."""
         insort(self._entries, (rank, request))
+        self.firm += request.firm
 
     def remove(self, rank: Rank) -> None:
         """Take out the request with this rank, which is in the line."""
         index = bisect_left(self._entries, (rank,))
-        assert self._entries[index][0] == rank
-        del self._entries[index]
-
-    def take(self, count: int) -> list[Request]:
-        """Take the best `count` out, in order."""
-        taken = [request for _, request in self._entries[:count]]
-        del self._entries[:count]
-        return taken
+        found, request = self._entries.pop(index)
+        assert found == rank
+        self.firm -= request.firm
 
 
 @define(eq=False)
@@ -75,6 +80,9 @@ class WaitingRoom:
 
     # --------------------------------------------------------------------------------- asking
 
+    def __iter__(self) -> Iterator[Request]:
+        return (request for box in self._mailboxes.values() for request in box.values())
+
     def mailbox(self, session: Hashable, model: ModelRef) -> list[Request]:
         """Return what `session` has waiting for `model`, oldest first."""
         return list(self._mailboxes.get((session, model), {}).values())
@@ -87,6 +95,17 @@ class WaitingRoom:
             if owner == session and model in (None, ref.name)
             for request in mailbox.values()
         ]
+
+    def rank(self, request: Request) -> Rank:
+        """Rank by tier, dry robots first, deadline, priority, least recently served."""
+        return (
+            request.tier,
+            not request.dry,
+            request.rank_ns,
+            request.priority,
+            self._last_served_ns.get(request.session, 0),
+            request.id,
+        )
 
     def fullest(self) -> list[Request]:
         """Return the mailbox with the most requests, oldest first; somebody waits."""
@@ -107,6 +126,7 @@ class WaitingRoom:
 
     def add(self, request: Request) -> None:
         """Let a new request wait, in its line as soon as its order allows."""
+        self._last_served_ns.setdefault(request.session, 0)
         self._put(request)
         if request.order_key is not None:
             order = self._orders.setdefault(request.order_key, deque())
@@ -120,19 +140,8 @@ class WaitingRoom:
         self._put(request)
         self._line_up(request)
 
-    def take(self, lane: Lane, count: int) -> list[Request]:
-        """Take the best `count` of a lane out."""
-        line = self.lines[lane]
-        requests = line.take(count)
-        if not line:
-            del self.lines[lane]
-        for request in requests:
-            del self._ranks[request.id]
-            self._leave_mailbox(request)
-        return requests
-
     def remove(self, request: Request) -> None:
-        """Take one waiting request out."""
+        """Take one waiting request out, to run it or to end it."""
         self._leave_mailbox(request)
         rank = self._ranks.pop(request.id, None)
         if rank is not None:
@@ -155,11 +164,16 @@ class WaitingRoom:
 
     def served(self, session: Hashable, now_ns: int) -> None:
         """Note that `session` was answered: among equals it now comes last."""
-        self._last_served_ns[session] = now_ns
+        if session in self._last_served_ns:  # else it ended meanwhile, and stays forgotten
+            self._last_served_ns[session] = now_ns
 
     def forget(self, session: Hashable) -> None:
         """Drop what is remembered of a session that ended."""
         self._last_served_ns.pop(session, None)
+
+    def knows(self, session: Hashable) -> bool:
+        """Return whether `session` sent something and has not ended since."""
+        return session in self._last_served_ns
 
     def _put(self, request: Request) -> None:
         key = (request.session, request.lane.model)
@@ -178,16 +192,7 @@ class WaitingRoom:
         self.count -= 1
 
     def _line_up(self, request: Request) -> None:
-        """Rank by tier, dry robots first, deadline, priority, least recently served."""
-        rank = (
-            request.tier,
-            not request.dry,
-            request.rank_ns,
-            request.priority,
-            self._last_served_ns.get(request.session, 0),
-            request.id,
-        )
-        self._ranks[request.id] = rank
+        rank = self._ranks[request.id] = self.rank(request)
         line = self.lines.get(request.lane)
         if line is None:
             line = self.lines[request.lane] = Line()

@@ -16,16 +16,15 @@ requests with one order key never run at the same time.
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
 from appliance.errors import Outcome
-from appliance.scheduling.batching import Choice, choose
-from appliance.scheduling.estimate import Estimate
+from appliance.scheduling.batching import Choice, choose, endangered, is_late
+from appliance.scheduling.due import DueTimes
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -43,33 +42,17 @@ from appliance.scheduling.events import (
     Withdrawn,
     WorkerLost,
     WorkerReady,
-    WorkerRef,
 )
-from appliance.scheduling.queues import WaitingRoom
+from appliance.scheduling.queues import Line, WaitingRoom
+from appliance.scheduling.workers import Worker, Workers
 
 STAGE_LEAD_NS = 2_000_000
 """A batch that is not full is staged this long before the worker is expected to finish."""
 
 HOPELESS = "it can no longer make its deadline"
+SUPERSEDED = "a newer observation replaced it"
 CLOSING = "the appliance stopped before it was answered"
-
-
-@define(eq=False)
-class Worker:
-    """What one worker is doing.
-
-    Attributes:
-        models: What it hosts, with the largest batch of each.
-        executing: Started and not yet done.
-        staged: Sent, not started.
-        free_ns: When `executing` is expected to be done.
-    """
-
-    ref: WorkerRef
-    models: dict[ModelRef, int]
-    executing: Batch | None = None
-    staged: Batch | None = None
-    free_ns: int = 0
+DIED = "its worker died while running it"
 
 
 @frozen
@@ -86,7 +69,8 @@ class Scheduler:
     """See the module's docstring.
 
     Args:
-        max_queue_size: Waiting requests over all clients.
+        max_queue_size: Waiting requests over all clients. Only what was already taken in and
+            comes back from a worker may exceed it.
         overflow_policy: A full queue drops its oldest, or refuses the newest.
         max_retries: Further tries of a row after the engine failed on it alone.
     """
@@ -96,12 +80,10 @@ class Scheduler:
     max_retries: int = 0
 
     _room: WaitingRoom = field(factory=WaitingRoom, init=False)
-    _due: list[tuple[int, int, Request]] = field(factory=list[tuple[int, int, Request]], init=False)
-    _workers: dict[WorkerRef, Worker] = field(factory=dict[WorkerRef, Worker], init=False)
-    _slots: dict[ModelRef, set[str]] = field(
-        factory=lambda: defaultdict[ModelRef, set[str]](set), init=False
+    _due: DueTimes = field(
+        default=Factory(lambda self: DueTimes(self._room), takes_self=True), init=False
     )
-    _estimates: dict[ModelRef, Estimate] = field(factory=dict[ModelRef, Estimate], init=False)
+    _workers: Workers = field(factory=Workers, init=False)
     _batch_id: int = field(default=0, init=False)
     _isolation: int = field(default=0, init=False)
     _effects: list[Effect] = field(factory=list[Effect], init=False)
@@ -122,61 +104,62 @@ class Scheduler:
             elif isinstance(event, Withdrawn):
                 self._withdrawn(event)
             elif isinstance(event, WorkerReady):
-                self._worker_ready(event)
+                self._workers.ready(event)
             elif isinstance(event, WorkerLost):
                 self._worker_lost(event, now_ns)
             else:
                 self._close()
         self._expire(now_ns)
-        wakeup_ns = self._assign(now_ns)
-        if self._due and (wakeup_ns is None or self._due[0][0] < wakeup_ns):
-            wakeup_ns = self._due[0][0]
-        return Decision(self._effects, wakeup_ns)
+        wakeups_ns = (self._assign(now_ns), self._due.next_ns)
+        return Decision(self._effects, min((w for w in wakeups_ns if w is not None), default=None))
 
     def statistics(self) -> SchedulerStatistics:
         """Return a snapshot of what waits and runs."""
-        batches = [b for w in self._workers.values() for b in (w.executing, w.staged) if b]
+        batches = [b for w in self._workers for b in (w.executing, w.staged) if b]
         in_batches = sum(len(batch.requests) for batch in batches)
         return SchedulerStatistics(self._room.count, in_batches, self._room.by_model())
 
     def planned_ns(self, model: ModelRef, batch_size: int) -> int:
         """Return the time to plan a batch with; 0 for a model that was never loaded."""
-        estimate = self._estimates.get(model)
-        return estimate.of(batch_size) if estimate else 0
+        return self._workers.planned_ns(model, batch_size)
 
     # ------------------------------------------------------------------------------- arrivals
 
     def _arrived(self, request: Request, now_ns: int) -> None:
         model = request.lane.model
-        if request.firm and self._earliest_finish_ns(model, now_ns) > request.deadline_ns:
+        if request.firm and self._workers.earliest_finish_ns(model, now_ns) > request.deadline_ns:
             self._answer(request, Outcome.INFEASIBLE, "no answer could be in time")
             return
-        request.rank_ns = request.deadline_ns
-        mailbox = self._room.mailbox(request.session, model)
-        if request.keep_latest:
-            for older in mailbox:
+        # A deadline that was over on arrival is no way to pass those who came before.
+        request.rank_ns = max(request.deadline_ns, request.arrived_ns)
+        for older in self._room.mailbox(request.session, model):
+            if older.keep_latest:
                 # The newcomer keeps the older one's place, or a fast sender would wait for ever.
                 request.rank_ns = min(request.rank_ns, older.rank_ns)
-                self._discard(older, Outcome.SUPERSEDED, "a newer observation replaced it")
-        elif mailbox:
+                self._discard(older, Outcome.SUPERSEDED, SUPERSEDED)
+        backlog = self._room.mailbox(request.session, model)
+        if backlog and not request.keep_latest:
             # It cannot run before its elders, so it ranks as if each took its turn: a client's
             # backlog counts against itself and not against the others.
-            request.rank_ns = max(request.rank_ns, mailbox[-1].rank_ns + self.planned_ns(model, 1))
-            if len(mailbox) >= request.queue_limit and not self._overflow(request, mailbox):
+            request.rank_ns = max(request.rank_ns, backlog[-1].rank_ns + self.planned_ns(model, 1))
+            if len(backlog) >= request.queue_limit and not self._overflow(request, backlog):
                 return
-        if self._room.count >= self.max_queue_size:
-            # Whoever fills the queue pays for it, not whoever comes next.
-            fullest = self._room.fullest()
-            own = self._room.mailbox(request.session, model)
-            if not self._overflow(request, own if len(own) >= len(fullest) - 1 else fullest):
-                return
+        if self._room.count >= self.max_queue_size and not self._make_room(request):
+            return
         self._room.add(request)
         self._watch(request)
+
+    def _make_room(self, request: Request) -> bool:
+        """Drop one of a full queue: whoever fills it pays, not whoever comes next."""
+        own = self._room.mailbox(request.session, request.lane.model)
+        fullest = self._room.fullest()
+        own_turn = len(own) >= len(fullest) - 1 and (own or self.overflow_policy == "reject_newest")
+        return self._overflow(request, own if own_turn else fullest)
 
     def _overflow(self, request: Request, mailbox: list[Request]) -> bool:
         """Drop one of a full mailbox, or `request` itself; return whether `request` stays."""
         own = not mailbox or mailbox[0].session == request.session
-        if not mailbox or (own and self.overflow_policy == "reject_newest"):
+        if own and self.overflow_policy == "reject_newest":
             self._answer(request, Outcome.QUEUE_FULL, "the queue is full")
             return False
         victim = mailbox[0] if self.overflow_policy == "drop_oldest" else mailbox[-1]
@@ -193,14 +176,13 @@ class Scheduler:
 
     def _close(self) -> None:
         """End everything that waits or runs; batches that still finish are ignored."""
-        for worker in self._workers.values():
+        for worker in self._workers:
             for batch in (worker.executing, worker.staged):
                 for request in batch.requests if batch else ():
                     self._answer(request, Outcome.DRAINING, CLOSING)
             worker.executing = worker.staged = None
-        while self._room.count:
-            for request in self._room.fullest():
-                self._discard(request, Outcome.DRAINING, CLOSING)
+        for request in list(self._room):
+            self._discard(request, Outcome.DRAINING, CLOSING)
 
     # ----------------------------------------------------------------------------------- ends
 
@@ -214,7 +196,7 @@ class Scheduler:
         self._room.end(request)
 
     def _watch(self, request: Request) -> None:
-        heapq.heappush(self._due, (self._due_ns(request), request.id, request))
+        self._due.add(request, self._due_ns(request))
 
     def _due_ns(self, request: Request) -> int:
         """Return when a waiting request has to be looked at again at the latest."""
@@ -225,10 +207,7 @@ class Scheduler:
 
     def _expire(self, now_ns: int) -> None:
         """End whoever waited too long, or is firm and out of time."""
-        while self._due and self._due[0][0] <= now_ns:
-            _, _, request = heapq.heappop(self._due)
-            if not self._room.holds(request):
-                continue
+        while (request := self._due.pop(now_ns)) is not None:
             if now_ns >= request.expires_ns:
                 waited_ms = (now_ns - request.arrived_ns) / 1e6
                 self._discard(request, Outcome.EXPIRED, f"waited {waited_ms:.0f} ms")
@@ -239,40 +218,32 @@ class Scheduler:
 
     def _refuse_hopeless(self, now_ns: int) -> None:
         """End firm heads that no worker will be free for in time."""
-        for lane, line in list(self._room.lines.items()):
-            while line and (head := line.head[1]).firm:
-                if self._earliest_finish_ns(lane.model, now_ns) <= head.deadline_ns:
+        for lane in list(self._room.lines):
+            # Who ends may let the next of its order into the same line, or leave it empty.
+            while (line := self._room.lines.get(lane)) and (head := line.head[1]).firm:
+                if self._workers.earliest_finish_ns(lane.model, now_ns) <= head.deadline_ns:
                     break
                 self._discard(head, Outcome.INFEASIBLE, HOPELESS)
 
     # -------------------------------------------------------------------------------- workers
 
-    def _worker_ready(self, event: WorkerReady) -> None:
-        self._workers[event.worker] = Worker(event.worker, dict(event.max_batch))
-        for model, times_ns in event.times_ns.items():
-            self._slots[model].add(event.worker.slot)
-            if model not in self._estimates:
-                self._estimates[model] = Estimate.from_times(times_ns, event.max_batch[model])
-
     def _worker_lost(self, event: WorkerLost, now_ns: int) -> None:
-        worker = self._workers.pop(event.worker, None)
+        worker = self._workers.lost(event.worker)
         if worker is None:
             return
         if worker.staged:
             self._put_back(worker.staged.requests, worker.staged.lane)
-        if not worker.executing:
-            return
-        for request in worker.executing.requests:
+        for request in worker.executing.requests if worker.executing else ():
             request.deaths += 1
-            if request.deaths > 1 or len(self._slots[request.lane.model]) < 2:
-                self._answer(request, Outcome.WORKER_LOST, "its worker died while running it")
+            if request.deaths > 1 or self._workers.slots(request.lane.model) < 2:
+                self._answer(request, Outcome.WORKER_LOST, DIED)
             elif request.firm and request.deadline_ns <= now_ns:
-                self._answer(request, Outcome.EXPIRED, "its worker died while running it")
+                self._answer(request, Outcome.EXPIRED, DIED)
             else:
                 self._isolate([request])
 
     def _batch_done(self, event: BatchDone, now_ns: int) -> None:
-        worker = self._workers.get(event.worker)
+        worker = self._workers.find(event.worker)
         if worker is None or worker.executing is None or worker.executing.id != event.batch_id:
             return  # an answer of an older generation
         batch, worker.executing = worker.executing, None
@@ -280,7 +251,7 @@ class Scheduler:
             self._failed(batch, event.error)
             return
         if not event.failed_rows:
-            self._estimates[batch.lane.model].observe(len(batch.requests), event.busy_ns)
+            self._workers.observe(batch, event.busy_ns)
         for row, request in enumerate(batch.requests):
             if row in event.failed_rows:
                 self._answer(request, *event.failed_rows[row])
@@ -310,110 +281,130 @@ class Scheduler:
         self._put_back(requests, requests[0].lane._replace(isolation=self._isolation))
 
     def _put_back(self, requests: list[Request], lane: Lane) -> None:
+        """Let requests wait again that were sent to a worker and got no answer there."""
         for request in requests:
             request.started_ns = 0
-            newer = self._room.mailbox(request.session, lane.model) if request.keep_latest else []
-            if newer:
-                self._answer(request, Outcome.SUPERSEDED, "a newer observation replaced it")
+            others = self._room.mailbox(request.session, lane.model)
+            if not self._room.knows(request.session):
+                self._answer(request, Outcome.CLIENT_GONE, "its client has left")
+            elif request.keep_latest and any(other.id > request.id for other in others):
+                self._answer(request, Outcome.SUPERSEDED, SUPERSEDED)
             else:
+                for other in others:
+                    if other.keep_latest and other.id < request.id:
+                        self._discard(other, Outcome.SUPERSEDED, SUPERSEDED)
                 request.lane = lane
                 self._room.put_back(request)
                 self._watch(request)
 
     # ------------------------------------------------------------------------------ decisions
 
-    def _earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
-        """Return when an answer of `model` could be there, if it went before all that waits."""
-        starts_ns = [
-            max(now_ns, worker.free_ns) if worker.executing else now_ns
-            for worker in self._workers.values()
-            if model in worker.models
-        ]
-        return min(starts_ns, default=now_ns) + self.planned_ns(model, 1)
-
     def _assign(self, now_ns: int) -> int | None:
         """Give work to every worker that can take some; return when to look again."""
-        wakeup_ns: int | None = None
         self._refuse_hopeless(now_ns)
-        for worker in self._workers.values():
+        for worker in self._workers:
             if worker.executing is None and worker.staged is not None:
-                self._start_staged(worker, now_ns)
+                self._start_staged(worker, worker.staged, now_ns)
+        for worker in self._workers:
             if worker.executing is None:
                 self._start_best(worker, now_ns)
         self._refuse_hopeless(now_ns)  # what just started may have been their last chance
-        for worker in self._workers.values():
+        return self._stage_ahead(now_ns)
+
+    def _stage_ahead(self, now_ns: int) -> int | None:
+        """Give busy workers their next batch shortly before they need it, or at once if full."""
+        wakeup_ns: int | None = None
+        for worker in self._workers:
             if worker.executing is None or worker.staged is not None or not self._room.lines:
                 continue
             lead_ns = worker.free_ns - STAGE_LEAD_NS
-            if now_ns >= lead_ns or self._could_fill(worker):
-                self._stage_best(worker, now_ns)
+            if now_ns >= lead_ns or self._is_full(worker):
+                choice = self._choose(worker, max(now_ns, worker.free_ns))
+                if choice is not None:
+                    worker.staged = self._take(worker, choice)
+                    self._effects.append(Stage(worker.staged, go=False))
             elif wakeup_ns is None or lead_ns < wakeup_ns:
                 wakeup_ns = lead_ns
         return wakeup_ns
 
-    def _could_fill(self, worker: Worker) -> bool:
+    def _is_full(self, worker: Worker) -> bool:
         """Return whether waiting any longer could not make the next batch larger."""
-        return any(
-            len(line) >= worker.models.get(lane.model, len(line) + 1) > 1
-            for lane, line in self._room.lines.items()
-        )
+        lines = self._lines(worker)
+        if not lines:
+            return False
+        lane, line = min(lines, key=lambda pair: pair[1].head[0])
+        return len(line) >= worker.models[lane.model] > 1
 
-    def _start_staged(self, worker: Worker, now_ns: int) -> None:
+    def _start_staged(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         """Start what is staged, unless something more important came or it became useless."""
-        batch, worker.staged = worker.staged, None
-        assert batch is not None
+        batch.expected_ns = self.planned_ns(batch.lane.model, len(batch.requests))
         finish_ns = now_ns + batch.expected_ns
-        useless = any(r.firm and r.deadline_ns < finish_ns for r in batch.requests)
-        first = min((r.tier, not r.dry) for r in batch.requests)
-        overtaken = any(
-            line.head[0][:2] < first
-            for lane, line in self._room.lines.items()
-            if self._may_run(lane, worker)
-        )
-        if not useless and not overtaken:
-            self._start(worker, batch, now_ns)
-            self._effects.append(Go(batch))
+        if (
+            any(request.firm and request.deadline_ns < finish_ns for request in batch.requests)
+            or not self._may_run(batch.lane, batch.requests, worker)
+            or self._is_overtaken(batch, worker, now_ns)
+        ):
+            self._revoke(worker, batch, now_ns)
             return
+        worker.staged = None
+        worker.start(batch, now_ns)
+        self._effects.append(Go(batch))
+
+    def _is_overtaken(self, batch: Batch, worker: Worker, now_ns: int) -> bool:
+        """Return whether a better tier or a dry robot waits, or a firm request it would doom."""
+        rank, best = min(((self._room.rank(r), r) for r in batch.requests), key=itemgetter(0))
+        finish_ns = now_ns + batch.expected_ns
+        gives_way = is_late(best, now_ns + self.planned_ns(batch.lane.model, 1))
+        for lane, line in self._lines(worker):
+            if line.head[0][:2] < rank[:2]:
+                return True
+            found = endangered(line, self.planned_ns(lane.model, 1), now_ns, finish_ns)
+            if found and (gives_way or found[0] < rank):
+                return True
+        return False
+
+    def _revoke(self, worker: Worker, batch: Batch, now_ns: int) -> None:
+        worker.staged = None
         self._effects.append(Revoke(batch))
         self._put_back(batch.requests, batch.lane)
         self._expire(now_ns)
 
     def _start_best(self, worker: Worker, now_ns: int) -> None:
         choice = self._choose(worker, now_ns)
+        while choice is None and self._take_over(worker, now_ns):
+            choice = self._choose(worker, now_ns)
         if choice is not None:
             batch = self._take(worker, choice)
-            self._start(worker, batch, now_ns)
+            worker.start(batch, now_ns)
             self._effects.append(Stage(batch, go=True))
 
-    def _stage_best(self, worker: Worker, now_ns: int) -> None:
-        choice = self._choose(worker, max(now_ns, worker.free_ns))
-        if choice is not None:
-            worker.staged = self._take(worker, choice)
-            self._effects.append(Stage(worker.staged, go=False))
+    def _take_over(self, worker: Worker, now_ns: int) -> bool:
+        """Take back what is staged behind a busy worker and could start on this one now."""
+        for other in self._workers:
+            batch = other.staged
+            if batch is not None and self._may_run(batch.lane, batch.requests, worker):
+                self._revoke(other, batch, now_ns)
+                return True
+        return False
 
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
-        lines = [
-            (lane, line) for lane, line in self._room.lines.items() if self._may_run(lane, worker)
-        ]
-        return choose(lines, worker.models, self.planned_ns, start_ns)
+        return choose(self._lines(worker), worker.models, self.planned_ns, start_ns)
 
-    def _may_run(self, lane: Lane, worker: Worker) -> bool:
+    def _lines(self, worker: Worker) -> list[tuple[Lane, Line]]:
+        """Return the lines a worker may serve."""
+        return [pair for pair in self._room.lines.items() if self._may_run(*pair, worker)]
+
+    def _may_run(self, lane: Lane, requests: Iterable[Request], worker: Worker) -> bool:
         """A worker runs what it hosts; a row that killed a worker never risks the last one."""
         if lane.model not in worker.models:
             return False
-        if lane.isolation == 0 or not any(r.deaths for r in self._room.lines[lane]):
+        if lane.isolation == 0 or not any(request.deaths for request in requests):
             return True
-        return sum(lane.model in other.models for other in self._workers.values()) > 1
+        return self._workers.hosting(lane.model) > 1
 
     def _take(self, worker: Worker, choice: Choice) -> Batch:
-        requests = self._room.take(choice.lane, choice.size)
+        for request in choice.requests:
+            self._room.remove(request)
         self._batch_id += 1
-        expected_ns = self.planned_ns(choice.lane.model, choice.size)
-        return Batch(self._batch_id, choice.lane, requests, worker.ref, expected_ns)
-
-    def _start(self, worker: Worker, batch: Batch, now_ns: int) -> None:
-        worker.executing = batch
-        worker.free_ns = now_ns + batch.expected_ns
-        batch.started_ns = now_ns
-        for request in batch.requests:
-            request.started_ns = now_ns
+        expected_ns = self.planned_ns(choice.lane.model, len(choice.requests))
+        return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)

@@ -60,6 +60,12 @@ class Session:
     misses: int = 0
     last_outcome: Outcome | None = None
 
+    def introduced(self, observation: Observation) -> None:
+        """Take in who it is from the first message that says so."""
+        self.client = _client(self.routing_id, observation)
+        self.client_type = observation.client_type
+        self.protocol = observation.protocol_version
+
     def observed(self, observation: Observation, now_ns: int) -> None:
         """Take in the arrival of an observation: cadence, and when the robot runs dry."""
         self.observations += 1
@@ -123,6 +129,10 @@ class SessionTable:
                 now_ns,
                 now_ns,
             )
+        elif observation.protocol_version and not session.protocol:
+            session.introduced(observation)  # its first message could not be read
+        if session.silent:
+            session.last_observation_ns = 0  # the silence is not part of its cadence
         session.last_seen_ns = now_ns
         session.silent = False
         self._sessions[routing_id] = session
@@ -140,8 +150,7 @@ class SessionTable:
                 fallen.append(session)
         while len(self._sessions) > self.max_sessions:
             oldest = self._sessions.pop(next(iter(self._sessions)))
-            if not oldest.silent:
-                self.gone += 1
+            if self.left(oldest):
                 fallen.append(oldest)
         return fallen
 

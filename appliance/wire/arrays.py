@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
 from appliance.errors import LocalProtocolError, Outcome, Rejected
-from appliance.wire.types import NUMPY_DTYPES, DType, Encoding, Tensor
-
-Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - evaluated at import on Python 3.10
+from appliance.wire.types import NUMPY_DTYPES, Buffer, DType, Encoding, Tensor
 
 _BY_KIND: dict[tuple[str, int], DType] = {
     (dtype.kind, dtype.itemsize): number for number, dtype in NUMPY_DTYPES.items()
@@ -109,19 +107,22 @@ def pack(items: Mapping[str, Item]) -> tuple[tuple[Tensor, ...], list[Buffer]]:
     return tuple(tensors), parts
 
 
-def _pack(key: str, value: Item) -> tuple[DType, tuple[int, ...], Encoding, Buffer]:
-    if isinstance(value, (np.ndarray, np.generic)):
-        dtype, part = array_bytes(key, value)
-        return dtype, value.shape, Encoding.RAW, part
-    if isinstance(value, Encoded):
-        return DType.UINT8, value.shape, value.encoding, value.data
+def _pack(key: str, value: object) -> tuple[DType, tuple[int, ...], Encoding, Buffer]:
     if isinstance(value, (str, bytes)):
         return DType.STRING, (), Encoding.RAW, encode_strings([value])
-    if isinstance(value, list) and all(isinstance(text, (str, bytes)) for text in value):
-        return DType.STRING, (len(value),), Encoding.RAW, encode_strings(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        array = cast("NDArray[Any] | np.generic[Any]", value)
+        dtype, part = array_bytes(key, array)
+        return dtype, array.shape, Encoding.RAW, part
+    if isinstance(value, Encoded):
+        return DType.UINT8, value.shape, value.encoding, value.data
+    found = type(value).__name__
+    if isinstance(value, list):
+        texts = cast("list[Any]", value)
+        if all(isinstance(text, (str, bytes)) for text in texts):
+            return DType.STRING, (len(texts),), Encoding.RAW, encode_strings(texts)
     raise TypeError(
-        f"{key!r}: an array, str, bytes, list of str or Encoded is expected,"
-        f" {type(value).__name__} came"
+        f"{key!r}: an array, str, bytes, list of str or Encoded is expected, {found} came"
     )
 
 

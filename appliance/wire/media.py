@@ -8,15 +8,13 @@ size than the one that was checked here.
 
 from __future__ import annotations
 
-from typing import Union
 from zlib import crc32
 
 from attrs import frozen
 
 from appliance.errors import Outcome, Rejected
-from appliance.wire.types import Encoding
+from appliance.wire.types import Buffer, Encoding
 
-Buffer = Union[bytes, bytearray, memoryview]  # noqa: UP007 - evaluated at import on Python 3.10
 MAX_STEPS = 1024
 """Segments or chunks looked at before a file is given up; an ICC profile alone may take 255."""
 
@@ -69,35 +67,20 @@ def audio_header(data: Buffer, encoding: Encoding) -> AudioHeader:
 
 # -------------------------------------------------------------------------------------- JPEG
 
-_SOI, _EOI, _SOS, _TEM = 0xD8, 0xD9, 0xDA, 0x01
+_FILL, _SOS, _TEM = 0xFF, 0xDA, 0x01
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those are DHT, JPG and DAC
 _STANDALONE = frozenset(range(0xD0, 0xD8)) | {_TEM}
+_MISPLACED = frozenset({0x00, 0xD8, 0xD9})  # a stuffed byte, SOI, EOI
 
 
 def _jpeg(data: Buffer) -> ImageHeader:
     """Walk the segments up to the image data; ITU-T T.81, annex B."""
     if bytes(data[:2]) != b"\xff\xd8":
         raise _invalid("JPEG: no start of image")
-    size = len(data)
     position = 2
     found: ImageHeader | None = None
     for _ in range(MAX_STEPS):
-        if position + 2 > size:
-            raise _invalid("JPEG: ends within its header")
-        if data[position] != 0xFF:
-            raise _invalid(f"JPEG: a marker is expected at byte {position}")
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill
-            position += 1
-            continue
-        position += 2
-        if marker in _STANDALONE:
-            continue
-        if marker in (_SOI, _EOI, 0x00):
-            raise _invalid(f"JPEG: marker {marker:#04x} before the image data")
-        length = _big(data, position, 2, "JPEG")
-        if length < 2 or position + length > size:
-            raise _invalid(f"JPEG: segment {marker:#04x} of {length} bytes exceeds the file")
+        marker, size = _jpeg_segment(data, position)
         if marker == _SOS:
             if found is None:
                 raise _invalid("JPEG: image data before the frame header")
@@ -105,9 +88,26 @@ def _jpeg(data: Buffer) -> ImageHeader:
         if marker in _SOF:
             if found is not None:
                 raise _invalid("JPEG: two frame headers")
-            found = _jpeg_frame(data, position, length)
-        position += length
+            found = _jpeg_frame(data, position + 2, size - 2)
+        position += size
     raise _invalid(f"JPEG: no image data within {MAX_STEPS} segments")
+
+
+def _jpeg_segment(data: Buffer, position: int) -> tuple[int, int]:
+    """Return the marker at `position` and how many bytes its segment takes, marker included."""
+    prefix, marker = _field(data, position, 2, "JPEG")
+    if prefix != _FILL or marker in _MISPLACED:
+        raise _invalid(
+            f"JPEG: a marker is expected at byte {position}, {prefix:02x}{marker:02x} came"
+        )
+    if marker == _FILL:
+        return marker, 1
+    if marker in _STANDALONE:
+        return marker, 2
+    length = _big(data, position + 2, 2, "JPEG")
+    if length < 2 or position + 2 + length > len(data):
+        raise _invalid(f"JPEG: segment {marker:02x} of {length} bytes exceeds the file")
+    return marker, 2 + length
 
 
 def _jpeg_frame(data: Buffer, position: int, length: int) -> ImageHeader:

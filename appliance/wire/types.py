@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION = 1
 
+Buffer = bytes | bytearray | memoryview
+"""A frame, or a region of the arena: one-dimensional, in bytes."""
+
 
 class DType(enum.IntEnum):
     """Element type on the wire (`DType` in proto/session.proto)."""

@@ -85,9 +85,10 @@ class Batches:
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
         for output in message.outputs:
             _check_output(output, batch)
-        for error in message.row_errors:
-            if error.row >= batch.rows:
-                raise PeerProtocolError(f"row {error.row} failed in a batch of {batch.rows}")
+        if message.row_errors:
+            last = max(error.row for error in message.row_errors)
+            if last >= batch.rows:
+                raise PeerProtocolError(f"row {last} failed in a batch of {batch.rows}")
         self._hang.finished(batch.model, now_ns - max(batch.told_ns, self._done_ns))
         self._done_ns = now_ns
         self.finished += 1
@@ -132,15 +133,17 @@ def _check_output(output: worker_pb2.Output, batch: _Batch) -> None:
         item_bytes = _ITEM_BYTES.get(output.dtype)
         if item_bytes is None:
             raise PeerProtocolError(f"output {output.key!r}: unknown dtype {output.dtype}")
-        shape = output.row_shape
+        shape = output.row_shape[:]  # a list: protobuf's own sequence is slow to iterate
         if min(shape, default=0) < 0 or output.row_length != math.prod(shape) * item_bytes:
             raise PeerProtocolError(
                 f"output {output.key!r}: {output.row_length} bytes a row do not make a"
-                f" {DType(output.dtype).name}{list(shape)}"
+                f" {DType(output.dtype).name}{shape}"
             )
         length = output.row_length * batch.rows
     if output.offset < batch.output_offset or output.offset + length > batch.output_end:
         raise PeerProtocolError(f"output {output.key!r} lies outside the block of its batch")
 
 
-_ITEM_BYTES: dict[int, int] = dict(ITEM_BYTES)  # by the numbers that protobuf gives
+_ITEM_BYTES = {
+    int(dtype): size for dtype, size in ITEM_BYTES.items()
+}  # by the numbers that protobuf gives

@@ -104,7 +104,9 @@ class Conversation:
         if message.model >= len(self._slot.models):
             raise LocalProtocolError(f"{self._worker} has no model {message.model}")
         self.batches.stage(message, now_ns)
-        return worker_pb2.ToWorker(stage=message).SerializeToString()
+        envelope = worker_pb2.ToWorker()  # filled in place: half the time of keyword arguments
+        envelope.stage.CopyFrom(message)
+        return envelope.SerializeToString()
 
     def go(self, batch_id: int, now_ns: int) -> bytes:
         """Return the datagram that starts a staged batch.
@@ -113,7 +115,9 @@ class Conversation:
             LocalProtocolError: It is not staged.
         """
         self.batches.go(batch_id, now_ns)
-        return worker_pb2.ToWorker(go=worker_pb2.Go(batch_id=batch_id)).SerializeToString()
+        envelope = worker_pb2.ToWorker()
+        envelope.go.batch_id = batch_id
+        return envelope.SerializeToString()
 
     def revoke(self, batch_id: int) -> bytes:
         """Return the datagram that takes a staged batch back; no Done follows.
@@ -122,7 +126,9 @@ class Conversation:
             LocalProtocolError: It is not staged.
         """
         self.batches.revoke(batch_id)
-        return worker_pb2.ToWorker(revoke=worker_pb2.Revoke(batch_id=batch_id)).SerializeToString()
+        envelope = worker_pb2.ToWorker()
+        envelope.revoke.batch_id = batch_id
+        return envelope.SerializeToString()
 
     # -------------------------------------------------------------------------- it is late
 
@@ -158,8 +164,9 @@ class Conversation:
             raise PeerProtocolError(f"no message: {error}") from error
         kind = message.WhichOneof("message")
         if kind == "done":
-            self.batches.done(message.done, now_ns)
-            return [BatchFinished(self._worker, message.done)]
+            done = message.done
+            self.batches.done(done, now_ns)
+            return [BatchFinished(self._worker, done)]
         self._heard_ns = now_ns
         if kind == "hello" and self.phase is Phase.STARTING:
             return self._greeted(message.hello)

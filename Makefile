@@ -1,0 +1,75 @@
+# Two commands first: `make demo` and `make test`. Each target makes what it needs.
+# Standard output belongs to the target (`make demo DEMO_ARGS=--json` prints one document);
+# everything about setting up goes to standard error.
+
+PYTHON ?= python3
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := .build
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto)
+MODELS := requirements/demo-models.txt
+
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-sdk check bench proto clean
+
+help:
+	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
+	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
+	@echo "make check   ruff, pyright, import contracts"
+	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
+	@echo "make proto   protobuf code from proto/"
+	@echo "make clean   remove what was built, $(VENV) included"
+
+demo: $(BUILD)/demo.stamp
+	@$(BIN)/appliance demo $(DEMO_ARGS)
+
+test: $(BUILD)/dev.stamp test-sdk
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The base install is what robot controllers get: it must work with nothing else beside it.
+test-sdk: $(BUILD)/sdk.stamp
+	@$(BUILD)/sdk/bin/python tests/sdk_alone.py
+
+check: $(BUILD)/dev.stamp
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+bench: $(BUILD)/dev.stamp
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+proto: $(BUILD)/dev.stamp
+	@$(BIN)/python hatch_build.py
+
+clean:
+	@rm -rf $(VENV) $(BUILD) build dist appliance/wire/pb .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@echo "making $(VENV) with $$($(PYTHON) --version)" >&2
+	@$(PYTHON) -m venv $(VENV) >&2
+
+$(BUILD)/demo.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
+	@echo "installing the appliance and the demo's models into $(VENV)" >&2
+	@$(PIP) --editable '.[demo]' >&2
+	@$(PIP) --no-deps --requirement $(MODELS) >&2
+	@mkdir -p $(BUILD) && touch $@
+
+$(BUILD)/dev.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
+	@echo "installing the appliance, its tests' tools and the demo's models into $(VENV)" >&2
+	@$(PIP) --editable '.[dev]' >&2
+	@$(PIP) --no-deps --requirement $(MODELS) >&2
+	@mkdir -p $(BUILD) && touch $@ $(BUILD)/demo.stamp
+
+$(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*/pb/*')
+	@echo "installing the SDK alone into $(BUILD)/sdk" >&2
+	@test -x $(BUILD)/sdk/bin/python || $(PYTHON) -m venv $(BUILD)/sdk >&2
+	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps . >&2
+	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
+	@touch $@

@@ -1,0 +1,18 @@
+"""What runs inside a worker process: the loop, preprocessing, and the engines themselves.
+
+A worker is one blocking thread: it takes one batch at a time from the control socket, gathers the
+rows from the arena, runs the engine, writes the outputs back and says Done. No Trio here. A run
+that never returns is the core's business: it kills the process.
+
+```
+__main__   start: lifeline, arguments          loop       Hello, Load, Stage/Go/Revoke/Stop, Done
+load       manifest + engine + warm-up         model      one loaded model: stage, execute
+gather     rows -> batched arrays              preprocess one input's rows
+images     Pillow, only where needed           sounds     libsndfile, only where needed
+outputs    results -> arena                    arena      the shared memory, checked
+registry   engine by name                      onnxruntime, python   the engines
+```
+
+Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as
+`python -m appliance.engines`; nothing imports it.
+"""

@@ -1,0 +1,77 @@
+"""From a model's paths to a loaded, warmed-up and measured model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from appliance.engines.arena import ArenaView
+from appliance.engines.base import Engine
+from appliance.engines.model import LoadedModel
+from appliance.engines.outputs import describe
+from appliance.engines.registry import load_engine
+from appliance.engines.warmup import Rehearsal
+from appliance.models.manifest import Manifest, read_manifest
+from appliance.models.plans import Resolved, Signature
+from appliance.models.resolve import resolve
+from appliance.wire.pb import worker_pb2
+from appliance.wire.spec import FREE
+
+
+@frozen
+class Loaded:
+    """A model that is ready.
+
+    Attributes:
+        times_ns: Batch size to median nanoseconds, gathering and writing included.
+        load_ns: Reading, warm-up and measuring together.
+    """
+
+    model: LoadedModel
+    times_ns: dict[int, int]
+    load_ns: int
+
+
+def load(path: worker_pb2.ModelPath, arena: ArenaView, on_step: Callable[[str], None]) -> Loaded:
+    """Load one model.
+
+    Args:
+        on_step: Told what comes next, in words.
+
+    Raises:
+        ConfigError: The manifest is wrong, or does not fit the model.
+        EngineError: The model cannot be loaded, or gives something unusable.
+        Exception: Whatever a model's own code raises.
+    """
+    started_ns = time.monotonic_ns()
+    on_step("reading")
+    manifest = read_manifest(Path(path.manifest))
+    engine = load_engine(manifest, Path(path.directory))
+    resolved = resolve(manifest, engine.signature, path.name, path.version, where=path.manifest)
+    if engine.signature.outputs is None:
+        on_step("first run")
+        resolved = _learn(path, manifest, engine, resolved)
+    times_ns = Rehearsal(engine, resolved, manifest.warmup).measure(on_step)
+    model = LoadedModel(engine, resolved, arena)
+    return Loaded(model, times_ns, time.monotonic_ns() - started_ns)
+
+
+def _learn(
+    path: worker_pb2.ModelPath, manifest: Manifest, engine: Engine, resolved: Resolved
+) -> Resolved:
+    """Run a model that cannot say what it gives, and resolve again with what came."""
+    returned, count = Rehearsal(engine, resolved, manifest.warmup).learn()
+    outputs = describe(returned, count, resolved)
+    follows = any(FREE in plan.spec.row_shape for plan in resolved.inputs)
+    if follows and manifest.output_bytes is not None:
+        # What it gives may follow what it gets; the manifest says how much that is at most.
+        fed_back = {plan.output for plan in resolved.states}
+        outputs = tuple(
+            tensor if tensor.name in fed_back else evolve(tensor, shape=(FREE,) * len(tensor.shape))
+            for tensor in outputs
+        )
+    engine.signature = Signature(inputs=engine.signature.inputs, outputs=outputs)
+    return resolve(manifest, engine.signature, path.name, path.version, where=path.manifest)

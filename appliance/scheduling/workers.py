@@ -1,0 +1,90 @@
+"""The workers as the scheduler sees them: what each hosts and does, and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from appliance.scheduling.estimate import Estimate
+from appliance.scheduling.events import Batch, ModelRef, WorkerReady, WorkerRef
+
+
+@define(eq=False)
+class Worker:
+    """What one worker is doing.
+
+    Attributes:
+        models: What it hosts, with the largest batch of each.
+        executing: Started and not yet done.
+        staged: Sent, not started.
+        free_ns: When `executing` is expected to be done.
+    """
+
+    ref: WorkerRef
+    models: dict[ModelRef, int]
+    executing: Batch | None = None
+    staged: Batch | None = None
+    free_ns: int = 0
+
+    def start(self, batch: Batch, now_ns: int) -> None:
+        """Note that `batch` runs from now on."""
+        self.executing = batch
+        self.free_ns = now_ns + batch.expected_ns
+        batch.started_ns = now_ns
+        for request in batch.requests:
+            request.started_ns = now_ns
+
+
+@define(eq=False)
+class Workers:
+    """Those that are up, in the order they came, and the estimates of what they host."""
+
+    _workers: dict[WorkerRef, Worker] = field(factory=dict[WorkerRef, Worker], init=False)
+    _slots: dict[ModelRef, set[str]] = field(factory=dict[ModelRef, "set[str]"], init=False)
+    _estimates: dict[ModelRef, Estimate] = field(factory=dict[ModelRef, Estimate], init=False)
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def find(self, ref: WorkerRef) -> Worker | None:
+        """Return a worker that is up."""
+        return self._workers.get(ref)
+
+    def ready(self, event: WorkerReady) -> None:
+        """Take in a worker that came up."""
+        self._workers[event.worker] = Worker(event.worker, dict(event.max_batch))
+        for model, times_ns in event.times_ns.items():
+            self._slots.setdefault(model, set()).add(event.worker.slot)
+            if model not in self._estimates:
+                self._estimates[model] = Estimate.from_times(times_ns, event.max_batch[model])
+
+    def lost(self, ref: WorkerRef) -> Worker | None:
+        """Forget a worker; return what it was doing."""
+        return self._workers.pop(ref, None)
+
+    def observe(self, batch: Batch, busy_ns: int) -> None:
+        """Learn how long a batch took."""
+        self._estimates[batch.lane.model].observe(len(batch.requests), busy_ns)
+
+    def planned_ns(self, model: ModelRef, batch_size: int) -> int:
+        """Return the time to plan a batch with; 0 for a model that was never loaded."""
+        estimate = self._estimates.get(model)
+        return estimate.of(batch_size) if estimate else 0
+
+    def earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
+        """Return when an answer of `model` could be there, if it went before all that waits."""
+        starts_ns = [
+            max(now_ns, worker.free_ns) if worker.executing else now_ns
+            for worker in self
+            if model in worker.models
+        ]
+        return min(starts_ns, default=now_ns) + self.planned_ns(model, 1)
+
+    def hosting(self, model: ModelRef) -> int:
+        """Return how many workers host a model now."""
+        return sum(model in worker.models for worker in self)
+
+    def slots(self, model: ModelRef) -> int:
+        """Return how many slots have hosted a model, up or not."""
+        return len(self._slots.get(model, ()))

@@ -1,0 +1,174 @@
+"""An appliance in a child process, with the models that the benchmarks need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+
+from appliance.admin import client as admin
+from appliance.errors import AdminUnreachable
+from benchmarks.children import cpu_s
+
+START_S = 60.0
+
+
+@define(eq=False)
+class Box:
+    """One running `appliance serve`."""
+
+    directory: Path
+    pid: int
+
+    @property
+    def address(self) -> str:
+        """Where robots connect."""
+        return f"ipc://{self.directory}/door"
+
+    def status(self) -> dict[str, Any]:
+        """Return its status document."""
+        document = admin.get(self.directory / "admin.sock", "/v1/status", 10.0)
+        assert isinstance(document, dict)
+        return document
+
+    def cpu_s(self) -> float:
+        """Return the processor time of the core, workers excluded, seconds."""
+        return cpu_s(self.pid)
+
+
+@contextmanager
+def box(*models: Model, settings: Sequence[str] = ()) -> Iterator[Box]:
+    """Run an appliance that serves `models`, with `KEY=VALUE` settings; ended by leaving."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        for model in models:
+            model.write(directory / "models")
+        command = [
+            *(sys.executable, "-m", "appliance", "serve"),
+            *("--models", str(directory / "models")),
+            *("--bind", f"ipc://{directory}/door"),
+            *("--socket", str(directory / "admin.sock")),
+            *(word for setting in settings for word in ("--set", setting)),
+        ]
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        running = Box(directory, process.pid)
+        try:
+            _wait_ready(running, process)
+            yield running
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_ready(running: Box, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    state = ""
+    while state != "ready":
+        if process.poll() is not None or state == "degraded" or time.monotonic() > deadline:
+            log = (running.directory / "log").read_text("utf-8", "replace")[-4000:]
+            raise RuntimeError(f"the appliance did not start: {state}\n{log}")
+        time.sleep(0.05)
+        try:
+            state = running.status()["state"]
+        except AdminUnreachable:
+            continue
+
+
+@define(eq=False)
+class Model:
+    """A model to be written into a repository; `policy` is Python source, or `onnx` the bytes."""
+
+    name: str
+    manifest: str
+    policy: str = ""
+    onnx: bytes = b""
+
+    def write(self, repository: Path) -> None:
+        """Write it."""
+        version = repository / self.name / "1"
+        version.mkdir(parents=True)
+        (repository / self.name / "model.toml").write_text(self.manifest, "utf-8")
+        if self.policy:
+            (version / "policy.py").write_text(textwrap.dedent(self.policy), "utf-8")
+        else:
+            (version / "model.onnx").write_bytes(self.onnx)
+
+
+PYTHON = """
+engine = "python"
+callable = "policy:run"
+max_batch = {max_batch}
+
+[[inputs]]
+name = "{name}"
+dtype = "{dtype}"
+shape = {shape}
+"""
+
+
+def noop() -> Model:
+    """Return a model that gives back what it is given: 1 KB, up to 32 rows a batch."""
+    manifest = PYTHON.format(max_batch=32, name="state", dtype="float32", shape=[256])
+    return Model("noop", manifest, "def run(batch):\n    return {'action': batch['state']}\n")
+
+
+def image() -> Model:
+    """Return a model that takes a raw 640x480 image and gives 4 bytes."""
+    manifest = PYTHON.format(max_batch=1, name="camera", dtype="uint8", shape=[480, 640, 3])
+    return Model(
+        "image", manifest, "def run(batch):\n    return {'sum': batch['camera'][:, 0, 0]}\n"
+    )
+
+
+def busy(*, ms: float, spinning: bool) -> Model:
+    """Return a model that takes `ms` for one row: on the processor if `spinning`, else asleep."""
+    manifest = PYTHON.format(max_batch=1, name="state", dtype="float32", shape=[256])
+    wait = (
+        ("    end = time.perf_counter() + SECONDS", "    while time.perf_counter() < end: pass")
+        if spinning
+        else ("    time.sleep(SECONDS)",)
+    )
+    policy = (
+        f"import time\n\nSECONDS = {ms / 1000}\n\n\n"
+        "def run(batch):\n" + "\n".join(wait) + "\n    return {'action': batch['state'] + 1}\n"
+    )
+    return Model("busy", manifest, policy)
+
+
+def mlp(width: int = 2048, layers: int = 3) -> Model:
+    """Return a real ONNX network of `layers` dense layers: by default 50 MB of weights."""
+    import numpy as np  # noqa: PLC0415  only this model needs them
+    from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415
+
+    random = np.random.default_rng(0)
+    nodes: list[Any] = []
+    weights: list[Any] = []
+    for layer in range(layers):
+        name = f"w{layer}"
+        values = random.standard_normal((width, width), np.float32) / width**0.5
+        weights.append(numpy_helper.from_array(values, name))
+        nodes.append(helper.make_node("MatMul", [f"h{layer}", name], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"h{layer + 1}"]))
+    shape = ["rows", width]
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("h0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"h{layers}", TensorProto.FLOAT, shape)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return Model("mlp", "max_batch = 4\n", onnx=model.SerializeToString())

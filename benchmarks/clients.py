@@ -1,0 +1,290 @@
+"""Roles that ask: lean raw loops on the session wire, and the same through the SDK.
+
+The raw loops encode their message once; for each observation only its number is written anew. So
+they cost little beside what they measure, and what an echo or the peer's server gets from them is
+byte for byte what the appliance gets.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from itertools import count
+from typing import Any
+
+import zmq
+
+from appliance.errors import Outcome
+from appliance.wire.session import decode_response, encode_observation
+from appliance.wire.types import DType, Keep, Lateness, Observation, Tensor
+from benchmarks.stdio import answer
+
+PATIENCE_MS = 5000
+HWM = 1000
+SEQUENCE_TAG = b"\x98\x01"  # field 19, varint
+
+
+class Asker:
+    """A DEALER and the message it sends.
+
+    Args:
+        shape: Of the one tensor, `key`.
+        keep_all: Each observation is answered; else a newer one replaces one that waits.
+        budget_ms: Latency budget, milliseconds.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        number: int = 0,
+        model: str = "noop",
+        key: str = "state",
+        dtype: str = "FLOAT32",
+        shape: tuple[int, ...] | list[int] = (256,),
+        keep_all: bool = False,
+        budget_ms: float = 1000.0,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self.socket = (context or zmq.Context()).socket(zmq.DEALER)
+        self.socket.set(zmq.ROUTING_ID, b"client-%d" % number)
+        self.socket.set(zmq.SNDHWM, HWM)
+        self.socket.set(zmq.RCVHWM, HWM)
+        self.socket.set(zmq.LINGER, 0)
+        self.socket.set(zmq.RCVTIMEO, PATIENCE_MS)
+        self.socket.set(zmq.SNDTIMEO, PATIENCE_MS)
+        self.socket.connect(address)
+        size = 4 if dtype == "FLOAT32" else 1
+        for dimension in shape:
+            size *= dimension
+        self._payload = bytes(size)
+        self._head = encode_observation(
+            Observation(
+                client_id=f"client-{number}",
+                client_type="benchmark",
+                model_id=model,
+                tensors=(Tensor(key, DType[dtype], tuple(shape), 0, size),),
+                timestamp_ns=time.time_ns(),
+                priority=1,
+                protocol_version=1,
+                session_nonce=1 + number,
+                latency_budget_us=round(budget_ms * 1000),
+                lateness=Lateness.SOFT,
+                keep=Keep.ALL if keep_all else Keep.LATEST,
+                wants_status=True,
+            )
+        )
+        self._numbers = count(1)
+
+    def send(self) -> None:
+        """Send the next observation."""
+        envelope = self._head + SEQUENCE_TAG + _varint(next(self._numbers))
+        # The payload is handed over if that is cheaper; see zmq.COPY_THRESHOLD.
+        self.socket.send_multipart((b"", envelope, self._payload), copy=False)
+
+    def check(self, parts: list[bytes]) -> None:
+        """Refuse to measure refusals. A reply of the echo or the peer has no status to check.
+
+        Raises:
+            RuntimeError: It is not an answer.
+        """
+        response = decode_response(parts[1], len(parts[2]))
+        if response.outcome is not Outcome.OK:
+            raise RuntimeError(f"{response.outcome.name}: {response.message}")
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _percentiles(times_ns: list[int]) -> dict[str, float]:
+    """Return p50 and p99, microseconds."""
+    ordered = sorted(times_ns) or [0]
+    ranks = {"p50_us": 0.5, "p99_us": 0.99}
+    return {name: ordered[int(rank * (len(ordered) - 1))] / 1000 for name, rank in ranks.items()}
+
+
+def ping(*, checked: bool = True, **options: Any) -> None:
+    """Ask for `seconds`, one observation outstanding; answer with the round trip."""
+    asker = Asker(**options)
+
+    def run(seconds: float) -> dict[str, float]:
+        receive, clock = asker.socket.recv_multipart, time.monotonic_ns
+        times: list[int] = []
+        end = clock() + round(seconds * 1e9)
+        sent, parts = clock(), [b""]
+        while sent < end:
+            asker.send()
+            parts = receive()
+            received = clock()
+            times.append(received - sent)
+            sent = received
+        if checked:
+            asker.check(parts)
+        return {"count": len(times), **_percentiles(times)}
+
+    answer(run)
+
+
+def sdk_ping(*, address: str) -> None:
+    """Do as `ping` does, through the SDK."""
+    import numpy as np  # noqa: PLC0415  only this role needs them
+
+    from appliance import Connection  # noqa: PLC0415
+
+    model = Connection(address, client_id="sdk").model("noop", latency_budget_ms=1000)
+    state = np.zeros(256, np.float32)
+
+    def run(seconds: float) -> dict[str, float]:
+        clock = time.monotonic_ns
+        times: list[int] = []
+        end = clock() + round(seconds * 1e9)
+        sent = clock()
+        while sent < end:
+            model.observe(state=state)
+            if model.get_result(PATIENCE_MS) is None:
+                raise RuntimeError(f"{model.last_status}: {model.last_message}")
+            received = clock()
+            times.append(received - sent)
+            sent = received
+        return {"count": len(times), **_percentiles(times)}
+
+    answer(run)
+
+
+def pump(*, window: int, **options: Any) -> None:
+    """Keep `window` observations outstanding for `seconds`; answer with the replies."""
+    asker = Asker(keep_all=True, **options)
+
+    def run(seconds: float) -> dict[str, float]:
+        receive, clock = asker.socket.recv_multipart, time.monotonic
+        for _ in range(window):
+            asker.send()
+        outstanding, replies = window, 0
+        start = clock()
+        end = start + seconds
+        while clock() < end:
+            receive()
+            burst = 1
+            try:
+                while burst < window:
+                    receive(zmq.NOBLOCK)
+                    burst += 1
+            except zmq.Again:
+                pass
+            replies += burst
+            for _ in range(burst):
+                asker.send()
+        elapsed = clock() - start
+        total = replies
+        try:
+            while outstanding:
+                receive()
+                outstanding -= 1
+                total += 1
+        except zmq.Again:
+            pass
+        return {"rate": replies / elapsed, "total": total, "lost": outstanding}
+
+    answer(run)
+
+
+def pace(*, hz: float, jitter: bool = False, **options: Any) -> None:
+    """Ask `hz` times a second for `seconds`; answer with the round trip and what was missed.
+
+    Args:
+        jitter: Each at a random moment of its period; else at its beginning.
+    """
+    asker = Asker(**options)
+    asker.socket.set(zmq.RCVTIMEO, round(1000 / hz))
+
+    def run(seconds: float) -> dict[str, float]:
+        times: list[int] = []
+        missed = 0
+        start = time.monotonic_ns()
+        for index in range(round(seconds * hz)):
+            _sleep_until(start + _moment(index, hz, jitter=jitter))
+            while asker.socket.poll(0):  # what came too late
+                asker.socket.recv_multipart()
+            sent = time.monotonic_ns()
+            asker.send()
+            try:
+                asker.socket.recv_multipart()
+            except zmq.Again:
+                missed += 1
+            else:
+                times.append(time.monotonic_ns() - sent)
+        return {"count": len(times), "missed": missed, **_percentiles(times)}
+
+    answer(run)
+
+
+def _moment(index: int, hz: float, *, jitter: bool) -> int:
+    return round((index + random.random() * jitter) * 1e9 / hz)
+
+
+def _sleep_until(moment_ns: int) -> None:
+    left = moment_ns - time.monotonic_ns()
+    if left > 0:
+        time.sleep(left / 1e9)
+
+
+def crowd(*, address: str, size: int, hz: float) -> None:
+    """Connect `size` clients; let each ask `hz` times a second for `seconds`, evenly spread."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, size + 16)
+    askers = [Asker(address, number=1000 + n, context=context) for n in range(size)]
+
+    def run(seconds: float) -> dict[str, float]:
+        sent = answered = 0
+        start = time.monotonic_ns()
+        for index in range(round(seconds * size * hz)):
+            _sleep_until(start + _moment(index, size * hz, jitter=False))
+            asker = askers[index % size]
+            answered += _drained(asker)
+            asker.send()
+            sent += 1
+        time.sleep(0.5)
+        answered += sum(map(_drained, askers))
+        return {"sent": sent, "answered": answered}
+
+    answer(run)
+
+
+def _drained(asker: Asker) -> int:
+    """Take what has come; return how many answers that was."""
+    answers = 0
+    try:
+        while True:
+            asker.socket.recv_multipart(zmq.NOBLOCK)
+            answers += 1
+    except zmq.Again:
+        return answers
+
+
+def sdk_loop(*, address: str, number: int, wait_ms: float) -> None:
+    """Be a closed-loop robot through the SDK for `seconds`: observe, wait, again."""
+    import numpy as np  # noqa: PLC0415  only this role needs them
+
+    from appliance import Connection  # noqa: PLC0415
+
+    connection = Connection(address, client_id=f"robot-{number}")
+    model = connection.model("busy", latency_budget_ms=wait_ms)
+    state = np.zeros(256, np.float32)
+
+    def run(seconds: float) -> dict[str, float]:
+        replies = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            model.observe(state=state)
+            replies += model.get_result(wait_ms) is not None
+        return {"replies": replies}
+
+    answer(run)

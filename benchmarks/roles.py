@@ -1,0 +1,25 @@
+"""`python -m benchmarks.roles NAME OPTIONS`: what a child process of the benchmarks does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+from benchmarks import clients, floors
+
+ROLES: dict[str, Callable[..., None]] = {
+    "ping": clients.ping,
+    "pump": clients.pump,
+    "pace": clients.pace,
+    "crowd": clients.crowd,
+    "sdk_ping": clients.sdk_ping,
+    "sdk_loop": clients.sdk_loop,
+    "echo_router": floors.echo_router,
+    "echo_worker": floors.echo_worker,
+    "bare_copies": floors.bare_copies,
+    "bare_timer": floors.bare_timer,
+}
+
+if __name__ == "__main__":
+    ROLES[sys.argv[1]](**json.loads(sys.argv[2]))

@@ -1,0 +1,39 @@
+"""Fixtures: an appliance that does as it is told, and a connection to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from fake_appliance import PATIENCE_MS, FakeAppliance
+
+from appliance.client.connection import Connection
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[FakeAppliance]:
+    """An appliance that is up."""
+    fake = FakeAppliance(f"ipc://{tmp_path}/wire")
+    fake.start()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def connection(appliance: FakeAppliance) -> Iterator[Connection]:
+    """A connection to it that is up, so that what is observed is sent at once."""
+    with Connection(
+        appliance.address, "r1", "sim", reconnect_ivl_ms=10, reconnect_max_ms=20
+    ) as made:
+        assert made._link._socket.poll(PATIENCE_MS, zmq.POLLOUT)
+        yield made
+
+
+@pytest.fixture
+def state() -> np.ndarray[Any, Any]:
+    """What a small robot observes."""
+    return np.arange(7, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""What tests of several rooms share. Import as `from support.repository import ...`."""
