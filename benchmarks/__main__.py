@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import fairness, images, latency, machine, memory, throughput, timer
-from benchmarks.report import Line, show
+from benchmarks.report import Line, show, unmeasured
 
 PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "latency": latency.measure,
@@ -51,12 +52,16 @@ def _run(name: str) -> list[Line]:
     """Run one part, saying on standard error how far it is."""
     lines: list[Line] = []
     start = time.monotonic()
-    for said in PARTS[name]():
-        if isinstance(said, Line):
-            lines.append(said)
-        else:
-            elapsed = time.monotonic() - start
-            print(f"{name:<11}{elapsed:5.0f} s  {said}", file=sys.stderr, flush=True)
+    try:
+        for said in PARTS[name]():
+            if isinstance(said, Line):
+                lines.append(said)
+            else:
+                elapsed = time.monotonic() - start
+                print(f"{name:<11}{elapsed:5.0f} s  {said}", file=sys.stderr, flush=True)
+    except Exception as error:  # noqa: BLE001  the other parts are worth having
+        traceback.print_exc()
+        lines.append(unmeasured(name, error))
     return lines
 
 

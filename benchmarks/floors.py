@@ -38,14 +38,20 @@ def echo_worker(*, inner: str) -> None:
     """Second hop: send each message back."""
     socket: zmq.Socket[bytes] = zmq.Context().socket(zmq.PAIR)
     socket.connect(inner)
-    serve(lambda: socket.send_multipart(socket.recv_multipart()))
+
+    def step() -> None:
+        socket.send_multipart(socket.recv_multipart())
+
+    serve(step)
 
 
 def bare_copies(*, address: str, size: int) -> None:
     """Take a large payload, copy it into shared memory and out again, send 3 bytes back."""
     socket: zmq.Socket[bytes] = zmq.Context().socket(zmq.ROUTER)
     socket.bind(address)
-    shared = mmap.mmap(os.memfd_create("floor", os.MFD_CLOEXEC), size)
+    memory = os.memfd_create("floor", os.MFD_CLOEXEC)
+    os.ftruncate(memory, size)
+    shared = mmap.mmap(memory, size)
     arena = np.frombuffer(shared, np.uint8)
     gathered = np.empty(size, np.uint8)
     gathered.fill(0)  # its pages are there

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from attrs import evolve
+
 from benchmarks.box import box, noop
 from benchmarks.children import role
 from benchmarks.report import Limit, Line
@@ -34,12 +36,14 @@ def measure() -> Iterator[str | Line]:
             yield f"round {number + 1} of {ROUNDS}"
             for name, client in asking.items():
                 p50[name].append(client.ask(seconds=ROUND_S)["p50_us"])
-    floor = {"beside": p50["echo"], "beside_name": "two-hop ZeroMQ echo", "unit": "µs"}
-    yield Line(
+    line = Line(
         name="latency",
         measured="p50, no-op, 1 KB, one outstanding",
+        unit="µs",
         ours=p50["ours"],
+        beside=p50["echo"],
+        beside_name="two-hop ZeroMQ echo",
         limit=Limit("ratio", "<=", 3.0),
-        **floor,
     )
-    yield Line(name="", measured="the same through the SDK", ours=p50["sdk"], **floor)
+    yield line
+    yield evolve(line, name="", measured="the same through the SDK", ours=p50["sdk"], limit=None)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -91,6 +92,18 @@ class Line:
         }
 
 
+def unmeasured(name: str, error: Exception) -> Line:
+    """Return the line of a part that broke down; it keeps no limit."""
+    return Line(
+        name=name,
+        measured="could not be measured",
+        unit="",
+        ours=(),
+        limit=Limit("figure", "<=", 0),
+        note=f"{type(error).__name__}: {error}",
+    )
+
+
 def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
@@ -111,7 +124,7 @@ def _spread(values: Sequence[float], unit: str) -> str:
 
 def _limit_text(line: Line) -> str:
     limit = line.limit
-    if limit is None:
+    if limit is None or not line.unit:
         return ""
     unit = "x" if limit.of == "ratio" else " " + line.unit
     return f"{'≤' if limit.relation == '<=' else '≥'} {limit.value:g}{unit}"
@@ -130,7 +143,7 @@ def show(machine: dict[str, str], lines: Sequence[Line], console: Console) -> No
         verdict = {None: "", True: "[green]pass[/]", False: "[bold red]FAIL[/]"}[line.passed]
         table.add_row(
             line.name,
-            line.measured + (f"\n[dim]{line.note}[/]" if line.note else ""),
+            line.measured + (f"\n[dim]{escape(line.note)}[/]" if line.note else ""),
             _spread(line.ours, " " + line.unit),
             f"{beside}\n[dim]{line.beside_name}[/]" if line.beside else "",
             _spread(line.ratios, "x"),

@@ -27,8 +27,8 @@ class _Served:
 
     clients: Sequence[Child]
     cpu_s: Callable[[], float]
-    rates: list[float] = field(factory=list)
-    costs: list[float] = field(factory=list)
+    rates: list[float] = field(factory=list[float])
+    costs: list[float] = field(factory=list[float])
     lost: int = 0
 
     def load(self, seconds: float) -> None:

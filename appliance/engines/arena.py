@@ -16,9 +16,9 @@ LEDGER_COLUMNS = 3
 
 
 class ArenaView:
-    """Bytes shared with the core, or a piece of private memory that stands for them."""
+    """Memory shared with the core, or private memory that stands for it."""
 
-    def __init__(self, buffer: mmap.mmap | bytearray) -> None:
+    def __init__(self, buffer: mmap.mmap) -> None:
         self._buffer = buffer
         self.bytes = len(buffer)
 
@@ -52,7 +52,7 @@ class ArenaView:
         """
         if offset + length > self.bytes:
             raise PeerProtocolError(f"{length} bytes at {offset} leave the arena")
-        return bytes(self._buffer[offset : offset + length])
+        return self._buffer[offset : offset + length]
 
     def ledger(self, offset: int) -> Ledger:
         """Return this worker slot's row counters, at `offset`.

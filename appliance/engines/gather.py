@@ -74,10 +74,11 @@ class Gatherer:
         good: list[int] = []
         failures: list[RowFailure] = []
         for index, row in enumerate(rows):
-            if len(row.feeds) != len(batch):
-                raise PeerProtocolError(f"row {index} has {len(row.feeds)} feeds, not {len(batch)}")
+            feeds = row.feeds
+            if len(feeds) != len(batch):
+                raise PeerProtocolError(f"row {index} has {len(feeds)} feeds, not {len(batch)}")
             try:
-                for number, feed in enumerate(row.feeds):
+                for number, feed in enumerate(feeds):
                     self._put(batch, number, feed, len(good), len(rows))
             except Rejected as error:
                 failures.append(RowFailure(index, error.outcome, error.message))
@@ -132,7 +133,9 @@ class Gatherer:
         """Read one row from the arena, as it came."""
         spec = preprocessor.plan.spec
         if feed.encoding not in spec.encodings:
-            raise Rejected(Outcome.INVALID, f"encoding {feed.encoding} is not accepted")
+            raise Rejected(
+                Outcome.INVALID, f"encoding {Encoding(feed.encoding).name} is not accepted"
+            )
         if feed.encoding != Encoding.RAW:
             return preprocessor.decode(
                 self._arena.copy(feed.offset, feed.length), Encoding(feed.encoding)

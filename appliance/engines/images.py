@@ -13,8 +13,6 @@ from appliance.errors import Outcome, Rejected
 from appliance.wire.media import image_header
 from appliance.wire.types import Encoding
 
-Image.MAX_IMAGE_PIXELS = None  # the model's own limit is checked before Pillow sees the file
-
 
 def decode(data: bytes, encoding: Encoding, *, max_pixels: int, gray: bool) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG file.

@@ -100,7 +100,7 @@ def _import(directory: Path, name: str) -> ModuleType:
         if importlib.util.find_spec(local) is not None:
             return importlib.import_module(local)
     except ModuleNotFoundError as error:
-        if error.name is None or not local.startswith(error.name):
+        if not f"{local}.".startswith(f"{error.name}."):
             raise  # the model's own import of something that is not there
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         raise EngineError(f"no module {name!r}, neither in {directory} nor installed")

@@ -6,17 +6,18 @@ for the arena, so what is measured is what a batch will take.
 
 from __future__ import annotations
 
+import mmap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import prod
 from statistics import median_low
-from typing import Any
 
 import numpy as np
 from attrs import frozen
 
 from appliance.engines.arena import ArenaView
-from appliance.engines.base import Engine
+from appliance.engines.base import Arrays, Engine
+from appliance.engines.gather import Gathered
 from appliance.engines.model import LoadedModel
 from appliance.errors import ConfigError
 from appliance.models.manifest import WarmUp
@@ -66,13 +67,15 @@ class Rehearsal:
             [self._sample(plan, encoding) for encoding in plan.spec.encodings]
             for plan in resolved.inputs
         ]
-        memory = bytearray()
-        feeds = [[_feed(memory, sample) for sample in choices] for choices in samples]
-        state_at = len(memory)
+        rows = bytearray()
+        feeds = [[_feed(rows, sample) for sample in choices] for choices in samples]
+        state_at = len(rows)
         state_bytes = sum(aligned(plan.bytes) for plan in resolved.states)
         output_at = state_at + state_bytes * size
         self._output_bytes = resolved.spec.output_bytes_per_row * size
-        memory.extend(bytes(output_at - state_at + self._output_bytes))
+        # Pages that are never written to cost nothing, however much room outputs may need.
+        memory = mmap.mmap(-1, output_at + self._output_bytes)
+        memory[:state_at] = bytes(rows)
         self._model = LoadedModel(engine, resolved, ArenaView(memory))
         self._output_at = output_at
         self._rows = [
@@ -82,12 +85,12 @@ class Rehearsal:
             )
             for index in range(size)
         ]
-        self._other_feeds = feeds
+        self._feeds = feeds
 
-    def learn(self) -> tuple[Mapping[str, Any], int]:
+    def learn(self) -> tuple[Arrays, int]:
         """Run the largest batch once; return what came, and the batch size."""
-        stage = self._stage(len(self._rows))
-        return self._model.engine.run(self._model.gather(stage).inputs), len(self._rows)
+        gathered = self._gather(self._stage(len(self._rows)))
+        return self._model.engine.run(gathered.inputs), len(self._rows)
 
     def measure(self, on_step: Callable[[str], None]) -> dict[int, int]:
         """Run every batch size a few times; return the median of each, nanoseconds.
@@ -114,22 +117,22 @@ class Rehearsal:
         return times
 
     def _run(self, stage: worker_pb2.Stage) -> None:
+        self._model.execute(stage, self._gather(stage))
+
+    def _gather(self, stage: worker_pb2.Stage) -> Gathered:
         gathered = self._model.gather(stage)
         if gathered.failures:
             raise ConfigError(f"warm-up: {gathered.failures[0].message}; set warmup.shapes")
-        self._model.execute(stage, gathered)
+        return gathered
 
     def _try_every_encoding(self) -> None:
         """Decode once what may come, so that the first client does not wait for imports."""
-        for number, choices in enumerate(self._other_feeds):
+        for number, choices in enumerate(self._feeds):
             for feed in choices[1:]:
                 row = worker_pb2.Row()
                 row.CopyFrom(self._rows[0])
                 row.feeds[number].CopyFrom(feed)
-                stage = worker_pb2.Stage(rows=[row])
-                failures = self._model.gather(stage).failures
-                if failures:
-                    raise ConfigError(f"warm-up: {failures[0].message}; set warmup.shapes")
+                self._gather(worker_pb2.Stage(rows=[row]))
 
     def _stage(self, size: int) -> worker_pb2.Stage:
         return worker_pb2.Stage(
@@ -167,7 +170,6 @@ class Rehearsal:
 
 def _feed(memory: bytearray, sample: _Sample) -> worker_pb2.Feed:
     """Append a sample to `memory`; return where it lies."""
-    memory.extend(bytes(aligned(len(memory)) - len(memory)))
     feed = worker_pb2.Feed(
         offset=len(memory),
         length=len(sample.data),
@@ -194,16 +196,22 @@ def _concrete_shape(plan: InputPlan, wanted: tuple[int, ...] | None) -> tuple[in
     if plan.kind is RowKind.IMAGE:
         return _image_shape(plan, wanted)
     shape = wanted or spec.row_shape
-    instead = (plan.sample_rate or SAMPLE_RATE) if plan.kind is RowKind.SOUND else OPEN_TENSOR
+    instead = OPEN_TENSOR
+    if plan.kind is RowKind.SOUND:
+        instead = min(plan.sample_rate or SAMPLE_RATE, spec.max_samples)
     return tuple(instead if size == FREE else size for size in shape)
 
 
 def _image_shape(plan: InputPlan, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     shape = plan.spec.shape
-    if plan.resize:
-        height, width = CAMERA
-    elif wanted:
+    if wanted and not plan.resize:
         height, width = wanted[1:] if plan.planes_first else wanted[:2]
-    else:
-        height, width = (OPEN_IMAGE if size == FREE else size for size in shape[:2])
+        return (height, width, shape[2])
+    height, width = CAMERA if plan.resize else (OPEN_IMAGE, OPEN_IMAGE)
+    while height * width > plan.spec.max_pixels:
+        height, width = max(height // 2, 1), max(width // 2, 1)
+    height, width = (
+        instead if size == FREE else size
+        for size, instead in zip(shape, (height, width), strict=False)
+    )
     return (height, width, shape[2])

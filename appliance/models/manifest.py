@@ -41,6 +41,9 @@ DTypeName = Literal[
 Codec = Literal["jpeg", "png", "wav", "flac"]
 EngineName = Literal["auto", "onnxruntime", "python"]
 
+MAX_PIXELS = 1 << 26
+"""Below what Pillow takes for a decompression bomb by itself."""
+
 IMAGES = frozenset({"jpeg", "png"})
 SOUNDS = frozenset({"wav", "flac"})
 
@@ -96,7 +99,7 @@ class Input:
     std: tuple[float, ...] = ()
     sample_rate: int = field(default=0, validator=ge(0))
     optional: bool = False
-    max_pixels: int = field(default=1 << 24, validator=and_(ge(1), le(1 << 28)))
+    max_pixels: int = field(default=1 << 24, validator=and_(ge(1), le(MAX_PIXELS)))
     max_samples: int = field(default=1_920_000, validator=and_(ge(1), le(1 << 28)))
 
     @property

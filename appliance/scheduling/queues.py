@@ -3,7 +3,7 @@
 A mailbox answers *what does this session have waiting for this model*, a line answers *who is
 next in this lane*. Every waiting request is in one mailbox; it is in its line too unless another
 one with the same order key is still ahead of it. `WaitingRoom` keeps the three consistent and
-counts; it decides nothing.
+counts; it decides nothing. At most one request of a mailbox is replaceable: `keep_latest`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,17 @@ class Line:
         assert found == rank
         self.firm -= request.firm
 
+    def take(self, requests: list[Request], ranks: list[Rank]) -> None:
+        """Take out several, best first; mostly they are simply the best."""
+        count = len(requests)
+        if [request for _, request in self._entries[:count]] == requests:
+            del self._entries[:count]
+            if self.firm:
+                self.firm -= sum(request.firm for request in requests)
+            return
+        for rank in ranks:
+            self.remove(rank)
+
 
 @define(eq=False)
 class WaitingRoom:
@@ -72,6 +83,9 @@ class WaitingRoom:
     _mailboxes: dict[tuple[Hashable, ModelRef], dict[int, Request]] = field(
         factory=dict[tuple[Hashable, ModelRef], dict[int, Request]], init=False
     )
+    _latest: dict[tuple[Hashable, ModelRef], Request] = field(
+        factory=dict[tuple[Hashable, ModelRef], Request], init=False
+    )
     _orders: dict[Hashable, deque[Request]] = field(
         factory=dict[Hashable, "deque[Request]"], init=False
     )
@@ -86,6 +100,15 @@ class WaitingRoom:
     def mailbox(self, session: Hashable, model: ModelRef) -> list[Request]:
         """Return what `session` has waiting for `model`, oldest first."""
         return list(self._mailboxes.get((session, model), {}).values())
+
+    def latest(self, session: Hashable, model: ModelRef) -> Request | None:
+        """Return the one in a mailbox that a newer one replaces."""
+        return self._latest.get((session, model))
+
+    def newest(self, session: Hashable, model: ModelRef) -> tuple[Request | None, int]:
+        """Return the one that joined a mailbox last, and how many there are."""
+        mailbox = self._mailboxes.get((session, model))
+        return (next(reversed(mailbox.values())), len(mailbox)) if mailbox else (None, 0)
 
     def of_session(self, session: Hashable, model: str | None) -> list[Request]:
         """Return what `session` has waiting, for one model name or all."""
@@ -140,8 +163,17 @@ class WaitingRoom:
         self._put(request)
         self._line_up(request)
 
+    def take(self, lane: Lane, requests: list[Request]) -> None:
+        """Take some of a lane out, to run them."""
+        line = self.lines[lane]
+        line.take(requests, [self._ranks.pop(request.id) for request in requests])
+        if not line:
+            del self.lines[lane]
+        for request in requests:
+            self._leave_mailbox(request)
+
     def remove(self, request: Request) -> None:
-        """Take one waiting request out, to run it or to end it."""
+        """Take one waiting request out, to end it."""
         self._leave_mailbox(request)
         rank = self._ranks.pop(request.id, None)
         if rank is not None:
@@ -181,6 +213,8 @@ class WaitingRoom:
         if mailbox is None:
             mailbox = self._mailboxes[key] = {}
         mailbox[request.id] = request
+        if request.keep_latest:
+            self._latest[key] = request
         self.count += 1
 
     def _leave_mailbox(self, request: Request) -> None:
@@ -189,6 +223,8 @@ class WaitingRoom:
         del mailbox[request.id]
         if not mailbox:
             del self._mailboxes[key]
+        if request.keep_latest:
+            del self._latest[key]
         self.count -= 1
 
     def _line_up(self, request: Request) -> None:

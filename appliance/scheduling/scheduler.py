@@ -132,22 +132,30 @@ class Scheduler:
             return
         # A deadline that was over on arrival is no way to pass those who came before.
         request.rank_ns = max(request.deadline_ns, request.arrived_ns)
-        for older in self._room.mailbox(request.session, model):
-            if older.keep_latest:
-                # The newcomer keeps the older one's place, or a fast sender would wait for ever.
-                request.rank_ns = min(request.rank_ns, older.rank_ns)
-                self._discard(older, Outcome.SUPERSEDED, SUPERSEDED)
-        backlog = self._room.mailbox(request.session, model)
-        if backlog and not request.keep_latest:
-            # It cannot run before its elders, so it ranks as if each took its turn: a client's
-            # backlog counts against itself and not against the others.
-            request.rank_ns = max(request.rank_ns, backlog[-1].rank_ns + self.planned_ns(model, 1))
-            if len(backlog) >= request.queue_limit and not self._overflow(request, backlog):
-                return
+        older = self._room.latest(request.session, model)
+        if older is not None:
+            # The newcomer keeps the older one's place, or a fast sender would wait for ever.
+            request.rank_ns = min(request.rank_ns, older.rank_ns)
+            self._discard(older, Outcome.SUPERSEDED, SUPERSEDED)
+        if not request.keep_latest and not self._queue_up(request):
+            return
         if self._room.count >= self.max_queue_size and not self._make_room(request):
             return
         self._room.add(request)
         self._watch(request)
+
+    def _queue_up(self, request: Request) -> bool:
+        """Rank `request` behind its elders, if it stays; return whether it does."""
+        newest, count = self._room.newest(request.session, request.lane.model)
+        if newest is None:
+            return True
+        # It cannot run before its elders, so it ranks as if each took its turn: a client's
+        # backlog counts against itself and not against the others.
+        turn_ns = self._workers.planned_ns(request.lane.model, 1)
+        request.rank_ns = max(request.rank_ns, newest.rank_ns + turn_ns)
+        if count < request.queue_limit:
+            return True
+        return self._overflow(request, self._room.mailbox(request.session, request.lane.model))
 
     def _make_room(self, request: Request) -> bool:
         """Drop one of a full queue: whoever fills it pays, not whoever comes next."""
@@ -218,7 +226,7 @@ class Scheduler:
 
     def _refuse_hopeless(self, now_ns: int) -> None:
         """End firm heads that no worker will be free for in time."""
-        for lane in list(self._room.lines):
+        for lane in [lane for lane, line in self._room.lines.items() if line.firm]:
             # Who ends may let the next of its order into the same line, or leave it empty.
             while (line := self._room.lines.get(lane)) and (head := line.head[1]).firm:
                 if self._workers.earliest_finish_ns(lane.model, now_ns) <= head.deadline_ns:
@@ -284,18 +292,21 @@ class Scheduler:
         """Let requests wait again that were sent to a worker and got no answer there."""
         for request in requests:
             request.started_ns = 0
-            others = self._room.mailbox(request.session, lane.model)
             if not self._room.knows(request.session):
                 self._answer(request, Outcome.CLIENT_GONE, "its client has left")
-            elif request.keep_latest and any(other.id > request.id for other in others):
+            elif request.keep_latest and self._is_replaced(request):
                 self._answer(request, Outcome.SUPERSEDED, SUPERSEDED)
             else:
-                for other in others:
-                    if other.keep_latest and other.id < request.id:
-                        self._discard(other, Outcome.SUPERSEDED, SUPERSEDED)
+                older = self._room.latest(request.session, lane.model)
+                if older is not None and older.id < request.id:
+                    self._discard(older, Outcome.SUPERSEDED, SUPERSEDED)
                 request.lane = lane
                 self._room.put_back(request)
                 self._watch(request)
+
+    def _is_replaced(self, request: Request) -> bool:
+        mailbox = self._room.mailbox(request.session, request.lane.model)
+        return any(other.id > request.id for other in mailbox)
 
     # ------------------------------------------------------------------------------ decisions
 
@@ -351,14 +362,22 @@ class Scheduler:
         self._effects.append(Go(batch))
 
     def _is_overtaken(self, batch: Batch, worker: Worker, now_ns: int) -> bool:
-        """Return whether a better tier or a dry robot waits, or a firm request it would doom."""
+        """Return whether somebody waits for whom a staged batch has to give way.
+
+        That is a better tier or a dry robot, whoever is earlier in rank and would be made late,
+        and, where the batch is late anyway, a firm request that would be lost.
+        """
         rank, best = min(((self._room.rank(r), r) for r in batch.requests), key=itemgetter(0))
         finish_ns = now_ns + batch.expected_ns
         gives_way = is_late(best, now_ns + self.planned_ns(batch.lane.model, 1))
         for lane, line in self._lines(worker):
-            if line.head[0][:2] < rank[:2]:
+            head_rank, head = line.head
+            if head_rank[:2] < rank[:2]:
                 return True
-            found = endangered(line, self.planned_ns(lane.model, 1), now_ns, finish_ns)
+            time_ns = self.planned_ns(lane.model, 1)
+            if head_rank < rank and now_ns <= head.deadline_ns - time_ns < finish_ns:
+                return True
+            found = endangered(line, time_ns, now_ns, finish_ns)
             if found and (gives_way or found[0] < rank):
                 return True
         return False
@@ -388,7 +407,7 @@ class Scheduler:
         return False
 
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
-        return choose(self._lines(worker), worker.models, self.planned_ns, start_ns)
+        return choose(self._lines(worker), worker.models, self._workers.planned_ns, start_ns)
 
     def _lines(self, worker: Worker) -> list[tuple[Lane, Line]]:
         """Return the lines a worker may serve."""
@@ -403,8 +422,7 @@ class Scheduler:
         return self._workers.hosting(lane.model) > 1
 
     def _take(self, worker: Worker, choice: Choice) -> Batch:
-        for request in choice.requests:
-            self._room.remove(request)
+        self._room.take(choice.lane, choice.requests)
         self._batch_id += 1
         expected_ns = self.planned_ns(choice.lane.model, len(choice.requests))
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)

@@ -72,13 +72,14 @@ def _decode_tensor(message: session_pb2.Tensor) -> Tensor:
     age_us = message.age_us
     # A character takes at most 4 bytes.
     if not key or (len(key) > MAX_KEY_BYTES // 4 and len(key.encode()) > MAX_KEY_BYTES):
-        raise _invalid(key, f"the key has 1 to {MAX_KEY_BYTES} bytes", len(key.encode()))
+        raise _invalid(key, f"a key of 1 to {MAX_KEY_BYTES} bytes is expected", len(key.encode()))
     if dtype is None:
         raise _invalid(key, "a known dtype is expected", number)
     if encoding is None:
         raise _invalid(key, "a known encoding is expected", message.encoding)
     if shape and (len(shape) > MAX_RANK or min(shape) < 0):
-        raise _invalid(key, f"at most {MAX_RANK} dimensions, none negative", _brief(shape))
+        found = shape if len(shape) <= MAX_RANK else f"{len(shape)} dimensions"
+        raise _invalid(key, f"at most {MAX_RANK} dimensions, none negative, are expected", found)
     if age_us > DAY_US:
         raise _invalid(key, f"age_us is at most one day ({DAY_US})", age_us)
     if encoding is not Encoding.RAW:
@@ -100,14 +101,14 @@ def _check_raw(key: str, dtype: DType, shape: tuple[int, ...], length: int) -> N
         raise _invalid(key, "a raw tensor needs a dtype", "none")
     item_bytes = ITEM_BYTES.get(dtype, _STRING_PREFIX_BYTES)
     if prod(max(dimension, 1) for dimension in shape) * item_bytes > _MAX_BYTES:
-        raise _invalid(key, "a shape within 63 bits is expected", _brief(shape))
+        raise _invalid(key, "a shape within 63 bits is expected", shape)
     expected = prod(shape) * item_bytes
     if dtype is not DType.STRING:
         if length != expected:
-            raise _invalid(key, f"{dtype.name}{_brief(shape)} has {expected} bytes", length)
+            raise _invalid(key, f"{dtype.name}{shape} has {expected} bytes", length)
     elif length < expected or (not expected and length):
         wanted = f"at least {expected}" if expected else "0"
-        raise _invalid(key, f"STRING{_brief(shape)} has {wanted} bytes", length)
+        raise _invalid(key, f"STRING{shape} has {wanted} bytes", length)
 
 
 def _end_of_scattered(tensors: list[Tensor]) -> int:
@@ -119,7 +120,7 @@ def _end_of_scattered(tensors: list[Tensor]) -> int:
         if tensor.length and tensor.offset < end:
             raise _invalid(
                 tensor.key,
-                f"bytes after {end}, where {_brief(previous)} ends, are expected",
+                f"bytes after {end}, where {previous!r} ends, are expected",
                 _span(tensor),
             )
         if tensor.offset + tensor.length > end:
@@ -147,17 +148,12 @@ def _refuse_duplicate(tensors: list[Tensor]) -> None:
 
 
 def _invalid(key: str, expected: str, found: object) -> Rejected:
-    return Rejected(Outcome.INVALID, f"tensor {_brief(key)}: {expected}; {found} came")
+    name = key if len(key) <= MAX_KEY_BYTES else f"{key[:MAX_KEY_BYTES]}..."
+    return Rejected(Outcome.INVALID, f"tensor {name!r}: {expected}; {found} came")
 
 
 def _span(tensor: Tensor) -> str:
     return f"[{tensor.offset}, {tensor.offset + tensor.length})"
-
-
-def _brief(value: object) -> str:
-    """Return a repr that a hostile value cannot make long."""
-    text = repr(value)
-    return text if len(text) <= 160 else f"{text[:160]}..."
 
 
 def encode_tensors(

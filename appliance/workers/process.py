@@ -92,7 +92,12 @@ async def start_process(
         start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
     )
-    return WorkerProcess(process)
+    try:
+        return WorkerProcess(process)
+    except OSError:  # no descriptor is left to watch it by
+        process.kill()
+        await process.wait()
+        raise
 
 
 async def _relay(

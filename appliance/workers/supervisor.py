@@ -11,12 +11,12 @@ from attrs import frozen
 from appliance.scheduling.events import WorkerRef
 from appliance.wire.pb import worker_pb2
 from appliance.workers.arena import Arena
-from appliance.workers.channel import open_channel
+from appliance.workers.channel import Channel, open_channel
 from appliance.workers.conversation import Conversation
 from appliance.workers.events import PoolEvent, WorkerDown
 from appliance.workers.generation import Ending, Generation
 from appliance.workers.hang import HangBound
-from appliance.workers.process import start_process
+from appliance.workers.process import WorkerProcess, start_process
 from appliance.workers.restart import Life, Quarantine, RestartPolicy
 from appliance.workers.slot import Slot, WorkerState, WorkerStatistics
 
@@ -133,35 +133,41 @@ class Supervisor:
 
     async def _run(self, conversation: Conversation) -> Ending:
         around = self._around
-        channel, theirs = open_channel()
         try:
-            with theirs:
-                try:
-                    control, arena = theirs.fileno(), around.arena.fd
-                    process = await start_process(
-                        [*self._slot.command, f"--control-fd={control}", f"--arena-fd={arena}"],
-                        pass_fds=(control, arena),
-                        environment=self._slot.environment,
-                    )
-                except OSError as error:
-                    return Ending(f"cannot be started: {error}", ())
-            self._present = Generation(
-                process,
-                channel,
-                conversation,
-                on_event=around.on_event,
-                on_line=lambda line: around.on_log(self._slot.name, line),
-                clock=around.clock,
-            )
-            if self._stop_requested.is_set():  # while it was being started
-                self._present.stop(around.stop_grace_s)
-            try:
-                return await self._present.run()
-            finally:
-                self._present = None
-                await process.close()
+            process, channel = await self._start()
+        except OSError as error:
+            return Ending(f"cannot be started: {error}", ())
+        self._present = Generation(
+            process,
+            channel,
+            conversation,
+            on_event=around.on_event,
+            on_line=lambda line: around.on_log(self._slot.name, line),
+            clock=around.clock,
+        )
+        if self._stop_requested.is_set():  # while it was being started
+            self._present.stop(around.stop_grace_s)
+        try:
+            return await self._present.run()
         finally:
+            self._present = None
             channel.close()
+            await process.close()
+
+    async def _start(self) -> tuple[WorkerProcess, Channel]:
+        channel, theirs = open_channel()
+        with theirs:
+            control, arena = theirs.fileno(), self._around.arena.fd
+            try:
+                process = await start_process(
+                    [*self._slot.command, f"--control-fd={control}", f"--arena-fd={arena}"],
+                    pass_fds=(control, arena),
+                    environment=self._slot.environment,
+                )
+            except OSError:
+                channel.close()
+                raise
+        return process, channel
 
     def statistics(self) -> WorkerStatistics:
         """Return a snapshot."""

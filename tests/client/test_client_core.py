@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from appliance.client.core import HEARTBEAT_NS, Channel, Core
 from appliance.errors import Outcome, WindowFull
@@ -110,9 +110,10 @@ class Conversation(RuleBasedStateMachine):
             assert held < WINDOW
             self.asked[sequence] = (Keep.ALL, self.now_ns)
 
+    @precondition(lambda self: self.core.has_outgoing)
     @rule()
-    def network_takes_one(self) -> None:
-        if self.core.has_outgoing:
+    def network_takes_all(self) -> None:
+        while self.core.has_outgoing:
             message = send(self.core, self.now_ns)
             if message.kind is Kind.OBSERVE:
                 assert message.sequence not in self.ended
@@ -120,10 +121,9 @@ class Conversation(RuleBasedStateMachine):
                 self.sent.add(message.sequence)
                 self.on_the_wire.append(message.sequence)
 
+    @precondition(lambda self: self.on_the_wire)
     @rule(data=st.data(), outcome=st.sampled_from(Outcome), again=st.booleans())
     def appliance_answers(self, data: st.DataObject, outcome: Outcome, *, again: bool) -> None:
-        if not self.on_the_wire:
-            return
         sequence = data.draw(st.sampled_from(self.on_the_wire))
         if not again:
             self.on_the_wire.remove(sequence)
@@ -137,10 +137,10 @@ class Conversation(RuleBasedStateMachine):
                 self.dropped += 1
         self.core.receive(answer(sequence, outcome), self.now_ns, prompt=True)
 
+    @precondition(lambda self: self.on_the_wire)
     @rule(data=st.data())
     def network_loses_one(self, data: st.DataObject) -> None:
-        if self.on_the_wire:
-            self.on_the_wire.remove(data.draw(st.sampled_from(self.on_the_wire)))
+        self.on_the_wire.remove(data.draw(st.sampled_from(self.on_the_wire)))
 
     @rule(sequence=st.integers(0, 100), garbage=st.binary(max_size=20))
     def nonsense_arrives(self, sequence: int, garbage: bytes) -> None:
@@ -149,10 +149,9 @@ class Conversation(RuleBasedStateMachine):
         self.core.receive([garbage], self.now_ns, prompt=False)
         self.core.receive([b"", b"\xff" + garbage, b""], self.now_ns, prompt=False)
 
+    @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def user_cancels(self, data: st.DataObject) -> None:
-        if not self.asked:
-            return
         sequence = data.draw(st.sampled_from(sorted(self.asked)))
         self.core.cancel(self.channels[self.asked[sequence][0]], sequence)
         if sequence not in self.ended:
@@ -182,7 +181,7 @@ class Conversation(RuleBasedStateMachine):
             self.collectable.remove(waiting[0])
             self.given.append(waiting[0])
 
-    @rule(elapsed_ns=st.integers(0, GIVE_UP_NS // 2))
+    @rule(elapsed_ns=st.sampled_from([1, GIVE_UP_NS // 2, GIVE_UP_NS]))
     def time_passes(self, elapsed_ns: int) -> None:
         self.now_ns += elapsed_ns
         self.core.tick(self.now_ns)
@@ -219,7 +218,9 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestConversation.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True
+)
 
 
 def test_after_close_everything_is_accounted_for() -> None:
@@ -246,6 +247,55 @@ def test_local_ends_are_told_from_the_appliances() -> None:
     assert statistics.answers == {Outcome.SUPERSEDED: 1, Outcome.CANCELLED: 1}
     assert channel.status is Outcome.CANCELLED
     assert not core.has_outgoing
+
+
+def test_what_is_too_old_is_given_up() -> None:
+    core = new_core(give_up_ns=100)
+    channel = core.channel("p", keep=Keep.ALL)
+    lost = ask(core, channel, now_ns=0)
+    send(core)
+    ask(core, channel, now_ns=60)
+    core.tick(99)
+    assert core.outstanding == 2
+    core.tick(100)
+    assert (core.outstanding, core.statistics().unanswered) == (1, 1)
+    core.receive(answer(lost), 101, prompt=True)
+    assert core.statistics().unmatched == 1
+    assert core.take_first(channel) is None
+
+
+def test_under_keep_latest_the_window_gives_up_the_oldest() -> None:
+    core = new_core()
+    channel = core.channel("p", window=2)
+    for _ in range(3):
+        ask(core, channel)
+        send(core)
+    statistics = core.statistics()
+    assert (statistics.outstanding, statistics.unanswered) == (2, 1)
+    assert list(channel.held) == [2, 3]
+
+
+def test_an_older_answer_is_not_kept_for_anybody() -> None:
+    core = new_core()
+    channel = core.channel("p")
+    older = ask(core, channel)
+    send(core)
+    ask(core, channel)
+    core.receive(answer(older, Outcome.SUPERSEDED), 0, prompt=True)
+    assert core.take(channel, older) is None
+    assert core.take_first(channel) is None
+    assert channel.status is None
+    assert core.statistics().stale_dropped == 1
+
+
+def test_an_answer_to_what_was_never_sent_is_unmatched() -> None:
+    core = new_core()
+    channel = core.channel("p")
+    sequence = ask(core, channel)
+    core.receive(answer(sequence), 0, prompt=True)
+    assert core.statistics().unmatched == 1
+    assert core.take_latest(channel) is None
+    assert core.has_outgoing
 
 
 def test_cancelling_what_was_sent_tells_the_appliance_once_and_hides_the_answer() -> None:

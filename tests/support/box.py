@@ -101,7 +101,7 @@ def box(
             *(sys.executable, "-m", "appliance", "serve"),
             *("--config", str(directory / "config.toml")),
             *("--models", str(models)),
-            *("--bind", f"ipc://{directory}/door"),
+            *(() if "bind" in config else ("--bind", f"ipc://{directory}/door")),
             *("--socket", str(directory / "admin.sock")),
             *(argument for override in overrides for argument in ("--set", override)),
         ]

@@ -232,6 +232,7 @@ class Simulation:
     record: Record = field(init=False)
     _agenda: list[tuple[int, int, Callable[[], Event | None]]] = field(factory=list, init=False)
     _count: int = field(default=0, init=False)
+    _wakeup_ns: int | None = field(default=None, init=False)
     _random: random.Random = field(init=False)
     _models: dict[str, Model] = field(init=False)
     _workers: dict[str, SimulatedWorker] = field(factory=dict, init=False)
@@ -250,7 +251,7 @@ class Simulation:
         for ask in sorted(trace.asks, key=lambda ask: ask.at_ns):
             self.ask(ask)
         for death in trace.deaths:
-            self.at(death.at_ns, lambda d=death: self._die(d.slot, d.back_after_ns))
+            self.at(death.at_ns, lambda d=death: self.die(d.slot, d.back_after_ns))
         for withdrawal in trace.withdrawals:
             self.at(withdrawal.at_ns, lambda w=withdrawal: w.event)
 
@@ -289,18 +290,17 @@ class Simulation:
 
     def run(self, until_ns: int | None = None) -> Record:
         """Run until nothing is left to happen, or until a time."""
-        wakeup_ns: int | None = None
         while True:
-            next_ns = self._next_ns(wakeup_ns)
+            next_ns = self._next_ns()
             if next_ns is None or (until_ns is not None and next_ns > until_ns):
                 return self.record
-            wakeup_ns = self._turn(next_ns).decision.next_wakeup_ns
+            self._wakeup_ns = self._turn(next_ns).decision.next_wakeup_ns
             assert len(self.record.turns) < MAX_TURNS, "the simulation does not come to an end"
 
-    def _next_ns(self, wakeup_ns: int | None) -> int | None:
+    def _next_ns(self) -> int | None:
         times_ns = [self._agenda[0][0]] if self._agenda else []
-        if wakeup_ns is not None:
-            times_ns.append(wakeup_ns + self.trace.timer_lateness_ns)
+        if self._wakeup_ns is not None:
+            times_ns.append(self._wakeup_ns + self.trace.timer_lateness_ns)
         return min(times_ns, default=None)
 
     def _turn(self, now_ns: int) -> Turn:
@@ -346,7 +346,8 @@ class Simulation:
         max_batch = {ref: model.max_batch for ref, model in models.items()}
         return WorkerReady(worker.ref, times_ns, max_batch)
 
-    def _die(self, slot: str, back_after_ns: int) -> WorkerLost | None:
+    def die(self, slot: str, back_after_ns: int) -> WorkerLost | None:
+        """A worker process ends; its slot is back after a while."""
         worker = self._workers.pop(slot, None)
         if worker is None:
             return None
@@ -428,7 +429,7 @@ class Simulation:
         worker = self._workers.get(slot)
         if worker is None or worker.ref.generation != generation:
             return None
-        return self._die(slot, self.trace.restart_ns)
+        return self.die(slot, self.trace.restart_ns)
 
     def _done(
         self, worker: SimulatedWorker, batch: Batch, busy_ns: int, faults: list[Fault]

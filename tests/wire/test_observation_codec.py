@@ -34,12 +34,16 @@ def of_tensors(*tensors: Tensor) -> session_pb2.Observation:
 
 
 BAD_TENSORS = [
-    (Tensor("", UINT8, (1,), 0, 1), 1, "'': the key has 1 to 128 bytes; 0 came"),
-    (Tensor("é" * 65, UINT8, (1,), 0, 1), 1, "the key has 1 to 128 bytes; 130 came"),
+    (Tensor("", UINT8, (1,), 0, 1), 1, "'': a key of 1 to 128 bytes is expected; 0 came"),
+    (Tensor("é" * 65, UINT8, (1,), 0, 1), 1, "a key of 1 to 128 bytes is expected; 130 came"),
     (Tensor("x", 15, (1,), 0, 1), 1, "'x': a known dtype is expected; 15 came"),
     (Tensor("x", UINT8, (1,), 0, 1, 6), 1, "'x': a known encoding is expected; 6 came"),
-    (Tensor("x", UINT8, (1,) * 9, 0, 1), 1, "at most 8 dimensions, none negative; (1, 1,"),
-    (Tensor("x", UINT8, (-1, -1), 0, 1), 1, "at most 8 dimensions, none negative; (-1, -1)"),
+    (Tensor("x", UINT8, (1,) * 9, 0, 1), 1, "none negative, are expected; 9 dimensions came"),
+    (
+        Tensor("x", UINT8, (-1, -1), 0, 1),
+        1,
+        "at most 8 dimensions, none negative, are expected; (-1, -1)",
+    ),
     (Tensor("x", JPEG, (-1,), 0, 1, JPEG), 1, "none negative"),
     (Tensor("x", FLOAT32, (2, 3), 0, 23), 23, "'x': FLOAT32(2, 3) has 24 bytes; 23 came"),
     (Tensor("x", FLOAT32, (2**62, 4), 0, 0), 0, "a shape within 63 bits"),
@@ -270,3 +274,15 @@ def test_a_day_is_allowed() -> None:
 
 def test_fields_of_a_later_version_are_ignored() -> None:
     assert decode_observation(bytes.fromhex("c2 3e 03 61 62 63"), 0) == Observation()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        session_pb2.Observation(tensors=[{"key": "k" * 120_000, "dtype": "UINT8"}]),
+        session_pb2.Observation(tensors=[{"key": "k", "dtype": "UINT8", "shape": [1] * 120_000}]),
+        session_pb2.Observation(trace_id="t" * 120_000),
+    ],
+)
+def test_a_long_message_gets_a_short_answer(message) -> None:
+    assert len(refusal(message).message) < 300

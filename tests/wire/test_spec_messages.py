@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 import wire_strategies
 from attrs import evolve
@@ -116,3 +118,11 @@ def test_a_large_stage_fits_a_datagram() -> None:
     row = worker_pb2.Row(feeds=[feed] * 32, state_in=[{"offset": 1 << 40, "length": 1 << 20}])
     message = worker_pb2.ToWorker(stage=worker_pb2.Stage(batch_id=1 << 50, rows=[row] * 64))
     assert message.ByteSize() <= MAX_DATAGRAM
+
+
+def test_the_longest_datagram_passes_an_ordinary_socket() -> None:
+    core, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with core, worker:
+        core.settimeout(0)
+        assert core.send(bytes(MAX_DATAGRAM)) == MAX_DATAGRAM
+        assert len(worker.recv(MAX_DATAGRAM)) == MAX_DATAGRAM

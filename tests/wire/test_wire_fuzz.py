@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import wire_strategies
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import Outcome, PeerProtocolError, Rejected
@@ -54,19 +54,19 @@ def survive(envelope: bytes, payload_bytes: int) -> Observation | None:
     return observation
 
 
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(st.binary(max_size=400), sizes)
 def test_random_observations(envelope, payload_bytes) -> None:
     survive(envelope, payload_bytes)
 
 
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(mutated(wire_strategies.observations.map(encode_observation)), sizes)
 def test_mutated_observations(envelope, payload_bytes) -> None:
     survive(envelope, payload_bytes)
 
 
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(wire_strategies.observations, st.data())
 def test_accepted_raw_tensors_become_arrays(observation, data) -> None:
     size = wire_strategies.payload_bytes(observation.tensors)
@@ -96,13 +96,13 @@ def survive_response(envelope: bytes, payload_bytes: int) -> None:
         assert tensor.offset + tensor.length <= payload_bytes
 
 
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(st.binary(max_size=400), sizes)
 def test_random_responses(envelope, payload_bytes) -> None:
     survive_response(envelope, payload_bytes)
 
 
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(mutated(wire_strategies.responses.map(encode_response)), sizes)
 def test_mutated_responses(envelope, payload_bytes) -> None:
     survive_response(envelope, payload_bytes)
@@ -117,7 +117,7 @@ MAGIC = {
 
 
 @pytest.mark.parametrize("encoding", MAGIC)
-@settings(wire_strategies.repeatable, max_examples=200)
+@wire_strategies.repeatable
 @given(data=st.data())
 def test_random_media(encoding, data) -> None:
     magic = MAGIC[encoding]

@@ -26,8 +26,8 @@ repeatable = settings(deadline=None, derandomize=True)
 uint32s = st.integers(0, 2**32 - 1)
 uint64s = st.integers(0, 2**64 - 1)
 durations = st.integers(0, DAY_US)
-names = st.text(max_size=63)
-keys = st.text(min_size=1, max_size=32)
+names = st.text(max_size=12)
+keys = st.text(min_size=1, max_size=6)
 
 
 def optional(strategy: st.SearchStrategy[int]) -> st.SearchStrategy[int | None]:

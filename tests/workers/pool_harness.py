@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import select
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,7 +24,7 @@ from appliance.workers.slot import HostedModel, Slot, WorkerStatistics
 
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_worker.py"))
 PATIENCE_S = 60
-OUTPUT_BYTES = 256
+OUTPUT_BYTES = 64
 
 Event = TypeVar("Event")
 
@@ -128,6 +129,12 @@ class House:
         pid = self.pool.statistics()[slot].pid
         assert pid is not None
         return pid
+
+    def hold_until_exit(self) -> None:
+        """Hold up the event loop, and with it the pool, until the first slot's process exits."""
+        pidfd = os.pidfd_open(self.pid())
+        select.select([pidfd], [], [])
+        os.close(pidfd)
 
 
 @contextlib.asynccontextmanager

@@ -35,6 +35,7 @@ def test_long_lines_are_cut() -> None:
     reader = Lines()
     for _ in range(100):
         assert reader.feed(b"x" * 1000, SECOND) == []
+        assert len(reader._rest) <= LINE_BYTES  # nor are they kept
     assert reader.feed(b"\nshort\n", SECOND) == ["x" * LINE_BYTES, "short"]
 
 

@@ -99,13 +99,27 @@ async def test_a_row_that_ends_its_process() -> None:
 async def test_the_last_words_of_a_process_are_heard_before_its_end() -> None:
     async with house() as home:
         worker = await home.up()
-        home.pool.stage(worker, home.batch(b"last words", batch_id=1))
+        last = 100  # more than the receiver takes in at a time
+        for batch_id in range(1, last):
+            home.pool.stage(worker, home.batch(b"a", batch_id=batch_id))
+        home.pool.stage(worker, home.batch(b"last words", batch_id=last))
         # Unread when it exits: the kernel tells that as an error before the words.
-        home.pool.stage(worker, home.batch(b"never", batch_id=2))
-        finished = await home.event()
-        assert isinstance(finished, BatchFinished)
-        assert finished.done.batch_id == 1
+        home.pool.stage(worker, home.batch(b"never", batch_id=last + 1))
+        home.hold_until_exit()
+        for batch_id in range(1, last + 1):
+            finished = await home.event()
+            assert isinstance(finished, BatchFinished)
+            assert finished.done.batch_id == batch_id
         assert await home.event() == WorkerDown(worker, "exited with status 7", ())
+
+
+async def test_a_batch_staged_to_a_process_that_has_just_gone() -> None:
+    async with house() as home:
+        worker = await home.up()
+        os.kill(home.pid(), signal.SIGKILL)
+        home.hold_until_exit()
+        home.pool.stage(worker, home.batch(b"a"))
+        assert await home.event() == WorkerDown(worker, "killed by SIGKILL", ())
 
 
 async def test_ten_kills_in_a_row() -> None:

@@ -63,7 +63,9 @@ def draw(reports: Sequence[RobotReport], title: str) -> bytes:
     _axes(axes, longest)
     axes.set_title(title, loc="left", color=INK, fontsize=12, pad=12)
     if axes.get_lines():
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, labelcolor=INK)
+        figure.legend(
+            loc="outside lower left", ncols=2, frameon=False, labelcolor=INK, fontsize=8.5
+        )
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

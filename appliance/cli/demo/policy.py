@@ -93,7 +93,7 @@ def build_policy(path: Path) -> None:
     for _ in range(LAYERS):
         x = graph.add("Add", x, graph.attention(graph.normalized(x)))
         x = graph.add("Add", x, graph.feed_forward(graph.normalized(x)))
-    actions = graph.add("Tanh", graph.linear(graph.normalized(x), WIDTH, JOINTS))
+    actions = graph.add("Tanh", graph.linear(graph.normalized(x), WIDTH, JOINTS, scale=0.5))
     graph.nodes.append(helper.make_node("Identity", [actions], ["actions"]))
     model = helper.make_model(
         helper.make_graph(
