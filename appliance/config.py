@@ -29,7 +29,7 @@ from attrs.validators import (
 )
 
 from appliance.errors import ConfigError
-from appliance.models.structure import read_toml, structure
+from appliance.structure import read_toml, structure
 
 if sys.version_info >= (3, 11):
     import tomllib

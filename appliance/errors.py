@@ -1,20 +1,20 @@
 """Every error of the appliance, each with a stable code. Imports nothing; everybody may import it.
 
 ```
-ApplianceError                   code
-├── ConfigError                  CONFIG            a config or manifest key: what was found, what is allowed
-├── WindowFull                   WINDOW_FULL       the SDK holds as many observations as it was told to
-├── Rejected                     (an Outcome)      a request is refused; travels to the client that asked
-├── ProtocolError                                  somebody broke a protocol
-│   ├── LocalProtocolError       LOCAL_PROTOCOL    we did: a bug here
-│   └── PeerProtocolError        PEER_PROTOCOL     the other side did
-├── PeerGone                     PEER_GONE         nobody is connected under this routing id (any longer)
-├── AdminError                   ADMIN             a running appliance refused an admin request
-│   └── AdminUnreachable         ADMIN_UNREACHABLE no appliance answers on its admin socket
-└── WorkerError                                    a worker process failed
-    ├── WorkerCrashed            WORKER_CRASHED    it ended, or was ended because it hung
-    ├── WorkerNotReady           WORKER_NOT_READY  it did not come up
-    └── EngineError              ENGINE            the engine raised; the process lives on
+ApplianceError               code
+├── ConfigError              CONFIG            a config or manifest key cannot be used
+├── WindowFull               WINDOW_FULL       the SDK holds as much as it was told to
+├── Rejected                 (an Outcome)      a request is refused; its client is told
+├── ProtocolError                              somebody broke a protocol
+│   ├── LocalProtocolError   LOCAL_PROTOCOL    we did: a bug here
+│   └── PeerProtocolError    PEER_PROTOCOL     the other side did
+├── PeerGone                 PEER_GONE         nobody is connected under a routing id
+├── AdminError               ADMIN             a running appliance refused an admin request
+│   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
+└── WorkerError                                a worker process failed
+    ├── WorkerCrashed        WORKER_CRASHED    it ended, or was ended because it hung
+    ├── WorkerNotReady       WORKER_NOT_READY  it did not come up
+    └── EngineError          ENGINE            the engine raised; the process lives on
 ```
 
 `Outcome` is the closed list of ways a request can end. Each request ends in exactly one.

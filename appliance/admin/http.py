@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -38,6 +39,8 @@ TEXT = "text/plain; charset=utf-8"
 
 StreamT = TypeVar("StreamT", bound=trio.abc.HalfCloseableStream)
 
+# Tracebacks are formatted here, plainly: structlog's console renderer, left to it, draws them with
+# every local variable, which takes the event loop a tenth of a second and more.
 _log: Any = structlog.get_logger(__name__)
 
 
@@ -112,7 +115,7 @@ async def serve_http(
             try:
                 await connection.serve(handler)
             except Exception:  # noqa: BLE001  # a bug in one connection; the others go on
-                _log.exception("admin connection failed")
+                _log.error("admin connection failed", exception=traceback.format_exc())
             finally:
                 serving -= 1
 
@@ -246,5 +249,10 @@ async def _answer(handler: Handler, request: HttpRequest) -> HttpResponse:
     try:
         return await handler(request)
     except Exception as error:  # noqa: BLE001  # whatever it is, the peer is to hear of it
-        _log.exception("admin request failed", method=request.method, path=request.path)
+        _log.error(
+            "admin request failed",
+            method=request.method,
+            path=request.path,
+            exception=traceback.format_exc(),
+        )
         return error_response(500, "INTERNAL", f"{type(error).__name__}: {error}")

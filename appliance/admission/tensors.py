@@ -153,17 +153,21 @@ def _raw_shape(wanted: InputSpec, tensor: Tensor) -> tuple[int, ...]:
 
 def _media_shape(wanted: InputSpec, tensor: Tensor, data: memoryview) -> tuple[int, ...]:
     """Read the header of an encoded image or sound and check it against the limits."""
-    if tensor.encoding in IMAGES:
-        image = image_header(data, tensor.encoding)
-        pixels = image.height * image.width
-        if pixels > wanted.max_pixels:
-            raise _too_many(tensor.key, "pixels", wanted.max_pixels, pixels)
-        return (image.height, image.width)
-    sound = audio_header(data, tensor.encoding)
-    samples = sound.frames * sound.channels
-    if samples > wanted.max_samples:
-        raise _too_many(tensor.key, "samples", wanted.max_samples, samples)
-    return (sound.frames,)
+    try:
+        if tensor.encoding in IMAGES:
+            image = image_header(data, tensor.encoding)
+            what, allowed, came = "pixels", wanted.max_pixels, image.height * image.width
+            shape = (image.height, image.width)
+        else:
+            sound = audio_header(data, tensor.encoding)
+            what, allowed, came = "samples", wanted.max_samples, sound.frames * sound.channels
+            shape = (sound.frames,)
+    except Rejected as rejected:
+        message = f"tensor {tensor.key!r}: {rejected.message}"
+        raise Rejected(rejected.outcome, message) from rejected
+    if came > allowed:
+        raise _too_many(tensor.key, what, allowed, came)
+    return shape
 
 
 def _too_many(key: str, what: str, allowed: int, came: int) -> Rejected:

@@ -176,6 +176,11 @@ class ModelHandle:
         return self._channel.model_id
 
     @property
+    def outstanding(self) -> int:
+        """Observations of this model that have not ended."""
+        return len(self._channel.held)
+
+    @property
     def episode(self) -> int:
         """The episode that observations belong to; 0 until episodes are used."""
         return self._channel.episode

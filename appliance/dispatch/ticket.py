@@ -14,7 +14,6 @@ from appliance.wire.spec import ModelSpec
 from appliance.wire.types import DType, Observation, Timing
 from appliance.workers.allocator import Block
 
-
 UNTIMED = Timing()
 StateKey = tuple[Hashable, str, int]
 """Whose recurrent state: session, model name, episode."""

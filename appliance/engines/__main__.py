@@ -24,6 +24,8 @@ def main() -> int:
         os.set_inheritable(fd, False)  # noqa: FBT003  what a model starts must not hold them
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
+    # Its wheels report to their vendor, over the network, unless told not to before they load.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         lifeline.arm(sys.stdin.fileno())
         from appliance.engines.loop import Worker  # noqa: PLC0415  numpy reads the variables

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le, matches_re, optional
 
-from appliance.models.structure import KEY, read_toml, structure
+from appliance.structure import KEY, read_toml, structure
 from appliance.wire.types import DType
 
 MANIFEST = "model.toml"

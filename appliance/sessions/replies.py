@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
 from appliance.admission.catalog import Catalog
 from appliance.dispatch.ticket import Reply, Ticket
 from appliance.errors import Outcome, Rejected
+from appliance.wire.legacy import for_old_client
 from appliance.wire.session import encode_response
-from appliance.wire.types import PROTOCOL_VERSION, Kind, Observation, Response, Tensor
+from appliance.wire.types import (
+    PROTOCOL_VERSION,
+    Buffer,
+    Kind,
+    Observation,
+    Response,
+    Tensor,
+)
 
 
 @define(eq=False)
@@ -36,7 +45,7 @@ class Replies:
             length = len(output.data)
             tensors.append(Tensor(output.key, output.dtype, output.shape, offset, length))
             offset += length
-        payload = b"".join([output.data for output in reply.outputs])
+        parts: Sequence[Buffer] = [output.data for output in reply.outputs]
         spec = ticket.spec
         self._count += 1
         response = Response(
@@ -62,7 +71,9 @@ class Replies:
             horizon=spec.horizon if spec else 0,
         )
         extended = observation.protocol_version > 0
-        return [encode_response(response, extended=extended), payload]
+        if not extended:
+            response, parts = for_old_client(response, parts)
+        return [encode_response(response, extended=extended), b"".join(parts)]
 
     def heartbeat(self, observation: Observation) -> bytes:
         """Return the envelope that answers a heartbeat."""

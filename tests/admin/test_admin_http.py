@@ -267,6 +267,8 @@ async def test_a_handler_that_raises_gives_500_and_the_connection_lives_on(
     assert document == {"error": {"code": "INTERNAL", "message": "LookupError: no luck"}}
     [entry] = quiet_log
     assert (entry["log_level"], entry["path"]) == ("error", "/raise")
+    assert entry["exception"].endswith("LookupError: no luck\n")
+    assert "exc_info" not in entry  # else a renderer may draw it at length, on the loop
 
 
 async def test_a_response_that_is_none_ends_its_connection_only(quiet_log: list[Any]) -> None:

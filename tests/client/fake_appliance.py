@@ -15,7 +15,7 @@ from attrs import define, field
 from appliance.errors import Outcome
 from appliance.wire.arrays import pack
 from appliance.wire.session import decode_observation, encode_response
-from appliance.wire.types import PROTOCOL_VERSION, Observation, Response
+from appliance.wire.types import PROTOCOL_VERSION, Kind, Observation, Response
 
 PATIENCE_MS = 10_000
 
@@ -56,17 +56,21 @@ class FakeAppliance:
     def has_message(self) -> bool:
         return bool(self.socket.poll(0))
 
-    async def arrival(self) -> Received:
+    async def arrival(self, *, heartbeat: bool = False) -> Received:
         """Wait for a message while the event loop runs, and receive it."""
         while not self.has_message():  # noqa: ASYNC110 - the other end is no part of the loop
             await asyncio.sleep(0.001)
-        return self.receive()
+        return self.receive(heartbeat=heartbeat)
 
-    def receive(self) -> Received:
-        assert self.socket.poll(PATIENCE_MS), "the client sent nothing"
-        identity, empty, envelope, payload = self.socket.recv_multipart()
-        assert empty == b""
-        return Received(identity, decode_observation(envelope, len(payload)), payload)
+    def receive(self, *, heartbeat: bool = False) -> Received:
+        """Return the next message; heartbeats, which come when a test is slow, only if asked."""
+        while self.socket.poll(PATIENCE_MS):
+            identity, empty, envelope, payload = self.socket.recv_multipart()
+            assert empty == b""
+            observation = decode_observation(envelope, len(payload))
+            if (observation.kind is Kind.HEARTBEAT) == heartbeat:
+                return Received(identity, observation, payload)
+        raise AssertionError("the client sent nothing")
 
     def reply(
         self,

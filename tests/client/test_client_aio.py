@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zmq
 from fake_appliance import PATIENCE_MS, FakeAppliance
+from numpy.typing import NDArray
 
 from appliance import AsyncConnection, Outcome, WindowFull
 from appliance.client import aio
@@ -21,7 +22,7 @@ from appliance.errors import LocalProtocolError
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Kind
 
-State = np.ndarray[Any, Any]
+State = NDArray[Any]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def connected(appliance: FakeAppliance) -> AsyncIterator[AsyncConnection]:
     async with AsyncConnection(appliance.address, "r1", reconnect_ivl_ms=10) as connection:
         greeting = asyncio.ensure_future(connection.wait_reachable(PATIENCE_MS))
-        appliance.reply(await appliance.arrival())
+        appliance.reply(await appliance.arrival(heartbeat=True))
         assert await greeting
         yield connection
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_appliance import PATIENCE_MS, FakeAppliance
+from numpy.typing import NDArray
 
 from appliance import Connection, Encoded, Outcome, WindowFull
 from appliance.errors import LocalProtocolError
 from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec
 from appliance.wire.types import DType, Encoding, Keep, Kind, Lateness, Timing
 
-State = np.ndarray[Any, Any]
+State = NDArray[Any]
 
 
 def test_an_answer_looks_as_it_does_in_inferential(
@@ -328,6 +329,7 @@ def test_keep_all_gives_every_answer_with_its_number(
     asked = [model.observe(state=state) for _ in range(3)]
     with pytest.raises(WindowFull, match="window 3"):
         model.observe(state=state)
+    assert model.outstanding == 3
     received = [appliance.receive() for _ in range(3)]
     appliance.reply(received[1])
     appliance.reply(received[0], Outcome.SHED)
@@ -406,8 +408,7 @@ def test_a_refused_description_says_why(appliance: FakeAppliance, connection: Co
 
 def test_reachable_is_what_answers(appliance: FakeAppliance, connection: Connection) -> None:
     assert not connection.wait_reachable(0)
-    heartbeat = appliance.receive()
-    assert heartbeat.observation.kind is Kind.HEARTBEAT
+    heartbeat = appliance.receive(heartbeat=True)
     appliance.reply(heartbeat)
     assert connection.wait_reachable(PATIENCE_MS)
     assert connection.last_heard_ns is not None

@@ -19,7 +19,7 @@ from appliance.errors import Outcome, Rejected
 from appliance.models.inputs import input_plan
 from appliance.models.manifest import Input
 from appliance.models.plans import TensorSignature
-from appliance.models.structure import structure
+from appliance.structure import structure
 from appliance.wire.arrays import encode_strings, float32_to_bfloat16
 from appliance.wire.types import NUMPY_DTYPES, DType, Encoding
 

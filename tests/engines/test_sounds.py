@@ -17,7 +17,7 @@ from appliance.engines.preprocess import Preprocessor
 from appliance.errors import Outcome, Rejected
 from appliance.models.inputs import input_plan
 from appliance.models.manifest import Input
-from appliance.models.structure import structure
+from appliance.structure import structure
 from appliance.wire.types import Encoding
 
 RATE = 16_000

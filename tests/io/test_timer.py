@@ -129,13 +129,11 @@ async def test_one_waiter() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_lateness_is_far_below_a_sleep_gone_wrong() -> None:
-    """Not a benchmark: the best of 30 waits is within 5 ms even on a busy machine."""
-    lateness_ns = []
+async def test_no_deadline_is_met_early_whatever_its_fraction_of_a_millisecond() -> None:
+    """A lower bound only: how late it is depends on the machine, and is a benchmark's business."""
     with Timer() as timer, trio.fail_after(20):
-        for _ in range(30):
-            deadline_ns = time.monotonic_ns() + 2 * MS
+        for fraction_ns in range(1, 1_000_000, 49_999):
+            deadline_ns = time.monotonic_ns() + MS + fraction_ns
             timer.set(deadline_ns)
             await timer.wait()
-            lateness_ns.append(time.monotonic_ns() - deadline_ns)
-    assert 0 <= min(lateness_ns) < 5 * MS
+            assert time.monotonic_ns() >= deadline_ns

@@ -6,7 +6,7 @@ from appliance.errors import ConfigError
 from appliance.models.manifest import Manifest
 from appliance.models.plans import Resolved, RowKind, Signature, TensorSignature
 from appliance.models.resolve import resolve
-from appliance.models.structure import structure
+from appliance.structure import structure
 from appliance.wire.spec import InputSpec, OutputSpec
 from appliance.wire.types import DType, Encoding
 

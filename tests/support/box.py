@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Box:
         assert connection.last_heard_ns is not None
         return connection
 
-    def wait_until(self, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 30) -> Any:
+    def wait_until(self, condition: Callable[[dict[str, Any]], bool], timeout_s: float = 90) -> Any:
         """Ask for the status until it satisfies `condition`."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -113,6 +113,17 @@ def box(
                 running.wait_until(lambda status: status["state"] == state, START_S)
             yield running
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait(10)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the appliance, and its workers: one that is stopped cannot notice that it is gone."""
+    workers: list[int] = []
+    if process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        workers = [int(pid) for pid in children.read_text().split()]
+        process.kill()
+    process.wait(10)
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

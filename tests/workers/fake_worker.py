@@ -1,4 +1,3 @@
-# ruff: noqa: T201 - what it prints is part of the test
 """A worker process that speaks worker.proto, echoes rows, and injects faults exactly.
 
 At load, a model does what its name says: `echo`, `crash`, `fail`, `stall` (no progress), `steps`

@@ -9,7 +9,10 @@ from appliance.workers.process import describe_exit
 SECOND = 1_000_000_000
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n\r")), max_size=20), st.data())
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r")), max_size=20),
+    st.data(),
+)
 def test_lines_do_not_depend_on_how_bytes_come(lines: list[str], data: st.DataObject) -> None:
     written = "".join(line + "\n" for line in lines).encode()
     reader = Lines()

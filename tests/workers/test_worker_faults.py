@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import trio
@@ -142,21 +143,23 @@ async def test_a_command_that_is_not_there() -> None:
             assert "No such file" in down.cause
 
 
-async def test_running_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "function"), [(os, "pidfd_open"), (socket, "socketpair")])
+async def test_running_out_of_descriptors(
+    module: ModuleType, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[int] = []
 
     def refuse(*arguments: int) -> int:
-        started.append(arguments[0])
+        if module is os:
+            started.append(arguments[0])
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async with house(restart=AT_ONCE) as home:
         with monkeypatch.context() as patch:
-            patch.setattr(os, "pidfd_open", refuse)
+            patch.setattr(module, function, refuse)
             down = await home.next(WorkerDown)
-            assert "Too many open files" in down.cause
-            assert not exists(started[0])
-            patch.setattr(socket, "socketpair", refuse)
-            assert "Too many open files" in (await home.next(WorkerDown)).cause
+            assert down.cause == "cannot be started: [Errno 24] Too many open files"
+            assert not any(map(exists, started[:1]))
         await home.up()
 
 

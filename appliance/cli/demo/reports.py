@@ -10,7 +10,7 @@ from appliance.cli.demo.roster import Role
 class Progress(TypedDict):
     """Each second: the robot so far."""
 
-    asked: int
+    rate_hz: float
     answered: int
     misses: int
     p50_ms: float

@@ -81,6 +81,7 @@ class Robot:
                 self._ask(ask, due_ns, tick)
             now_ns = time.monotonic_ns()
             if now_ns >= report_ns:
+                self._ran_ns = now_ns - began_ns
                 say({"progress": self.progress()})
                 report_ns = now_ns + SECOND_NS
             tick = max(tick + 1, (now_ns - began_ns) // period_ns)
@@ -119,15 +120,18 @@ class Robot:
 
     def _finish(self) -> None:
         """Wait for the answers under way, so that both sides count the same."""
-        for result in self.model.results(SETTLE_MS):
-            self._take(result)
         self.connection.wait_settled(SETTLE_MS)
+        for result in self.model.results(0):
+            self._take(result)
+
+    def _rate_hz(self) -> float:
+        return round(self.book.asked * SECOND_NS / max(1, self._ran_ns), 2)
 
     def progress(self) -> Progress:
         """Return the robot so far."""
         book = self.book
         return Progress(
-            asked=book.asked,
+            rate_hz=self._rate_hz(),
             answered=book.answered,
             misses=book.misses,
             p50_ms=book.percentile_ms(50),
@@ -141,7 +145,7 @@ class Robot:
             name=self.plan.name,
             role=self.plan.role,
             model=self.plan.kind.model,
-            rate_hz=round(book.asked * SECOND_NS / max(1, self._ran_ns), 2),
+            rate_hz=self._rate_hz(),
             p50_ms=book.percentile_ms(50),
             p99_ms=book.percentile_ms(99),
             p99_9_ms=book.percentile_ms(99.9),

@@ -19,9 +19,9 @@ from appliance.cli.demo.reports import Message, Progress, RobotReport
 from appliance.cli.demo.roster import RobotPlan
 from appliance.errors import ApplianceError
 
-START_S = 30.0
-REPORT_S = 20.0
-"""A robot waits at most 16 s for its last answers."""
+START_S = 60.0
+REPORT_S = 15.0
+"""A robot waits at most 8 s for its last answers."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

@@ -16,7 +16,7 @@ from appliance.cli.demo.children import end, spawn_leashed, tail
 from appliance.errors import AdminError, AdminUnreachable, WorkerNotReady
 from appliance.metrics.status import Status
 
-START_S = 60.0
+START_S = 90.0
 DRAIN_S = 20.0
 SETTLE_S = 5.0
 POLL_S = 0.1
@@ -43,9 +43,18 @@ class Server:
         """Return its status document.
 
         Raises:
-            AdminUnreachable: It does not answer, or has ended.
+            WorkerNotReady: It has ended.
+            AdminUnreachable: It does not answer.
         """
-        return cast("Status", admin.get(self.socket, "/v1/status"))
+        try:
+            return cast("Status", admin.get(self.socket, "/v1/status"))
+        except AdminUnreachable:
+            code = self.process.poll()
+            if code is None:
+                raise
+        raise WorkerNotReady(
+            f"demo: the appliance ended with code {code}\n{tail(self.log)}".strip()
+        )
 
     def wait_ready(self, on_progress: Callable[[Status | None], None]) -> Status:
         """Wait until it is ready; tell, again and again, how far it is (None: not listening).
@@ -55,7 +64,6 @@ class Server:
         """
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            self._check_alive()
             try:
                 status = self.status()
             except AdminUnreachable:
@@ -93,10 +101,3 @@ class Server:
         """End it, if it has not ended."""
         end(self.process)
         os.close(self._leash)
-
-    def _check_alive(self) -> None:
-        code = self.process.poll()
-        if code is not None:
-            raise WorkerNotReady(
-                f"demo: the appliance ended with code {code} while starting\n{tail(self.log)}"
-            )

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from appliance.cli.demo.report import counts
 from appliance.cli.demo.robots import RobotProcess
-from appliance.cli.tables import models_table, styled_state
+from appliance.cli.tables import WIDE, models_table, styled_state
 from appliance.metrics.status import Status
 
 PLAIN_LINES = 10
@@ -89,13 +89,13 @@ def running_view(
         head,
         Text(counts(status["outcomes"])),
         Text(),
-        models_table(status["models"], status["latency_us"], width),
+        models_table(status["models"], status["latency_us"], min(width, WIDE - 1)),
         Text(),
-        _robots_table(robots, elapsed_s),
+        _robots_table(robots),
     )
 
 
-def _robots_table(robots: Sequence[RobotProcess], elapsed_s: float) -> Table:
+def _robots_table(robots: Sequence[RobotProcess]) -> Table:
     table = Table(
         box=None,
         pad_edge=False,
@@ -116,7 +116,7 @@ def _robots_table(robots: Sequence[RobotProcess], elapsed_s: float) -> Table:
         table.add_row(
             robot.plan.name,
             robot.plan.kind.model,
-            f"{progress['asked'] / max(1.0, elapsed_s):.1f}",
+            f"{progress['rate_hz']:.1f}",
             str(progress["answered"]),
             Text(str(progress["misses"]), style=_miss_style(robot, progress["misses"])),
             f"{progress['p50_ms']:.1f}",

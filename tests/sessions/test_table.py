@@ -1,0 +1,156 @@
+"""Who is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from appliance.errors import Outcome
+from appliance.sessions.table import MISSES, SECOND_NS, Session, SessionTable
+from appliance.wire.types import Observation
+
+MS = 1_000_000
+NEW = Observation(client_id="arm-3", client_type="arm", protocol_version=1)
+OLD = Observation(client_id="arm-3", client_type="arm")
+
+
+def table(max_sessions: int = 100) -> SessionTable:
+    return SessionTable(max_sessions, 10 * SECOND_NS)
+
+
+def session(observation: Observation = NEW) -> Session:
+    return table().seen(b"id", observation, SECOND_NS)
+
+
+def test_a_connection_has_one_session() -> None:
+    sessions = table()
+    first = sessions.seen(b"a", NEW, 1)
+    assert sessions.seen(b"a", NEW, 2) is first
+    assert sessions.find(b"a") is first
+    assert sessions.find(b"b") is None
+    assert (first.first_seen_ns, first.last_seen_ns, len(sessions)) == (1, 2, 1)
+
+
+def test_a_client_is_who_it_says_and_on_the_old_wire_its_routing_id() -> None:
+    sessions = table()
+    assert sessions.seen(b"\x00\x01", NEW, 1).client == "arm-3"
+    assert sessions.seen(b"robot-7", OLD, 1).client == "robot-7"
+    assert sessions.seen(b"\xff\x00r", OLD, 1).client == "\\xff\x00r"
+    assert sessions.seen(b"nameless", Observation(protocol_version=1), 1).client == "nameless"
+
+
+def test_two_connections_may_be_one_client() -> None:
+    sessions = table()
+    assert sessions.seen(b"a", NEW, 1) is not sessions.seen(b"b", NEW, 1)
+    assert {session.client for session in sessions} == {"arm-3"}
+
+
+def test_a_client_whose_first_message_was_garbage_says_who_it_is_with_the_next() -> None:
+    sessions = table()
+    unread = sessions.seen(b"a", Observation(), 1)
+    assert unread.client == "a"
+    named = sessions.seen(b"a", NEW, 2)
+    assert named is unread
+    assert (named.client, named.client_type, named.protocol) == ("arm-3", "arm", 1)
+    again = sessions.seen(b"a", Observation(client_id="other", protocol_version=1), 3)
+    assert again.client == "arm-3"
+
+
+def test_cadence_and_jitter_are_learnt_from_arrivals() -> None:
+    robot = session()
+    for n in range(200):
+        robot.observed(NEW, SECOND_NS + n * 20 * MS)
+    assert robot.period_ns == pytest.approx(20 * MS)
+    assert robot.jitter_ns == pytest.approx(0, abs=1)
+    for n in range(200):
+        robot.observed(NEW, robot.last_observation_ns + (30 if n % 2 else 10) * MS)
+    assert robot.period_ns == pytest.approx(20 * MS, rel=0.05)
+    assert robot.jitter_ns == pytest.approx(10 * MS, rel=0.05)
+    assert robot.observations == 400
+
+
+def test_one_observation_has_no_cadence() -> None:
+    robot = session()
+    robot.observed(NEW, SECOND_NS)
+    assert robot.period_ns == 0
+
+
+def test_a_silence_that_ended_is_no_part_of_the_cadence() -> None:
+    sessions = table()
+    for at_ns in (1 * SECOND_NS, 2 * SECOND_NS):
+        sessions.seen(b"a", NEW, at_ns).observed(NEW, at_ns)
+    sessions.expire(100 * SECOND_NS)
+    for at_ns in (100 * SECOND_NS, 101 * SECOND_NS):
+        robot = sessions.seen(b"a", NEW, at_ns)
+        robot.observed(NEW, at_ns)
+    assert robot.period_ns == SECOND_NS
+    assert not robot.silent
+
+
+def test_it_knows_when_the_robot_runs_dry() -> None:
+    robot = session()
+    robot.observed(Observation(steps_remaining=3, step_period_us=20_000, age_us=5_000), SECOND_NS)
+    assert robot.dry_ns == SECOND_NS + 55 * MS
+    robot.observed(Observation(steps_remaining=3), SECOND_NS)
+    assert robot.dry_ns == SECOND_NS + 55 * MS
+
+
+def test_outcomes_are_counted() -> None:
+    robot = session()
+    robot.ended(Outcome.OK, late=False)
+    robot.ended(Outcome.OK, late=True)
+    robot.ended(Outcome.SUPERSEDED, late=False)
+    robot.ended(Outcome.INVALID, late=False)
+    assert (robot.answered, robot.late, robot.misses) == (2, 1, 1)
+    assert robot.last_outcome is Outcome.INVALID
+
+
+def test_what_a_client_brings_upon_itself_is_no_miss() -> None:
+    own = {Outcome.INVALID, Outcome.TOO_LARGE, Outcome.RATE_LIMITED, Outcome.CANCELLED, Outcome.OK}
+    assert not MISSES & own
+
+
+def test_a_silent_client_is_gone_once_and_back_when_it_speaks() -> None:
+    sessions = table()
+    robot = sessions.seen(b"a", NEW, 0)
+    other = sessions.seen(b"b", NEW, 5 * SECOND_NS)
+    assert sessions.expire(10 * SECOND_NS) == []
+    assert sessions.expire(10 * SECOND_NS + 1) == [robot]
+    assert sessions.expire(11 * SECOND_NS) == []
+    assert (sessions.gone, sessions.connected(), robot.silent, other.silent) == (1, 1, True, False)
+    sessions.seen(b"a", NEW, 12 * SECOND_NS)
+    assert (sessions.connected(), robot.silent) == (2, False)
+    assert sessions.expire(13 * SECOND_NS) == []
+
+
+def test_whoever_was_seen_again_is_not_gone_with_those_before() -> None:
+    sessions = table()
+    robots = {name: sessions.seen(name, NEW, 0) for name in (b"a", b"b", b"c")}
+    sessions.seen(b"a", NEW, 5 * SECOND_NS)
+    assert sessions.expire(11 * SECOND_NS) == [robots[b"b"], robots[b"c"]]
+
+
+def test_beyond_the_limit_the_longest_silent_is_forgotten() -> None:
+    sessions = table(max_sessions=2)
+    robots = [sessions.seen(name, NEW, at) for at, name in enumerate((b"a", b"b", b"c"))]
+    sessions.seen(b"a", NEW, 4)
+    assert sessions.expire(5) == [robots[1]]
+    assert sessions.find(b"b") is None
+    assert (len(sessions), sessions.gone) == (2, 1)
+
+
+def test_whoever_was_forgotten_is_not_gone_a_second_time() -> None:
+    sessions = table(max_sessions=1)
+    robot = sessions.seen(b"a", NEW, 0)
+    sessions.seen(b"b", NEW, 1)
+    assert sessions.expire(2) == [robot]
+    assert not sessions.left(robot)  # the door finds its connection gone, too
+    assert sessions.gone == 1
+
+
+def test_a_broken_connection_is_news_once() -> None:
+    sessions = table()
+    robot = sessions.seen(b"a", NEW, 0)
+    assert sessions.left(robot)
+    assert not sessions.left(robot)
+    assert (sessions.gone, sessions.connected()) == (1, 0)
+    assert sessions.expire(20 * SECOND_NS) == []
