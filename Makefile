@@ -14,7 +14,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto)
 MODELS := requirements/demo-models.txt
 
-MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-sdk check bench proto clean
 

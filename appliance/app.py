@@ -44,6 +44,7 @@ from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
 from appliance.errors import ConfigError
 from appliance.io.notify import Notifier
+from appliance.io.slow_steps import SlowSteps
 from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
@@ -63,7 +64,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 SWITCH_INTERVAL_S = 0.0005
-FLUSH_GRACE_S = 1.0
+SLOW_STEP_NS = 5_000_000
 ALL = "*"
 
 
@@ -76,7 +77,7 @@ def serve(config: Config) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = Appliance(config)
     try:
-        trio.run(app.run)
+        trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
         raise _only_error(group) from group
     finally:
@@ -240,6 +241,10 @@ class Appliance:
             self._unsettled.discard(event.worker.slot)
             if not self._unsettled:
                 self._settled.set()
+
+    def on_slow_step(self, task: str, _took_ns: int) -> None:
+        """Count a task's step that held the event loop for too long."""
+        self.documents.metrics.count("slow_steps", task.rpartition(".")[2])
 
     def _client_counts(self) -> Clients:
         table = self.door.table

@@ -88,6 +88,8 @@ class ClientPolicy:
         tier: 0 is most important.
         priority: Rank within the tier where the wire says nothing; lower first.
         latency_budget_ms: For clients that send none: arrival to answer.
+        keep: Which of its waiting observations are kept, where the wire says nothing.
+        lateness: Whether it is refused rather than late, where the wire says nothing.
         max_rate_hz: Observations a second over all models; 0 is unlimited.
         arena_bytes: Shared memory its waiting observations may take.
         max_queue: Waiting observations per model with `keep = all`.
@@ -120,7 +122,13 @@ class KnownClient:
 
 @frozen(kw_only=True)
 class Clients:
-    """Who may come, and what holds for them."""
+    """Who may come, and what holds for them.
+
+    Attributes:
+        defaults: For everybody.
+        known: `[[clients.known]]` tables, one for each client that differs from them.
+        accept_unknown: Whether others may come; they hear FORBIDDEN if not.
+    """
 
     defaults: ClientPolicy = ClientPolicy()
     known: tuple[KnownClient, ...] = ()
@@ -154,7 +162,14 @@ class Scheduling:
 
 @frozen(kw_only=True)
 class RateLimits:
-    """Token buckets, observations a second; 0 is unlimited. Depth: `burst_s` seconds' worth."""
+    """Token buckets, observations a second; 0 is unlimited.
+
+    Attributes:
+        global_hz: Over all clients and models.
+        per_client_hz: For each client that has no `max_rate_hz` of its own.
+        per_model_hz: By model name.
+        burst_s: Depth of each bucket, as so many seconds' worth; at least one observation.
+    """
 
     global_hz: float = field(default=0.0, validator=NOT_NEGATIVE)
     per_client_hz: float = field(default=0.0, validator=NOT_NEGATIVE)
@@ -166,7 +181,11 @@ class RateLimits:
 
 @frozen(kw_only=True)
 class Models:
-    """The repository."""
+    """The repository.
+
+    Attributes:
+        directory: Holds `<model>/model.toml` and `<model>/<version>/`.
+    """
 
     directory: str = "./models"
 
@@ -176,6 +195,9 @@ class Workers:
     """One `[[workers]]` table: `count` processes on `device` that host the models named.
 
     Attributes:
+        name: Of the group; its processes are `name-0`, `name-1` and so on.
+        count: Processes.
+        device: What they compute on.
         models: Names; `*` alone is every model of the repository.
         start_timeout_s: Without any progress while loading.
         hang_floor_ms: No batch is called hung before this; above it, see `hang_factor`.
@@ -193,7 +215,11 @@ class Workers:
 
 @frozen(kw_only=True)
 class Arena:
-    """Shared memory for observations and outputs."""
+    """Shared memory for observations and outputs.
+
+    Attributes:
+        bytes: Its size, reserved at start and taken as it is used.
+    """
 
     bytes: int = field(default=256 * MIB, validator=and_(ge(MIB), le(64 * 1024 * MIB)))
 
@@ -217,6 +243,8 @@ class Log:
     """structlog to standard error.
 
     Attributes:
+        level: The least that is written.
+        format: `console` for people, `json` for machines; `auto` looks who reads.
         access_sample: Of how many answered requests one is logged; refusals are sampled too,
             at most one a second for each cause. 0 is off.
     """
@@ -228,7 +256,11 @@ class Log:
 
 @frozen(kw_only=True)
 class Drain:
-    """How long a drain may take before what is left is expired and cancelled."""
+    """The orderly stop.
+
+    Attributes:
+        grace_s: How long it may take before what is left is expired and cancelled.
+    """
 
     grace_s: float = field(default=10.0, validator=NOT_NEGATIVE)
 
@@ -326,8 +358,8 @@ def _check_binds(transport: Transport, where: str) -> None:
     for index, address in enumerate(transport.bind):
         if not (transport.insecure or address.startswith("ipc://") or _is_loopback(address)):
             raise ConfigError(
-                f"{where}: transport.bind.{index}: found {address!r}, which others can reach; "
-                "allowed is loopback, or anything with transport.insecure = true"
+                f"{where}: transport.bind.{index}: found {address!r}, which others can reach, and "
+                "there are no keys; bind to 127.0.0.1, or write transport.insecure = true"
             )
 
 

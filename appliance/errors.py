@@ -12,7 +12,6 @@ ApplianceError               code
 ├── AdminError               ADMIN             a running appliance refused an admin request
 │   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
 └── WorkerError                                a worker process failed
-    ├── WorkerCrashed        WORKER_CRASHED    it ended, or was ended because it hung
     ├── WorkerNotReady       WORKER_NOT_READY  it did not come up
     └── EngineError          ENGINE            the engine raised; the process lives on
 ```
@@ -126,12 +125,6 @@ class WorkerError(ApplianceError):
     """A worker process failed."""
 
     code = "WORKER"
-
-
-class WorkerCrashed(WorkerError):
-    """A worker process ended unasked, or was ended because it hung."""
-
-    code = "WORKER_CRASHED"
 
 
 class WorkerNotReady(WorkerError):

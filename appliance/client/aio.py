@@ -288,6 +288,6 @@ class AsyncModel(ModelHandle):
 
     async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
-        self._core.describe(self._channel)
+        self._core.describe(self._channel, self._options.model_version)
         await self._wait_async(self._is_described, timeout_ms)
         return self._channel.spec

@@ -98,7 +98,8 @@ class Connection:
             keep: "latest": a newer observation replaces one that waits. "all": each is answered,
                 and every answer kept until collected. None: latest here, the appliance's choice
                 there.
-            window: How many observations may be outstanding or uncollected.
+            window: How many observations may be outstanding or uncollected; the first handle of
+                a model decides.
             observation_period_ms: How often this client will observe.
             step_period_ms: How long one action lasts.
             model_version: Only this version may answer.
@@ -210,6 +211,6 @@ class Model(ModelHandle):
 
     def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
-        self._core.describe(self._channel)
+        self._core.describe(self._channel, self._options.model_version)
         self._link.wait(self._is_described, timeout_ms)
         return self._channel.spec

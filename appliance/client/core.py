@@ -10,8 +10,9 @@ Per model, `keep` decides what a newer observation does:
 - latest: it replaces the one that still waits here; answers to older ones are counted and dropped.
 - all: nothing is replaced, every answer is kept until collected, and a full window refuses.
 
-Bounded: the window limits what one model has outstanding and uncollected; the line holds that and
-at most one control message per model and kind; what is older than `give_up_ns` is given up.
+Bounded: the window limits what one model has outstanding and uncollected; the line holds no more
+than that, one CANCEL for each and one message of each other kind per model; what is older than
+`give_up_ns` is given up.
 """
 
 from __future__ import annotations
@@ -21,63 +22,18 @@ from typing import Union
 
 from attrs import define, evolve, field
 
+from appliance.client.channel import Asked, Channel
 from appliance.client.codec import read_answer
 from appliance.client.result import Result
 from appliance.client.roundtrip import RoundTrip
 from appliance.client.statistics import Ledger, Statistics
 from appliance.errors import LocalProtocolError, Outcome, PeerProtocolError, WindowFull
 from appliance.wire.session import encode_observation
-from appliance.wire.spec import ModelSpec
 from appliance.wire.types import PROTOCOL_VERSION, Keep, Kind, Observation, Response
 
 HEARTBEAT_NS = 1_000_000_000
 STAMP_AGAIN_NS = 1_000_000
 """An observation that waited here longer than this is sent with its age corrected."""
-
-
-@define(eq=False)
-class Asked:
-    """One outstanding observation."""
-
-    channel: Channel
-    observation: Observation
-    payload: bytes
-    asked_ns: int
-    sent_ns: int | None = None
-    withdrawn: bool = False
-
-
-@define(eq=False)
-class Channel:
-    """Everything about one model on one connection. Owned by the core.
-
-    Attributes:
-        keep: DEFAULT behaves as LATEST here and leaves the choice to the appliance.
-        window: Observations that may be outstanding or uncollected at once.
-        latest: Sequence of the newest observation; 0 is none.
-        status: How the latest ended; None while it has not.
-        episode: Sent with each observation; 0 until episodes are used.
-        held: Sequences outstanding; under `keep` latest the older ones only wait to be counted.
-        answers: By sequence, not yet collected.
-        describing: Sequence of the DESCRIBE under way; 0 is none.
-    """
-
-    model_id: str
-    keep: Keep
-    window: int
-    latest: int = 0
-    status: Outcome | None = None
-    message: str = ""
-    episode: int = 0
-    held: dict[int, Asked] = field(factory=dict[int, Asked])
-    answers: dict[int, Result] = field(factory=dict[int, Result])
-    describing: int = 0
-    spec: ModelSpec | None = None
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether every answer is for collection, not only the latest."""
-        return self.keep is Keep.ALL
 
 
 @define(eq=False)
@@ -196,21 +152,25 @@ class Core:
         self._control(Kind.END_EPISODE, channel, sequence=self._number())
         channel.episode += 1
 
-    def describe(self, channel: Channel) -> None:
-        """Ask for the model's spec; `channel.describing` turns 0 when the answer is there."""
+    def describe(self, channel: Channel, model_version: str = "") -> None:
+        """Ask for the spec of the model, or of one version of it; `channel.describing` turns 0 when the answer is there."""
         self._describing.pop(channel.describing, None)
         channel.describing = self._number()
         channel.spec = None
         channel.status = None
         channel.message = ""
         self._describing[channel.describing] = channel
-        self._control(Kind.DESCRIBE, channel, sequence=channel.describing)
+        self._control(
+            Kind.DESCRIBE, channel, sequence=channel.describing, model_version=model_version
+        )
 
     def greet(self) -> None:
         """Ask for a sign of life."""
         self._control(Kind.HEARTBEAT, None, sequence=self._number())
 
-    def _control(self, kind: Kind, channel: Channel | None, *, sequence: int) -> None:
+    def _control(
+        self, kind: Kind, channel: Channel | None, *, sequence: int, model_version: str = ""
+    ) -> None:
         model_id = "" if channel is None else channel.model_id
         key = (kind, model_id, sequence if kind is Kind.CANCEL else 0)
         self._line.pop(key, None)
@@ -225,6 +185,7 @@ class Core:
             episode=0 if channel is None else channel.episode,
             round_trip_us=self.round_trip_us,
             wants_status=True,
+            model_version=model_version,
         )
 
     def _number(self) -> int:
@@ -298,8 +259,9 @@ class Core:
 
     def _answered(self, asked: Asked, result: Result) -> None:
         channel = asked.channel
+        awaited = channel.awaits(result.sequence)
         self._end(asked, result.status)
-        if not asked.withdrawn and (channel.keeps_all or result.sequence == channel.latest):
+        if awaited:
             channel.answers[result.sequence] = result
         else:
             self.ledger.stale_dropped += 1

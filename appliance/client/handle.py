@@ -205,7 +205,7 @@ class ModelHandle:
         return self._channel.describing == 0
 
     def _is_settled(self, sequence: int) -> bool:
-        return sequence not in self._channel.held
+        return not self._channel.awaits(sequence)
 
 
 def answer_of(result: Result | None) -> Result | None:

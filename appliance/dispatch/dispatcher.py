@@ -207,7 +207,7 @@ class Dispatcher:
         """Set the timer for the scheduler's next look, and for the watchdog."""
         watchdog_ns = self.notifier.watchdog_interval_ns
         if watchdog_ns is not None:
-            ping_ns = self.clock() + watchdog_ns // 2
+            ping_ns = self.clock() + watchdog_ns
             wakeup_ns = ping_ns if wakeup_ns is None else min(wakeup_ns, ping_ns)
             self.notifier.watchdog()
         self._armed_ns = wakeup_ns

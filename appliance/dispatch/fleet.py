@@ -127,6 +127,7 @@ class Fleet:
         if host.outputs is not None:
             self.memory.arena.allocator.free(host.outputs)
         self._claim(event.worker.slot)
+        self.metrics.count("worker_restarts", event.cause)
         self._log.warning("worker down", worker=event.worker.slot, cause=event.cause)
         return WorkerLost(event.worker)
 

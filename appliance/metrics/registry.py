@@ -25,9 +25,8 @@ STAGES: tuple[Stage, ...] = (
     "lateness",
 )
 COUNTERS = {
-    "messages_dropped": "Messages that were no request and have no outcome, by cause.",
     "dispatch_retries": "Rows that were queued again, by cause.",
-    "worker_restarts": "Worker processes started again, by cause.",
+    "worker_restarts": "Worker processes that ended, by cause.",
     "slow_steps": "Task steps that held the event loop for too long, by task.",
 }
 """The counters there are, with what they count. Outcomes and lost replies are the ledger's."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from attrs import define, field, frozen
+from attrs.setters import NO_OP
 from attrs.validators import ge
 
 from appliance.errors import ApplianceError
@@ -216,7 +217,7 @@ class Allocator:
         return units
 
 
-@define(eq=False)
+@define(eq=False, on_setattr=NO_OP)  # it changes with every request; the limit never does
 class Quota:
     """How much of the arena one client may hold at a time, bytes."""
 

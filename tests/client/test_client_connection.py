@@ -342,6 +342,21 @@ def test_keep_all_gives_every_answer_with_its_number(
     assert connection.statistics().stale_dropped == 0
 
 
+def test_nobody_waits_for_what_will_not_be_given(
+    appliance: FakeAppliance, connection: Connection, state: State
+) -> None:
+    model = connection.model("p")
+    older = model.observe(state=state)
+    latest = model.observe(state=state)
+    before = time.monotonic()
+    assert model.wait_for(older, PATIENCE_MS) is None
+    model.cancel()
+    assert model.wait_for(latest, PATIENCE_MS) is None
+    assert model.wait_for(latest + 1, PATIENCE_MS) is None
+    assert time.monotonic() - before < PATIENCE_MS / 1000
+    assert model.outstanding == 2
+
+
 def test_results_end_when_time_is_up(
     appliance: FakeAppliance, connection: Connection, state: State
 ) -> None:

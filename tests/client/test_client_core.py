@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from appliance.client.core import HEARTBEAT_NS, Channel, Core
+from appliance.client.channel import Channel
+from appliance.client.core import HEARTBEAT_NS, Core
 from appliance.errors import Outcome, WindowFull
 from appliance.wire.session import decode_observation, encode_response
 from appliance.wire.types import (
@@ -396,9 +397,9 @@ def test_round_trip_is_what_the_appliance_did_not_need() -> None:
 def test_a_refused_description_says_why() -> None:
     core = new_core()
     channel = core.channel("p")
-    core.describe(channel)
+    core.describe(channel, "3")
     message = send(core)
-    assert message.kind is Kind.DESCRIBE
+    assert (message.kind, message.model_version) == (Kind.DESCRIBE, "3")
     core.receive(
         answer(message.sequence, Outcome.UNKNOWN_MODEL, message="served: q", kind=Kind.DESCRIBE),
         0,

@@ -104,7 +104,7 @@ def text() -> str:
     )
     recorder.record_batch(1)
     recorder.record_payload(64)
-    metrics.count("messages_dropped", "envelope")
+    metrics.count("dispatch_retries", "isolated")
     metrics.timer_lateness.record(74)
     return exposition(metrics.read(0), ledger, status(metrics, ledger))
 
@@ -169,7 +169,7 @@ def test_every_outcome_is_counted_once(text: str) -> None:
     errors = samples(families["appliance_observation_errors"])
     assert errors["_total", "policy", "INVALID"] == errors["_total", "", "UNKNOWN_MODEL"] == 1
     assert samples(families["appliance_send_errors"]) == {("_total", "slow_reader"): 1}
-    assert samples(families["appliance_messages_dropped"]) == {("_total", "envelope"): 1}
+    assert samples(families["appliance_dispatch_retries"]) == {("_total", "isolated"): 1}
 
 
 def test_state_and_workers(text: str) -> None:

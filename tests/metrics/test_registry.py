@@ -99,9 +99,9 @@ def test_a_reading_serves_for_one_second() -> None:
 
 def test_counters_count_by_cause() -> None:
     metrics = Metrics()
-    metrics.count("messages_dropped", "envelope")
-    metrics.count("messages_dropped", "envelope", 2)
-    assert metrics.snapshot(0)["counters"]["messages_dropped"] == {"envelope": 3}
+    metrics.count("dispatch_retries", "isolated")
+    metrics.count("dispatch_retries", "isolated", 2)
+    assert metrics.snapshot(0)["counters"]["dispatch_retries"] == {"isolated": 3}
 
 
 def test_causes_are_bounded_and_nothing_is_lost() -> None:

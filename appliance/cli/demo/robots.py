@@ -86,6 +86,12 @@ class RobotProcess:
         except BrokenPipeError:
             return
 
+    def close(self) -> None:
+        """Close its pipe, after its end."""
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def wait_report(self, timeout_s: float) -> RobotReport | None:
         """Return its last word; None if there was none."""
         self._reader.join(timeout_s)
@@ -168,6 +174,7 @@ class Fleet:
                 robot.process.terminate()
         for robot in self.robots:
             end(robot.process)
+            robot.close()
 
     def _failed(self, robot: RobotProcess, how: str) -> RobotFailed:
         reason = robot.error or tail(self.log)

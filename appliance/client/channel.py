@@ -1,0 +1,62 @@
+"""What the core remembers of one model: its observations and their answers."""
+
+from __future__ import annotations
+
+from attrs import define, field
+
+from appliance.client.result import Result
+from appliance.errors import Outcome
+from appliance.wire.spec import ModelSpec
+from appliance.wire.types import Keep, Observation
+
+
+@define(eq=False)
+class Asked:
+    """One outstanding observation."""
+
+    channel: Channel
+    observation: Observation
+    payload: bytes
+    asked_ns: int
+    sent_ns: int | None = None
+    withdrawn: bool = False
+
+
+@define(eq=False)
+class Channel:
+    """Everything about one model on one connection. Owned by the core.
+
+    Attributes:
+        keep: DEFAULT behaves as LATEST here and leaves the choice to the appliance.
+        window: Observations that may be outstanding or uncollected at once.
+        latest: Sequence of the newest observation; 0 is none.
+        status: How the latest ended; None while it has not.
+        episode: Sent with each observation; 0 until episodes are used.
+        held: Sequences outstanding; under `keep` latest the older ones only wait to be counted.
+        answers: By sequence, not yet collected.
+        describing: Sequence of the DESCRIBE under way; 0 is none.
+    """
+
+    model_id: str
+    keep: Keep
+    window: int
+    latest: int = 0
+    status: Outcome | None = None
+    message: str = ""
+    episode: int = 0
+    held: dict[int, Asked] = field(factory=dict[int, Asked])
+    answers: dict[int, Result] = field(factory=dict[int, Result])
+    describing: int = 0
+    spec: ModelSpec | None = None
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every answer is for collection, not only the latest."""
+        return self.keep is Keep.ALL
+
+    def awaits(self, sequence: int) -> bool:
+        """Whether an answer to this observation is outstanding and would be given to somebody."""
+        asked = self.held.get(sequence)
+        if asked is None or asked.withdrawn:
+            return False
+        return self.keeps_all or sequence == self.latest
