@@ -35,14 +35,12 @@ from appliance.admin.server import serve_admin
 from appliance.admission.admission import Admission
 from appliance.admission.catalog import Catalog, Served
 from appliance.config import Config
-from appliance.config import Workers as WorkerGroup
 from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.dispatcher import Dispatcher
 from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
-from appliance.errors import ConfigError
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
 from appliance.metrics.exposition import exposition
@@ -57,15 +55,15 @@ from appliance.sessions.door import ZmqDoor
 from appliance.sessions.replies import Replies
 from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
+from appliance.workers.placement import slots_of
 from appliance.workers.pool import WorkerPool
-from appliance.workers.slot import HostedModel, Slot
+from appliance.workers.slot import Slot
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 SWITCH_INTERVAL_S = 0.0005
 SLOW_STEP_NS = 5_000_000
-ALL = "*"
 
 
 def serve(config: Config) -> int:
@@ -116,7 +114,7 @@ class Appliance:
     def __attrs_post_init__(self) -> None:
         config = self.config
         entries = Repository(Path(config.models.directory)).scan()
-        slots = [slot for group in config.workers for slot in _slots(group, entries)]
+        slots = slots_of(config.workers, entries)
         catalog = _catalog(entries, slots)
         metrics, ledger = Metrics(), Ledger()
         for name in catalog.models:
@@ -269,48 +267,6 @@ class Appliance:
     def _drain_document(self) -> dict[str, object]:
         self.drain()
         return {"state": self.state, "requests": self.documents.status()["requests"]}
-
-
-def _slots(group: WorkerGroup, entries: list[ModelEntry]) -> list[Slot]:
-    """Return the slots of one `[[workers]]` table.
-
-    Raises:
-        ConfigError: It names a model that is not in the repository.
-    """
-    usable = {entry.name: entry for entry in entries if entry.error is None}
-    names = {entry.name for entry in entries}
-    chosen: list[str] = []
-    for name in group.models:
-        if name == ALL:
-            chosen = list(usable)
-            break
-        if name not in names:
-            raise ConfigError(
-                f"workers.{group.name}.models: found {name!r}; the repository has "
-                f"{', '.join(sorted(names)) or 'no models'}"
-            )
-        if name in usable:
-            chosen.append(name)
-    models = tuple(
-        HostedModel(
-            name=name,
-            version=usable[name].version,
-            manifest=str(usable[name].manifest_path),
-            directory=str(usable[name].directory),
-        )
-        for name in chosen
-    )
-    return [
-        Slot(
-            name=f"{group.name}-{number}",
-            models=models,
-            device=group.device,
-            start_timeout_ns=round(group.start_timeout_s * 1e9),
-            hang_floor_ns=round(group.hang_floor_ms * 1e6),
-            hang_factor=group.hang_factor,
-        )
-        for number in range(group.count)
-    ]
 
 
 def _catalog(entries: list[ModelEntry], slots: list[Slot]) -> Catalog:

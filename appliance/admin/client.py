@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -32,35 +31,49 @@ def post(
     return _ask("POST", os.fspath(socket_path), path, timeout_s)
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, socket_path: str, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._socket_path = socket_path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._socket_path)
-
-
 def _ask(method: str, socket_path: str, path: str, timeout_s: float) -> dict[str, Any] | str:
-    connection = _UnixConnection(socket_path, timeout_s)
     try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise AdminUnreachable(_why(socket_path, timeout_s, error)) from error
-    finally:
-        connection.close()
-    is_json = response.headers.get_content_type() == "application/json"
-    try:
+        raw = _exchange(method, socket_path, path, timeout_s)
+        status, content_type, body = _parse(raw)
+        is_json = content_type.startswith("application/json")
         document: dict[str, Any] | str = json.loads(body) if is_json else body.decode()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise AdminUnreachable(_why(socket_path, timeout_s, error)) from error
-    if response.status >= 400:
-        raise AdminError(f"{method} {path}: {_message(document) or response.reason}")
+    if status >= 400:
+        raise AdminError(f"{method} {path}: {_message(document) or status}")
     return document
+
+
+def _exchange(method: str, socket_path: str, path: str, timeout_s: float) -> bytes:
+    """Ask in HTTP/1.0, where the answer ends with the connection, and return it whole.
+
+    By hand, because importing http.client takes longer than everything else `status` does.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(socket_path)
+        connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        parts: list[bytes] = []
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _parse(raw: bytes) -> tuple[int, str, bytes]:
+    """Return status, content type and body of an answer.
+
+    Raises:
+        ValueError: It is not HTTP, or was cut off.
+    """
+    head, separator, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = first.partition(" ")
+    if not separator or not version.startswith("HTTP/1."):
+        raise ValueError("that is no HTTP")
+    headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    if len(body) != int(headers.get("content-length", len(body))):
+        raise ValueError("the answer was cut off")
+    return int(rest[:3]), headers.get("content-type", ""), body
 
 
 def _message(document: dict[str, Any] | str) -> str:
