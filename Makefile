@@ -13,9 +13,10 @@ BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto)
 MODELS := requirements/demo-models.txt
+PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk check bench proto clean
+.PHONY: help demo test test-sdk peers check bench proto clean
 
 help:
 	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -28,8 +29,12 @@ help:
 demo: $(BUILD)/demo.stamp
 	@$(BIN)/appliance demo $(DEMO_ARGS)
 
-test: $(BUILD)/dev.stamp test-sdk
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+test: $(BUILD)/dev.stamp test-sdk peers
+	@APPLIANCE_PEER_010=$(PEERS)/0.1.0/bin/python APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python \
+		$(BIN)/python -m pytest $(TEST_ARGS)
+
+# The clients and the server that the wire is compatible with, unmodified, each by itself.
+peers: $(PEERS)/0.1.0.stamp $(PEERS)/1.4.0.stamp
 
 # The base install is what robot controllers get: it must work with nothing else beside it.
 test-sdk: $(BUILD)/sdk.stamp
@@ -41,8 +46,8 @@ check: $(BUILD)/dev.stamp
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 
-bench: $(BUILD)/dev.stamp
-	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
+	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 proto: $(BUILD)/dev.stamp
 	@$(BIN)/python hatch_build.py
@@ -71,4 +76,11 @@ $(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*
 	@test -x $(BUILD)/sdk/bin/python || $(PYTHON) -m venv $(BUILD)/sdk >&2
 	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps . >&2
 	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
+	@touch $@
+
+$(PEERS)/%.stamp:
+	@echo "installing inferential $* into $(BUILD)/peers/$*" >&2
+	@$(PYTHON) -m venv $(PEERS)/$* >&2
+	@$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		inferential==$* pydantic >&2
 	@touch $@
