@@ -7,7 +7,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,19 @@ class Box:
 
 
 @contextmanager
-def box(*models: Model, settings: Sequence[str] = ()) -> Iterator[Box]:
-    """Run an appliance that serves `models`, with `KEY=VALUE` settings; ended by leaving."""
+def box(*models: Model, config: str = "") -> Iterator[Box]:
+    """Run an appliance that serves `models`, with a configuration in TOML; ended by leaving."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         for model in models:
             model.write(directory / "models")
+        (directory / "appliance.toml").write_text(config, "utf-8")
         command = [
             *(sys.executable, "-m", "appliance", "serve"),
+            *("--config", str(directory / "appliance.toml")),
             *("--models", str(directory / "models")),
             *("--bind", f"ipc://{directory}/door"),
             *("--socket", str(directory / "admin.sock")),
-            *(word for setting in settings for word in ("--set", setting)),
         ]
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -133,19 +134,17 @@ def image() -> Model:
     )
 
 
-def busy(*, ms: float, spinning: bool) -> Model:
-    """Return a model that takes `ms` for one row: on the processor if `spinning`, else asleep."""
+def busy(*, ms: float, name: str = "busy") -> Model:
+    """Return a model that takes `ms` for one row, asleep, as if a device worked meanwhile."""
     manifest = PYTHON.format(max_batch=1, name="state", dtype="float32", shape=[256])
-    wait = (
-        ("    end = time.perf_counter() + SECONDS", "    while time.perf_counter() < end: pass")
-        if spinning
-        else ("    time.sleep(SECONDS)",)
-    )
-    policy = (
-        f"import time\n\nSECONDS = {ms / 1000}\n\n\n"
-        "def run(batch):\n" + "\n".join(wait) + "\n    return {'action': batch['state'] + 1}\n"
-    )
-    return Model("busy", manifest, policy)
+    policy = f"""
+        import time
+
+        def run(batch):
+            time.sleep({ms / 1000})
+            return {{"action": batch["state"] + 1}}
+        """
+    return Model(name, manifest, policy)
 
 
 def mlp(width: int = 2048, layers: int = 3) -> Model:

@@ -196,12 +196,8 @@ def pump(*, window: int, **options: Any) -> None:
     answer(run)
 
 
-def pace(*, hz: float, jitter: bool = False, **options: Any) -> None:
-    """Ask `hz` times a second for `seconds`; answer with the round trip and what was missed.
-
-    Args:
-        jitter: Each at a random moment of its period; else at its beginning.
-    """
+def pace(*, hz: float, **options: Any) -> None:
+    """Ask `hz` times a second for `seconds`; answer with the round trip and what was missed."""
     asker = Asker(**options)
     asker.socket.set(zmq.RCVTIMEO, round(1000 / hz))
 
@@ -210,7 +206,7 @@ def pace(*, hz: float, jitter: bool = False, **options: Any) -> None:
         missed = 0
         start = time.monotonic_ns()
         for index in range(round(seconds * hz)):
-            _sleep_until(start + _moment(index, hz, jitter=jitter))
+            _sleep_until(start + round(index * 1e9 / hz))
             while asker.socket.poll(0):  # what came too late
                 asker.socket.recv_multipart()
             sent = time.monotonic_ns()
@@ -226,8 +222,33 @@ def pace(*, hz: float, jitter: bool = False, **options: Any) -> None:
     answer(run)
 
 
-def _moment(index: int, hz: float, *, jitter: bool) -> int:
-    return round((index + random.random() * jitter) * 1e9 / hz)
+def rain(*, models: list[str], hz: float, **options: Any) -> None:
+    """Ask at random moments (Poisson), `hz` times a second on average, one of `models` each time.
+
+    Answers are taken when they come and not waited for.
+    """
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    askers = [
+        Asker(number=number, model=model, keep_all=True, context=context, **options)
+        for number, model in enumerate(models)
+    ]
+
+    def run(seconds: float) -> dict[str, float]:
+        sent = answered = 0
+        moment = time.monotonic_ns()
+        end = moment + round(seconds * 1e9)
+        while moment < end:
+            _sleep_until(moment)
+            asker = random.choice(askers)
+            answered += _drained(asker)
+            asker.send()
+            sent += 1
+            moment += round(random.expovariate(hz) * 1e9)
+        time.sleep(0.5)
+        answered += sum(map(_drained, askers))
+        return {"sent": sent, "answered": answered}
+
+    answer(run)
 
 
 def _sleep_until(moment_ns: int) -> None:
@@ -246,7 +267,7 @@ def crowd(*, address: str, size: int, hz: float) -> None:
         sent = answered = 0
         start = time.monotonic_ns()
         for index in range(round(seconds * size * hz)):
-            _sleep_until(start + _moment(index, size * hz, jitter=False))
+            _sleep_until(start + round(index * 1e9 / (size * hz)))
             asker = askers[index % size]
             answered += _drained(asker)
             asker.send()

@@ -23,7 +23,7 @@ def measure() -> Iterator[str | Line]:
     note = ""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-        appliance = stack.enter_context(box(busy(ms=MODEL_MS, spinning=False)))
+        appliance = stack.enter_context(box(busy(ms=MODEL_MS)))
         ours = roles(stack, ROBOTS, "sdk_loop", address=appliance.address, wait_ms=WAIT_MS)
         theirs: list[Child] = []
         try:

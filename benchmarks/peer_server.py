@@ -1,7 +1,7 @@
 """Runs under the peer's interpreter: its server with a model in its own process.
 
-The no-op gives back what it is given; the slow one sleeps without blocking the server's loop.
-The settings are the fastest of those tried, and queues so large that nothing is dropped.
+The no-op gives back what it is given; the slow one serves one at a time, as a device does, without
+blocking the server's loop. The queue is so large that nothing is dropped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ def noop(observation: dict) -> dict:
     return {"action": observation["state"]}
 
 
+DEVICE = asyncio.Lock()
+
+
 async def slow(observation: dict) -> dict:
-    """Take 50 ms."""
-    await asyncio.sleep(0.05)
+    """Take 50 ms, one at a time."""
+    async with DEVICE:
+        await asyncio.sleep(0.05)
     return {"action": observation["state"]}
 
 

@@ -13,6 +13,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "pump": clients.pump,
     "pace": clients.pace,
     "crowd": clients.crowd,
+    "rain": clients.rain,
     "sdk_ping": clients.sdk_ping,
     "sdk_loop": clients.sdk_loop,
     "echo_router": floors.echo_router,

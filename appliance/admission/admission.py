@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from appliance.admission.buckets import RateLimiter
 from appliance.admission.catalog import Catalog
@@ -16,15 +16,17 @@ from appliance.admission.deadline import Deadline, deadline_of
 from appliance.admission.tensors import Feed, match
 from appliance.config import ClientPolicy, Config
 from appliance.errors import Outcome, Rejected
+from appliance.values import value
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Keep, Observation
 
 MILLISECOND_NS = 1_000_000
+_LATEST, _DEFAULT = Keep.LATEST, Keep.DEFAULT  # members are slow to find before Python 3.12
 REMEMBERED = 4096
 """Clients whose policy is kept ready; it can be computed again at any time."""
 
 
-@frozen
+@value
 class Admitted:
     """A request that may cost something: checked, enriched, within its rate."""
 
@@ -51,12 +53,14 @@ class Admission:
     planned_ns: Callable[[str, str], int]
     draining: bool = False
     _limiter: RateLimiter = field(init=False)
+    _ttl_ns: int = field(init=False)
     _policies: dict[str, ClientPolicy | None] = field(
         factory=dict[str, "ClientPolicy | None"], init=False
     )
 
     def __attrs_post_init__(self) -> None:
         self._limiter = RateLimiter(self.config.rate_limits)
+        self._ttl_ns = round(self.config.scheduling.request_ttl_ms * MILLISECOND_NS)
 
     def policy(self, client: str) -> ClientPolicy:
         """Return what holds for a client.
@@ -92,7 +96,7 @@ class Admission:
         """
         if self.draining:
             raise Rejected(Outcome.DRAINING, "the appliance is shutting down")
-        policy = self.policy(client)
+        policy = self._policies.get(client) or self.policy(client)
         limit = self.config.transport.max_message_bytes
         if len(payload) > limit:
             raise Rejected(
@@ -107,23 +111,22 @@ class Admission:
             )
         feeds, shapes = match(spec, observation, payload)
         self._limiter.check(client, spec.model_id, policy.max_rate_hz, now_ns)
-        ttl_ns = round(self.config.scheduling.request_ttl_ms * MILLISECOND_NS)
         deadline = deadline_of(
             observation,
             policy,
             arrived_ns=now_ns,
             planned_ns=self.planned_ns(spec.model_id, spec.version),
-            longest_ns=ttl_ns,
+            longest_ns=self._ttl_ns,
         )
         keep = observation.keep
-        keep_latest = keep is Keep.LATEST or (keep is Keep.DEFAULT and policy.keep == "latest")
+        keep_latest = keep is _LATEST or (keep is _DEFAULT and policy.keep == "latest")
         return Admitted(
             spec,
             policy,
             feeds,
             shapes,
             deadline,
-            now_ns + ttl_ns,
+            now_ns + self._ttl_ns,
             keep_latest and not spec.recurrent,  # a recurrent model may miss no step
             policy.priority if observation.priority is None else observation.priority,
         )

@@ -73,6 +73,8 @@ class RateLimiter:
             Rejected: RATE_LIMITED, with the time until it may come again.
         """
         rate_hz = max_rate_hz or self.limits.per_client_hz
+        if not rate_hz and self._global is None and not self._models:
+            return
         named = (
             (f"client {client!r}", self._client(client, rate_hz) if rate_hz else None),
             (f"model {model!r}", self._models.get(model)),

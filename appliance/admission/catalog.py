@@ -64,7 +64,7 @@ class Catalog:
             raise Rejected(
                 Outcome.UNKNOWN_MODEL, f"model {wanted} is not served; served are: {listing}"
             )
-        if served.state == "failed":
+        if not served.workers and served.error:
             raise Rejected(Outcome.ENGINE_FAILED, f"model {name!r} failed to load: {served.error}")
         if served.spec is None:
             raise Rejected(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-
 from appliance.config import ClientPolicy
+from appliance.values import value
 from appliance.wire.types import Lateness, Observation
 
 MICROSECOND_NS = 1000
+_FIRM, _DEFAULT = Lateness.FIRM, Lateness.DEFAULT  # members are slow to find before Python 3.12
 
 
-@frozen
+@value
 class Deadline:
     """When the answer must leave the box, monotonic nanoseconds.
 
@@ -42,23 +42,22 @@ def deadline_of(
         planned_ns: What an idle box needs for one row. A deadline no idle box could meet is soft.
         longest_ns: Bound in both directions from arrival, against absurd clocks.
     """
-    budgets_us: list[int] = []
-    if observation.latency_budget_us:
-        budgets_us.append(observation.latency_budget_us)
+    budget_us = observation.latency_budget_us or None
+    steps, step_us = observation.steps_remaining, observation.step_period_us
     run_out_us: int | None = None
-    if observation.steps_remaining is not None and observation.step_period_us:
-        run_out_us = observation.steps_remaining * observation.step_period_us
-        budgets_us.append(run_out_us)
-    if not budgets_us:
-        budgets_us.append(round(policy.latency_budget_ms * 1000))
+    if steps is not None and step_us:
+        run_out_us = steps * step_us
+        budget_us = run_out_us if budget_us is None else min(budget_us, run_out_us)
+    elif budget_us is None:
+        budget_us = round(policy.latency_budget_ms * 1000)
     used_us = observation.age_us + (observation.round_trip_us or 0)
-    left_ns = (min(budgets_us) - used_us) * MICROSECOND_NS
-    left_ns = max(-longest_ns, min(left_ns, longest_ns))
+    left_ns = (budget_us - used_us) * MICROSECOND_NS
+    if not -longest_ns <= left_ns <= longest_ns:
+        left_ns = max(-longest_ns, min(left_ns, longest_ns))
 
     run_out_ns = None if run_out_us is None else (run_out_us - used_us) * MICROSECOND_NS
-    dry = observation.steps_remaining == 0 or (run_out_ns is not None and run_out_ns < planned_ns)
-    wants_firm = observation.lateness is Lateness.FIRM or (
-        observation.lateness is Lateness.DEFAULT and policy.lateness == "firm"
-    )
+    dry = steps == 0 or (run_out_ns is not None and run_out_ns < planned_ns)
+    lateness = observation.lateness
+    wants_firm = lateness is _FIRM or (lateness is _DEFAULT and policy.lateness == "firm")
     firm = wants_firm and not dry and left_ns >= planned_ns
     return Deadline(arrived_ns + left_ns, firm, dry)

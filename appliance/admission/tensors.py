@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from math import prod
 
-from attrs import frozen
-
 from appliance.errors import Outcome, Rejected
+from appliance.values import value
 from appliance.wire.media import audio_header, image_header
 from appliance.wire.spec import FREE, InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Observation, Tensor
@@ -18,9 +17,10 @@ from appliance.wire.types import DType, Encoding, Observation, Tensor
 METADATA = "metadata:"
 IMAGES = (Encoding.JPEG, Encoding.PNG)
 SOUNDS = (Encoding.WAV, Encoding.FLAC)
+_RAW = Encoding.RAW  # members are slow to find before Python 3.12
 
 
-@frozen
+@value
 class Feed:
     """What one model input is fed from.
 
@@ -108,7 +108,10 @@ def _tensor(wanted: InputSpec, tensor: Tensor, payload: memoryview) -> tuple[Fee
             f"tensor {tensor.key!r}: expected encoding {allowed}, came {tensor.encoding.name}"
         )
     data = payload[tensor.offset : tensor.offset + tensor.length]
-    if tensor.encoding is Encoding.RAW:
+    if tensor.encoding is _RAW:
+        shape = tensor.shape
+        if shape == wanted.shape and tensor.dtype is wanted.dtype and wanted.is_fixed:
+            return Feed(data, tensor.dtype, tensor.encoding, shape), ()
         shape = _raw_shape(wanted, tensor)
         natural = _size(wanted, shape)
     else:

@@ -13,7 +13,12 @@ from appliance.config import Log
 def configure(log: Log) -> None:
     """Set structlog up for this process."""
     console = log.format == "console" or (log.format == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    renderer = (
+        # Tracebacks come as text; told so, releases before 26.1 do not warn about it.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -153,7 +153,10 @@ class Core:
         channel.episode += 1
 
     def describe(self, channel: Channel, model_version: str = "") -> None:
-        """Ask for the spec of the model, or of one version of it; `channel.describing` turns 0 when the answer is there."""
+        """Ask for the spec of the model, or of one version of it.
+
+        `channel.describing` turns 0 when the answer is there.
+        """
         self._describing.pop(channel.describing, None)
         channel.describing = self._number()
         channel.spec = None

@@ -1,4 +1,4 @@
-"""The one task that owns the scheduler, and what stands directly before and behind it.
+"""The owner of the scheduler, and what stands directly before and behind it.
 
 A door hands observations to `Intake` (admission, then one copy into the arena), which posts them
 to the `Dispatcher`: inbox -> `Scheduler.handle` -> effects -> timer. `Endings` is where every

@@ -1,14 +1,15 @@
-"""The task that owns the scheduler: inbox -> `Scheduler.handle` -> effects -> timer.
+"""The owner of the scheduler: inbox -> `Scheduler.handle` -> effects -> timer.
 
-Everything else posts events and is called back through doors and the pool, all synchronously and
-without blocking. One turn handles everything posted since the last one. The inbox needs no bound
-of its own: each door and each worker receiver posts one bounded batch and then waits its turn.
+Doors and the pool post events and then call `turn`, in their own task: a switch to another one
+would cost as much as the decision. A turn is synchronous, does not block and is never entered
+twice; what is posted during one is handled before it ends. The inbox needs no bound of its own:
+each door and each worker receiver posts one bounded batch and then takes its turn.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import trio
@@ -16,7 +17,8 @@ from attrs import define, field
 
 from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
-from appliance.dispatch.ticket import OutputTensor, Reply, Ticket
+from appliance.dispatch.results import MICROSECOND_NS, BatchResult
+from appliance.dispatch.ticket import Ended, Reply, Ticket
 from appliance.errors import Outcome
 from appliance.io.notify import Notifier
 from appliance.io.timer import Timer
@@ -31,12 +33,11 @@ from appliance.scheduling.events import (
     Revoke,
     Stage,
 )
-from appliance.wire.pb import worker_pb2
-from appliance.wire.types import DType, Timing
+from appliance.wire.types import Timing
 from appliance.workers.events import BatchFinished, PoolEvent
 from appliance.workers.pool import WorkerPool
 
-MICROSECOND_NS = 1000
+_OK = Outcome.OK  # members are slow to find before Python 3.12
 
 
 @define(eq=False)
@@ -55,45 +56,46 @@ class Dispatcher:
     clock: Callable[[], int] = time.monotonic_ns
     pool: WorkerPool = field(init=False)
     _inbox: list[Event] = field(factory=list[Event], init=False)
-    _wake: trio.Event = field(factory=trio.Event, init=False)
+    _turning: bool = field(default=False, init=False)
     _timer: Timer = field(factory=Timer, init=False)
     _armed_ns: int | None = field(default=None, init=False)
-    _done: dict[int, worker_pb2.Done] = field(factory=dict[int, worker_pb2.Done], init=False)
+    _results: dict[int, BatchResult] = field(factory=dict[int, BatchResult], init=False)
     _idle: trio.Event | None = field(default=None, init=False)
 
     def post(self, event: Event) -> None:
-        """Let the scheduler know, at the next turn."""
+        """Let the scheduler know at the next `turn`, which whoever posts calls after its batch."""
         self._inbox.append(event)
-        self._wake.set()
 
     def on_pool_event(self, event: PoolEvent) -> None:
         """Take in what the worker pool reports."""
         if isinstance(event, BatchFinished):
             done = event.done
-            self._done[done.batch_id] = done
+            self._results[done.batch_id] = BatchResult.of(done)
             self.fleet.batch_finished(event.worker, done)
             self.post(_batch_done(event))
-            return
-        for translated in self.fleet.on_pool_event(event):
-            self.post(translated)
+        else:
+            for translated in self.fleet.on_pool_event(event):
+                self.post(translated)
+        self.turn()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_timer)
-            task_status.started()
-            try:
-                while True:
-                    await self._wake.wait()
-                    self._wake = trio.Event()
-                    self.turn()
-            finally:
-                self._timer.close()
+        """Take a turn whenever the timer says so, until cancelled."""
+        self.turn()  # arms the timer, for the watchdog
+        task_status.started()
+        try:
+            while True:
+                await self._timer.wait()
+                if self._armed_ns is not None:
+                    lateness_us = (self.clock() - self._armed_ns) // MICROSECOND_NS
+                    self.endings.metrics.timer_lateness.record(max(0, lateness_us))
+                self.turn()
+        finally:
+            self._timer.close()
 
     async def wait_idle(self) -> None:
         """Wait until nothing waits and nothing runs."""
         self._idle = trio.Event()
-        self._wake.set()
+        self.turn()
         await self._idle.wait()
 
     def abandon(self) -> None:
@@ -102,28 +104,47 @@ class Dispatcher:
         self.turn()
 
     def turn(self) -> None:
-        """Handle everything posted so far."""
+        """Handle everything posted so far, and what comes of that."""
+        if self._turning:
+            return  # posted from within a turn, which goes on until the inbox is empty
+        self._turning = True
+        try:
+            wakeup_ns = self._handle()
+            while self._inbox:
+                wakeup_ns = self._handle()
+        finally:
+            self._turning = False
+        self._arm(wakeup_ns)
+        if self._idle is not None:
+            statistics = self.scheduler.statistics()
+            if statistics.queued == statistics.in_batches == 0:
+                self._idle.set()
+
+    def _handle(self) -> int | None:
+        """Ask the scheduler once and do what it says; return when it wants to be asked again."""
         now_ns = self.clock()
         events, self._inbox = self._inbox, []
         decision = self.scheduler.handle(events, now_ns)
+        answers: list[Answer] = []
         for effect in decision.effects:
             if isinstance(effect, Answer):
-                self._answer(effect)
-            elif isinstance(effect, Stage):
+                answers.append(effect)
+                continue
+            # Before the worker may write over the outputs it has reported.
+            self._answer(answers)
+            answers = []
+            if isinstance(effect, Stage):
                 self._stage(effect.batch, go=effect.go)
             elif isinstance(effect, Go):
                 self.pool.go(effect.batch.worker, effect.batch.id)
             else:
                 self._revoke(effect)
+        self._answer(answers)
         for event in events:
             if isinstance(event, BatchDone):
-                self._done.pop(event.batch_id, None)
+                self._results.pop(event.batch_id, None)
                 self.fleet.release(event.worker, event.batch_id)
-        self._arm(decision.next_wakeup_ns)
-        if self._idle is not None and not self._inbox:
-            statistics = self.scheduler.statistics()
-            if statistics.queued == statistics.in_batches == 0:
-                self._idle.set()
+        return decision.next_wakeup_ns
 
     # -------------------------------------------------------------------------------- effects
 
@@ -137,66 +158,59 @@ class Dispatcher:
     def _revoke(self, effect: Revoke) -> None:
         self.pool.revoke(effect.batch.worker, effect.batch.id)
 
-    def _answer(self, answer: Answer) -> None:
-        ticket = cast("Ticket", answer.request.payload)
+    def _answer(self, answers: Sequence[Answer]) -> None:
+        """End requests, all together: replies sent in one go cost half."""
+        if not answers:
+            return
         now_ns = self.clock()
-        if answer.batch is None:
-            total_us = (now_ns - ticket.received_ns) // MICROSECOND_NS
-            reply = Reply(
+        ended: list[Ended] = []
+        for answer in answers:
+            ticket = cast("Ticket", answer.request.payload)
+            ended.append((ticket, self._reply(answer, ticket, now_ns)))
+            if answer.batch is not None and ticket.state_key is not None:
+                self.endings.memory.keep_state(ticket.state_key, ticket)
+        outcomes = self.endings.end(ended, now_ns)
+        for answer, (ticket, reply), outcome in zip(answers, ended, outcomes, strict=True):
+            if outcome is _OK:
+                self._record(answer, ticket, reply.timing, now_ns)
+
+    def _reply(self, answer: Answer, ticket: Ticket, now_ns: int) -> Reply:
+        batch, received_ns = answer.batch, ticket.received_ns
+        total_us = (now_ns - received_ns) // MICROSECOND_NS
+        if batch is None:
+            return Reply(
                 outcome=answer.outcome,
                 message=answer.message,
                 timing=Timing(queue_us=total_us, total_us=total_us),
                 retry_after_ns=answer.retry_after_ns,
             )
-            self.endings.end(ticket, reply, now_ns)
-            return
-        done = self._done[answer.batch.id]
-        reply = self._reply(answer, ticket, done, now_ns)
-        if ticket.state_key is not None:
-            self.endings.memory.keep_state(ticket.state_key, ticket)
-        outcome = self.endings.end(ticket, reply, now_ns)
-        if outcome is Outcome.OK:
-            self._record(answer, ticket, reply.timing, done, now_ns)
-
-    def _reply(self, answer: Answer, ticket: Ticket, done: worker_pb2.Done, now_ns: int) -> Reply:
-        batch = answer.batch
-        assert batch is not None
-        timing = Timing(
-            queue_us=(answer.request.started_ns - ticket.received_ns) // MICROSECOND_NS,
-            batch_us=(done.execute_started_ns - done.stage_started_ns) // MICROSECOND_NS,
-            execute_us=(done.finished_ns - done.execute_started_ns) // MICROSECOND_NS,
-            total_us=(now_ns - ticket.received_ns) // MICROSECOND_NS,
-            batch_size=len(batch.requests),
-        )
+        result = self._results[batch.id]
+        tensors, parts = result.row(self.endings.memory.arena, answer.row)
         return Reply(
             outcome=answer.outcome,
             message=answer.message,
             late=answer.late,
-            timing=timing,
-            outputs=[self._output(output, answer.row) for output in done.outputs],
+            timing=Timing(
+                (batch.started_ns - received_ns) // MICROSECOND_NS,
+                result.batch_us,
+                result.execute_us,
+                total_us,
+                len(batch.requests),
+            ),
+            tensors=tensors,
+            parts=parts,
         )
 
-    def _output(self, output: worker_pb2.Output, row: int) -> OutputTensor:
-        """Return row `row` of one output of a batch, where it lies in the arena."""
-        if output.row_lengths:
-            offset = output.offset + sum(output.row_lengths[:row])
-            length = output.row_lengths[row]
-        else:
-            length = output.row_length
-            offset = output.offset + row * length
-        view = self.endings.memory.arena.view(offset, length)
-        return OutputTensor(output.key, DType(output.dtype), tuple(output.row_shape), view)
-
-    def _record(
-        self, answer: Answer, ticket: Ticket, timing: Timing, done: worker_pb2.Done, now_ns: int
-    ) -> None:
+    def _record(self, answer: Answer, ticket: Ticket, timing: Timing, now_ns: int) -> None:
+        assert answer.batch is not None
         observation = ticket.observation
+        finished_ns = self._results[answer.batch.id].finished_ns
         self.endings.metrics.recorder(observation.model_id).record(
             age_us=observation.age_us if observation.protocol_version else None,
             queue_us=timing.queue_us,
             batch_us=timing.batch_us,
             execute_us=timing.execute_us,
-            reply_us=(now_ns - done.finished_ns) // MICROSECOND_NS,
+            reply_us=(now_ns - finished_ns) // MICROSECOND_NS,
             total_us=timing.total_us,
             slack_us=(answer.request.deadline_ns - now_ns) // MICROSECOND_NS,
         )
@@ -212,14 +226,6 @@ class Dispatcher:
             self.notifier.watchdog()
         self._armed_ns = wakeup_ns
         self._timer.set(wakeup_ns)
-
-    async def _watch_timer(self) -> None:
-        while True:
-            await self._timer.wait()
-            if self._armed_ns is not None:
-                lateness_us = (self.clock() - self._armed_ns) // MICROSECOND_NS
-                self.endings.metrics.timer_lateness.record(max(0, lateness_us))
-            self._wake.set()
 
 
 def _batch_done(event: BatchFinished) -> BatchDone:

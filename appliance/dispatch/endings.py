@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 from attrs import define, field
 
 from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.memory import Memory
-from appliance.dispatch.ticket import Delivery, Reply, Ticket
+from appliance.dispatch.ticket import Delivery, Door, Ended, Reply, Ticket
 from appliance.errors import Outcome
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
+
+_TOLD = Delivery.TOLD  # members are slow to find before Python 3.12
 
 
 @define(eq=False)
@@ -21,22 +26,33 @@ class Endings:
     memory: Memory
     log: AccessLog = field(factory=lambda: AccessLog(0))
 
-    def end(self, ticket: Ticket, reply: Reply, now_ns: int) -> Outcome:
-        """End a request; return the outcome that was counted.
+    def end(self, ended: Sequence[Ended], now_ns: int) -> list[Outcome]:
+        """End requests; return the outcomes that were counted, in order.
 
         An answer whose client has left counts as CLIENT_GONE; one whose client does not read
         keeps its outcome, and the loss is counted beside it.
         """
+        outcomes: list[Outcome] = []
+        for door, group in groupby(ended, _door):
+            replies = list(group)
+            for (ticket, reply), delivery in zip(replies, door.deliver(replies), strict=True):
+                outcomes.append(self._end(ticket, reply, delivery, now_ns))
+        return outcomes
+
+    def _end(self, ticket: Ticket, reply: Reply, delivery: Delivery, now_ns: int) -> Outcome:
         outcome = reply.outcome
-        delivery = ticket.door.deliver(ticket, reply)
-        if delivery is Delivery.GONE:
-            outcome = Outcome.CLIENT_GONE
-        elif delivery is Delivery.LOST:
-            self.ledger.reply_lost("slow_reader")
-        model = ticket.observation.model_id
-        self.ledger.ended(model, outcome, late=reply.late)
-        if reply.outcome is Outcome.OK and outcome is not Outcome.OK:
-            self.ledger.row_wasted(outcome.name.lower())
+        if delivery is not _TOLD:
+            if delivery is Delivery.LOST:
+                self.ledger.reply_lost("slow_reader")
+            elif delivery is Delivery.GONE:
+                if outcome is Outcome.OK:
+                    self.ledger.row_wasted("client_gone")
+                outcome = Outcome.CLIENT_GONE
+        self.ledger.ended(ticket.observation.model_id, outcome, late=reply.late)
         self.log.record(ticket, outcome, reply, now_ns)
         self.memory.end(ticket)
         return outcome
+
+
+def _door(ended: Ended) -> Door:
+    return ended[0].door

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -94,7 +95,7 @@ class Intake:
             message=rejected.message,
             retry_after_ns=rejected.retry_after_ns,
         )
-        self.endings.end(ticket, reply, now_ns)
+        self.endings.end([(ticket, reply)], now_ns)
 
     def withdraw(self, session: Hashable, model: str | None, tag: int | None) -> None:
         """Take back what a session has waiting."""
@@ -118,7 +119,7 @@ class Intake:
             id=next(self._ids),
             session=ticket.session,
             client=ticket.client,
-            lane=Lane(ModelRef(spec.model_id, spec.version), admitted.shapes),
+            lane=_lane(spec.model_id, spec.version, admitted.shapes),
             arrived_ns=now_ns,
             deadline_ns=deadline.deadline_ns,
             expires_ns=admitted.expires_ns,
@@ -132,3 +133,8 @@ class Intake:
             tag=ticket.observation.sequence,
             payload=ticket,
         )
+
+
+@lru_cache(maxsize=1024)
+def _lane(model: str, version: str, shapes: tuple[tuple[int, ...], ...]) -> Lane:
+    return Lane(ModelRef(model, version), shapes)

@@ -45,7 +45,7 @@ class Memory:
         """
         assert ticket.spec is not None
         buffers = [feed.data for feed in feeds if feed.data is not None]
-        size = max(packed_bytes([len(buffer) for buffer in buffers]), 1)
+        size = packed_bytes([len(buffer) for buffer in buffers]) or 1
         ticket.block = self._allocate(ticket.client, size, share)
         try:
             for length in ticket.spec.state_bytes:

@@ -6,12 +6,13 @@ import enum
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from appliance.errors import Outcome
+from appliance.values import value
 from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import ModelSpec
-from appliance.wire.types import DType, Observation, Timing
+from appliance.wire.types import Observation, Tensor, Timing
 from appliance.workers.allocator import Block
 
 UNTIMED = Timing()
@@ -28,33 +29,30 @@ class Delivery(enum.Enum):
     GONE = enum.auto()  # the client is not there any more
 
 
-@frozen
-class OutputTensor:
-    """One output of one row; `data` is valid until `Door.deliver` returns."""
-
-    key: str
-    dtype: DType
-    shape: tuple[int, ...]
-    data: memoryview
-
-
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Reply:
-    """How a request ended, for its client."""
+    """How a request ended, for its client.
+
+    Attributes:
+        tensors: Headers of the outputs, as if their bytes lay one after the other. Replies of one
+            batch share the object where they can.
+        parts: Those bytes, output by output; valid until `Door.deliver` returns.
+    """
 
     outcome: Outcome
     message: str = ""
     late: bool = False
     timing: Timing = UNTIMED
-    outputs: Sequence[OutputTensor] = ()
+    tensors: tuple[Tensor, ...] = ()
+    parts: Sequence[memoryview] = ()
     retry_after_ns: int | None = None
 
 
 class Door(Protocol):
     """Where requests come in and replies leave. Never blocks, never raises for a bad client."""
 
-    def deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
-        """Send a reply now or not at all."""
+    def deliver(self, ended: Sequence[Ended]) -> list[Delivery]:
+        """Send each reply now or not at all; return what became of each, in order."""
         ...
 
 
@@ -88,3 +86,7 @@ class Ticket:
     state_out: list[Block] = field(factory=list[Block])
     holds: int = 0
     ended: bool = False
+
+
+Ended = tuple[Ticket, Reply]
+"""A request and how it ended."""

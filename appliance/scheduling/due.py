@@ -20,7 +20,7 @@ _Entry = tuple[int, int, Request]
 class DueTimes:
     """A heap of (due, id, request). Entries of requests that wait no more are skipped.
 
-    Bounded: it never holds more than twice what waits, and `SLACK`.
+    Bounded: with each one added, it holds at most twice what waits, and `SLACK`.
     """
 
     room: WaitingRoom

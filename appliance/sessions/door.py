@@ -7,7 +7,7 @@ nobody is told, for nobody could read it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 import zmq
@@ -15,10 +15,10 @@ from attrs import define, field
 
 from appliance.config import Transport
 from appliance.dispatch.intake import Intake
-from appliance.dispatch.ticket import Delivery, Reply, Ticket
-from appliance.errors import ConfigError, Outcome, PeerGone, Rejected
+from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
+from appliance.errors import ConfigError, Outcome, Rejected
 from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
-from appliance.io.zmq_socket import Part, ZmqSocket
+from appliance.io.zmq_socket import Part, SendResult, ZmqSocket
 from appliance.sessions.replies import Replies
 from appliance.sessions.table import Session, SessionTable
 from appliance.wire.session import BadObservation, decode_observation
@@ -29,6 +29,9 @@ HEARTBEATS_MISSED = 3
 FLUSH_MS = 1000
 """How long replies may take to leave when the door closes."""
 NOBODY = Observation()
+
+# Before Python 3.12, members are slow to find.
+_OBSERVE, _OK, _SENT, _TOLD = Kind.OBSERVE, Outcome.OK, SendResult.SENT, Delivery.TOLD
 
 
 @define(eq=False)
@@ -110,6 +113,7 @@ class ZmqDoor:
             now_ns = self.clock()
             for parts in messages:
                 self._take(parts, now_ns)
+            self.intake.dispatcher.turn()
 
     async def _expire(self) -> None:
         """Once a second: sessions that fell silent are over."""
@@ -117,6 +121,7 @@ class ZmqDoor:
             await trio.sleep(1)
             for session in self.table.expire(self.clock()):
                 self.intake.gone(session.routing_id)
+            self.intake.dispatcher.turn()
 
     def connections(self) -> ConnectionCounts:
         """Return what the socket monitor counted."""
@@ -140,7 +145,7 @@ class ZmqDoor:
             self._refuse(routing_id, bad.header or NOBODY, bad, now_ns)
             return
         session = self.table.seen(routing_id, observation, now_ns)
-        if observation.kind is Kind.OBSERVE:
+        if observation.kind is _OBSERVE:
             session.observed(observation, now_ns)
             self.intake.offer(
                 observation,
@@ -182,27 +187,46 @@ class ZmqDoor:
 
     # ----------------------------------------------------------------------------------- out
 
-    def deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
-        """Send a reply now or not at all; a refusal only to a client that wants to know."""
+    def deliver(self, ended: Sequence[Ended]) -> list[Delivery]:
+        """Send replies now or not at all; refusals only to clients that want to know."""
+        messages = [
+            [ticket.route.routing_id, b"", *self.replies.frames(ticket, reply)]
+            for ticket, reply in ended
+            if _is_told(ticket, reply)
+        ]
+        sent = iter(self._socket.send_some_nowait(messages))
+        return [
+            self._delivered(ticket, reply, next(sent) if _is_told(ticket, reply) else None)
+            for ticket, reply in ended
+        ]
+
+    def _delivered(self, ticket: Ticket, reply: Reply, sent: SendResult | None) -> Delivery:
+        """Note in its session how a request ended; `sent` is None if its client is not told."""
         session: Session = ticket.route
-        told = reply.outcome is Outcome.OK or ticket.observation.wants_status
-        if told:
-            delivery = self._send(session, self.replies.frames(ticket, reply))
-        elif session.silent:
+        if sent is _SENT:
+            session.ended(reply.outcome, late=reply.late)
+            return _TOLD
+        if sent is SendResult.FULL:
+            delivery = Delivery.LOST
+        elif sent is SendResult.GONE:
+            self._left(session)
             delivery = Delivery.GONE
         else:
-            delivery = Delivery.SILENT
+            delivery = Delivery.GONE if session.silent else Delivery.SILENT
         outcome = Outcome.CLIENT_GONE if delivery is Delivery.GONE else reply.outcome
         session.ended(outcome, late=reply.late)
         return delivery
 
-    def _send(self, session: Session, frames: list[bytes]) -> Delivery:
-        try:
-            self._socket.send_nowait([session.routing_id, b"", *frames])
-        except trio.WouldBlock:
-            return Delivery.LOST
-        except PeerGone:
-            if self.table.left(session):
-                self.intake.gone(session.routing_id)
-            return Delivery.GONE
-        return Delivery.TOLD
+    def _send(self, session: Session, frames: list[bytes]) -> None:
+        """Answer a control message, if its client reads."""
+        (sent,) = self._socket.send_some_nowait([[session.routing_id, b"", *frames]])
+        if sent is SendResult.GONE:
+            self._left(session)
+
+    def _left(self, session: Session) -> None:
+        if self.table.left(session):
+            self.intake.gone(session.routing_id)
+
+
+def _is_told(ticket: Ticket, reply: Reply) -> bool:
+    return reply.outcome is _OK or ticket.observation.wants_status

@@ -10,6 +10,7 @@ from appliance.errors import Outcome
 from appliance.wire.types import Observation
 
 SECOND_NS = 1_000_000_000
+_OK = Outcome.OK  # members are slow to find before Python 3.12
 GAIN = 0.1
 """Weight of a new interval in the cadence's moving averages."""
 
@@ -86,7 +87,7 @@ class Session:
         """Take in how one of its requests ended."""
         self.ended_count += 1
         self.last_outcome = outcome
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self.answered += 1
             self.late += late
         elif outcome in MISSES:

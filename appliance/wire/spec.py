@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from appliance.wire.types import DType, Encoding
 
@@ -31,6 +31,7 @@ class InputSpec:
         max_pixels: Of an encoded image, by its header; 0 is no image.
         max_samples: Of an encoded audio file (frames times channels), by its header; 0 is no audio.
         max_bytes: Of the tensor on the wire.
+        is_fixed: A raw tensor of exactly `shape` needs no further look: nothing is open or limited.
     """
 
     name: str
@@ -43,6 +44,17 @@ class InputSpec:
     max_pixels: int = 0
     max_samples: int = 0
     max_bytes: int = 64 << 20
+    is_fixed: bool = field(
+        default=Factory(lambda self: _is_fixed(self), takes_self=True),  # noqa: PLW0108  defined below
+        init=False,
+        eq=False,
+        repr=False,
+    )
+
+
+def _is_fixed(spec: InputSpec) -> bool:
+    limited = spec.max_pixels or spec.max_samples or 0 in spec.shape
+    return not limited and FREE not in spec.shape and FREE not in spec.row_shape
 
 
 @frozen

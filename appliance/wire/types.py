@@ -1,8 +1,4 @@
-"""The value types of the session wire: what a decoded message is, before anyone judges it.
-
-The types made for every message are frozen without slots: attrs fills a frozen class about twice
-as fast through its `__dict__`, and on the way of an observation that is what counts.
-"""
+"""The value types of the session wire: what a decoded message is, before anyone judges it."""
 
 from __future__ import annotations
 
@@ -10,9 +6,10 @@ import enum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from attrs import field, frozen
+from attrs import field
 
 from appliance.errors import Outcome
+from appliance.values import value
 
 if TYPE_CHECKING:
     from appliance.wire.spec import ModelSpec
@@ -79,7 +76,7 @@ class Keep(enum.IntEnum):
     ALL = 2
 
 
-@frozen(slots=False)
+@value
 class Tensor:
     """One tensor's header; its bytes are `payload[offset:offset + length]`.
 
@@ -100,7 +97,7 @@ class Tensor:
     age_us: int = 0
 
 
-@frozen(slots=False, kw_only=True)
+@value
 class Observation:
     """One message of a client, decoded and structurally valid. `None` means absent on the wire."""
 
@@ -133,7 +130,7 @@ class Observation:
     trace_id: str = ""
 
 
-@frozen(slots=False)
+@value
 class Timing:
     """Where the time of one answer went, microseconds, and the size of its batch."""
 
@@ -144,7 +141,7 @@ class Timing:
     batch_size: int = 0
 
 
-@frozen(slots=False, kw_only=True)
+@value(kw_only=True)
 class Response:
     """One message to a client, apart from its tensors' bytes.
 

@@ -144,4 +144,4 @@ class Arena:
 
 def packed_bytes(lengths: Sequence[int]) -> int:
     """Return how large a block `Arena.write` needs for buffers of these lengths, bytes."""
-    return sum(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths)
+    return sum([-(-length // ALIGNMENT) * ALIGNMENT for length in lengths])

@@ -87,7 +87,9 @@ def test_status_is_ready_then_degraded_then_unreachable(two_workers: Box) -> Non
         model.observe(state=np.zeros(4, np.float32))
         degraded = two_workers.wait_until(lambda status: status["state"] == "degraded")
         assert "a-0" in degraded["reasons"][0]
-    assert pid not in [worker["pid"] for worker in degraded["workers"]]
+    two_workers.wait_until(
+        lambda status: pid not in [worker["pid"] for worker in status["workers"]]
+    )
 
     assert two_workers.stop() == 0
     assert command(two_workers, "status").returncode == 2

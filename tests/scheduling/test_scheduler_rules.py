@@ -150,6 +150,11 @@ def test_a_firm_request_that_cannot_be_in_time_is_refused_on_arrival() -> None:
     assert (now_ns, answer.outcome) == (1 * MS, Outcome.INFEASIBLE)
 
 
+def test_a_refused_newcomer_replaces_nobody() -> None:
+    record = run(BUSY, ask("robot", at=1), ask("robot", at=2, budget=5, firm=True))
+    assert record.outcomes() == {1: Outcome.OK, 2: Outcome.OK, 3: Outcome.INFEASIBLE}
+
+
 def test_a_firm_request_is_refused_as_soon_as_its_last_chance_has_passed() -> None:
     record = run(BUSY, ask("tier 0", budget=900, tier=0), ask("firm", budget=25, firm=True))
     refused_ns = next(t for t, a in record.answers if a.outcome is Outcome.INFEASIBLE)
@@ -371,11 +376,17 @@ def test_a_staged_batch_that_is_late_anyway_gives_way_to_a_firm_request() -> Non
         ask("other", at=9.5, budget=5),
         ask("other", at=9.5, budget=40),
         ask("other", at=9.5, budget=40, firm=True),
+        ask("other", at=9.5, budget=21),
     ],
-    ids=["one that is late anyway", "a soft one with time to wait", "a firm one with time to wait"],
+    ids=[
+        "one that is late anyway",
+        "a soft one with time to wait",
+        "a firm one with time to wait",
+        "one that is made late by it, but ranks behind it",
+    ],
 )
-def test_a_staged_batch_stays_where_nobody_is_made_late_by_it(other: Ask) -> None:
-    record = run(BUSY, ask("staged", budget=100), other)
+def test_a_staged_batch_stays_where_nobody_before_it_is_made_late(other: Ask) -> None:
+    record = run(BUSY, ask("staged", budget=23), other)
     assert effects(record, Revoke) == []
     assert record.served() == ["busy", "staged", "other"]
 
@@ -390,6 +401,15 @@ def test_a_staged_firm_request_that_became_too_late_is_revoked_and_refused() -> 
     assert decision.effects == []
     done = BatchDone(WorkerRef("cpu-0", 1), batch.id, 13 * MS)
     kinds = [type(effect) for effect in world.scheduler.handle([done], 13 * MS).effects]
+    assert kinds == [Answer, Revoke, Answer]
+
+
+def test_a_staged_firm_request_is_weighed_again_by_what_was_learnt_meanwhile() -> None:
+    world = simulation(Trace(models=(ONE,), asks=(BUSY, ask("firm", budget=21, firm=True))))
+    world.run(until_ns=9 * MS)
+    busy = world.record.starts[0].batch
+    slow = BatchDone(busy.worker, busy.id, 30 * MS)
+    kinds = [type(effect) for effect in world.scheduler.handle([slow], 10 * MS).effects]
     assert kinds == [Answer, Revoke, Answer]
 
 
@@ -438,8 +458,17 @@ def test_a_row_that_fails_alone_is_tried_again_as_often_as_configured(retries: i
     assert outcomes(record)["robot"] == [Outcome.ENGINE_FAILED]
 
 
-def test_a_failed_batch_teaches_nothing_about_time() -> None:
-    record = run(ask("robot", at=0, fault="raises"), ask("other", at=50))
+def test_a_batch_teaches_how_long_the_next_one_takes() -> None:
+    world = simulation(Trace(models=(ONE,), asks=(BUSY,)))
+    batch = world.run(until_ns=0).starts[0].batch
+    before_ns = world.scheduler.planned_ns(ONE.ref, 1)
+    world.scheduler.handle([BatchDone(batch.worker, batch.id, 20 * MS)], 20 * MS)
+    assert world.scheduler.planned_ns(ONE.ref, 1) > before_ns
+
+
+@pytest.mark.parametrize("fault", ["raises", "bad row"])
+def test_a_batch_that_failed_teaches_nothing(fault: Any) -> None:
+    record = run(ask("robot", at=0, fault=fault), ask("other", at=50), noise=0.3)
     assert record.starts[0].planned_ns == record.starts[1].planned_ns
 
 
@@ -496,6 +525,14 @@ def test_a_firm_row_whose_deadline_passed_with_its_worker_is_expired() -> None:
     (answer,) = world.scheduler.handle([lost], 13 * MS).effects  # it hung until it was killed
     assert isinstance(answer, Answer)
     assert answer.outcome is Outcome.EXPIRED
+
+
+def test_what_was_staged_on_a_worker_that_died_still_shares_a_batch() -> None:
+    asks = [ask("robot 0", at=1), ask("robot 1", at=1), ask("robot 2", at=9.5)]
+    deaths = (Death(9 * MS, "cpu-0", 10 * MS),)
+    record = run(BUSY, *asks, model=FOUR, deaths=deaths)
+    assert effects(record, Stage)[1][1] == ["robot 0", "robot 1"]
+    assert batches(record) == [["busy"], ["robot 0", "robot 1", "robot 2"]]
 
 
 def test_what_is_staged_behind_a_batch_that_killed_its_worker_is_unharmed() -> None:

@@ -88,7 +88,7 @@ class RobotProcess:
 
     def close(self) -> None:
         """Close its pipe, after its end."""
-        self._reader.join()
+        self._reader.join(1)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
