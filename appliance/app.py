@@ -187,6 +187,7 @@ class Appliance:
                 await self._finish()
                 door.cancel()
                 services.cancel_scope.cancel()
+            self.dispatcher.close()
             root.cancel_scope.cancel()
 
     async def _run_door(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:

@@ -82,15 +82,16 @@ class Dispatcher:
         """Take a turn whenever the timer says so, until cancelled."""
         self.turn()  # arms the timer, for the watchdog
         task_status.started()
-        try:
-            while True:
-                await self._timer.wait()
-                if self._armed_ns is not None:
-                    lateness_us = (self.clock() - self._armed_ns) // MICROSECOND_NS
-                    self.endings.metrics.timer_lateness.record(max(0, lateness_us))
-                self.turn()
-        finally:
-            self._timer.close()
+        while True:
+            await self._timer.wait()
+            if self._armed_ns is not None:
+                lateness_us = (self.clock() - self._armed_ns) // MICROSECOND_NS
+                self.endings.metrics.timer_lateness.record(max(0, lateness_us))
+            self.turn()
+
+    def close(self) -> None:
+        """Give up the timer; nothing is posted any more."""
+        self._timer.close()
 
     async def wait_idle(self) -> None:
         """Wait until nothing waits and nothing runs."""
