@@ -64,6 +64,9 @@ if sys.version_info < (3, 11):
 
 SWITCH_INTERVAL_S = 0.0005
 SLOW_STEP_NS = 5_000_000
+FAREWELL_S = 0.5
+"""Between the last answers and the door's end: a robot's ZeroMQ drops what it has received and not
+read when the connection ends, and robots look once in their period."""
 
 
 def serve(config: Config) -> int:
@@ -227,10 +230,15 @@ class Appliance:
             self._settled.set()
 
     async def _finish(self) -> None:
-        """Wait until every accepted request has its outcome; what takes too long is told so."""
+        """Wait until every accepted request has its outcome; what takes too long is told so.
+
+        Then until robots can have read theirs.
+        """
         with trio.move_on_after(self.config.drain.grace_s):
             await self.dispatcher.wait_idle()
         self.dispatcher.abandon()
+        if self.door.table.connected():
+            await trio.sleep(FAREWELL_S)
 
     # ------------------------------------------------------------------------------- wiring
 

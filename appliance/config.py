@@ -38,6 +38,8 @@ else:
 
 MIB = 1 << 20
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+ADDRESS = r"tcp://.+:(\*|\d{1,5})|ipc://.+"
+LAST_PORT = 65535
 
 LOOPBACK_NAMES = ("localhost", "lo")
 
@@ -50,6 +52,7 @@ TIER: Validator = and_(ge(0), le(9))
 PRIORITY: Validator = and_(ge(0), le(100))
 ARENA_BYTES: Validator = ge(4096)
 MAX_QUEUE: Validator = ge(1)
+HIGH_WATER_MARK: Validator = and_(ge(1), le(1_000_000))
 
 
 @frozen(kw_only=True)
@@ -69,15 +72,15 @@ class Transport:
 
     bind: tuple[str, ...] = field(
         default=("tcp://127.0.0.1:5555",),
-        validator=deep_iterable(matches_re(r"(tcp|ipc)://.+")),
+        validator=deep_iterable(matches_re(ADDRESS)),
     )
     insecure: bool = False
     max_message_bytes: int = field(default=32 * MIB, validator=and_(ge(1024), le(1024 * MIB)))
-    receive_hwm: int = field(default=64, validator=ge(1))
-    send_hwm: int = field(default=256, validator=ge(1))
+    receive_hwm: int = field(default=64, validator=HIGH_WATER_MARK)
+    send_hwm: int = field(default=256, validator=HIGH_WATER_MARK)
     max_sessions: int = field(default=4096, validator=ge(1))
     disconnect_timeout_s: float = field(default=10.0, validator=POSITIVE)
-    heartbeat_interval_ms: int = field(default=1000, validator=ge(10))
+    heartbeat_interval_ms: int = field(default=1000, validator=and_(ge(10), le(60_000)))
 
 
 @frozen(kw_only=True)
@@ -354,8 +357,16 @@ def _check_names(config: Config, where: str) -> None:
 
 
 def _check_binds(transport: Transport, where: str) -> None:
-    """Refuse to listen where strangers are, unless that is asked for in writing."""
+    """Refuse ports that are none, and strangers, unless those are asked for in writing."""
+    if not transport.bind:
+        raise ConfigError(f"{where}: transport.bind: found none; at least one is needed")
     for index, address in enumerate(transport.bind):
+        port = address.rpartition(":")[2]
+        if address.startswith("tcp://") and port != "*" and int(port) > LAST_PORT:
+            raise ConfigError(
+                f"{where}: transport.bind.{index}: found {address!r}; "
+                f"a port is at most {LAST_PORT}"
+            )
         if not (transport.insecure or address.startswith("ipc://") or _is_loopback(address)):
             raise ConfigError(
                 f"{where}: transport.bind.{index}: found {address!r}, which others can reach, and "

@@ -15,7 +15,7 @@ MODELS = 4
 MODEL_MS = 10.0
 LOAD = 0.5
 ARRIVALS_HZ = MODELS * LOAD / MODEL_MS * 1000
-BARE_HZ = 60.0
+BARE_HZ = 130.0
 """About as often as the scheduler's timer fires under this load: whenever somebody has to wait, a
 little before the worker is free."""
 
