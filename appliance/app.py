@@ -200,6 +200,8 @@ class Appliance:
                 task_status.started(scope)
 
     def _ready(self) -> None:
+        if self._drain.is_set():
+            return  # told to stop before it was up
         self.state = "ready"
         gc.collect()
         gc.freeze()  # what lives now lives to the end: no collection need look at it

@@ -7,7 +7,6 @@ one way in; its errors name the key, what was found and what is allowed.
 from __future__ import annotations
 
 import ipaddress
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from attrs.validators import (
     gt,
     instance_of,
     le,
-    lt,
     matches_re,
     optional,
 )
@@ -46,8 +44,17 @@ LOOPBACK_NAMES = ("localhost", "lo")
 Overflow = Literal["drop_oldest", "reject_newest"]
 
 Validator = Callable[[Any, Any, Any], None]
-POSITIVE: Validator = and_(gt(0), lt(math.inf))
-NOT_NEGATIVE: Validator = and_(ge(0), lt(math.inf))
+SMALLEST, LARGEST = 1e-3, 1e9  # in nanoseconds, both are still sensible integers
+
+
+def _not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    """Refuse what is neither 0 nor a sensible number."""
+    if not (value == 0 or SMALLEST <= value <= LARGEST):
+        raise ValueError(f"'{attribute.name}' must be 0, or {SMALLEST:g} to {LARGEST:g}: {value}")
+
+
+POSITIVE: Validator = and_(ge(SMALLEST), le(LARGEST))
+NOT_NEGATIVE: Validator = _not_negative
 TIER: Validator = and_(ge(0), le(9))
 PRIORITY: Validator = and_(ge(0), le(100))
 ARENA_BYTES: Validator = ge(4096)
@@ -213,7 +220,7 @@ class Workers:
     models: tuple[str, ...] = ("*",)
     start_timeout_s: float = field(default=120.0, validator=POSITIVE)
     hang_floor_ms: float = field(default=2000.0, validator=POSITIVE)
-    hang_factor: float = field(default=10.0, validator=and_(gt(1), lt(math.inf)))
+    hang_factor: float = field(default=10.0, validator=and_(gt(1), le(LARGEST)))
 
 
 @frozen(kw_only=True)
@@ -364,8 +371,7 @@ def _check_binds(transport: Transport, where: str) -> None:
         port = address.rpartition(":")[2]
         if address.startswith("tcp://") and port != "*" and int(port) > LAST_PORT:
             raise ConfigError(
-                f"{where}: transport.bind.{index}: found {address!r}; "
-                f"a port is at most {LAST_PORT}"
+                f"{where}: transport.bind.{index}: found {address!r}; a port is at most {LAST_PORT}"
             )
         if not (transport.insecure or address.startswith("ipc://") or _is_loopback(address)):
             raise ConfigError(

@@ -97,11 +97,6 @@ def _text(wanted: InputSpec, observation: Observation) -> Feed:
 
 
 def _tensor(wanted: InputSpec, tensor: Tensor, payload: memoryview) -> tuple[Feed, tuple[int, ...]]:
-    if tensor.length > wanted.max_bytes:
-        raise Rejected(
-            Outcome.TOO_LARGE,
-            f"tensor {tensor.key!r}: at most {wanted.max_bytes} bytes, came {tensor.length}",
-        )
     if tensor.encoding not in wanted.encodings:
         allowed = ", ".join(encoding.name for encoding in wanted.encodings)
         raise _invalid(
@@ -113,12 +108,22 @@ def _tensor(wanted: InputSpec, tensor: Tensor, payload: memoryview) -> tuple[Fee
         if shape == wanted.shape and tensor.dtype is wanted.dtype and wanted.is_fixed:
             return Feed(data, tensor.dtype, tensor.encoding, shape), ()
         shape = _raw_shape(wanted, tensor)
+        _check_bytes(wanted, tensor)
         natural = _size(wanted, shape)
     else:
         shape = ()
+        _check_bytes(wanted, tensor)
         natural = _media_shape(wanted, tensor, data)
     follows = FREE in wanted.row_shape
     return Feed(data, tensor.dtype, tensor.encoding, shape), natural if follows else ()
+
+
+def _check_bytes(wanted: InputSpec, tensor: Tensor) -> None:
+    if tensor.length > wanted.max_bytes:
+        raise Rejected(
+            Outcome.TOO_LARGE,
+            f"tensor {tensor.key!r}: at most {wanted.max_bytes} bytes, came {tensor.length}",
+        )
 
 
 def _size(wanted: InputSpec, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -59,6 +59,7 @@ class Dispatcher:
     _turning: bool = field(default=False, init=False)
     _timer: Timer = field(factory=Timer, init=False)
     _armed_ns: int | None = field(default=None, init=False)
+    _ping_ns: int = field(default=0, init=False)
     _results: dict[int, BatchResult] = field(factory=dict[int, BatchResult], init=False)
     _idle: trio.Event | None = field(default=None, init=False)
 
@@ -169,7 +170,7 @@ class Dispatcher:
             ticket = cast("Ticket", answer.request.payload)
             ended.append((ticket, self._reply(answer, ticket, now_ns)))
             if answer.batch is not None and ticket.state_key is not None:
-                self.endings.memory.keep_state(ticket.state_key, ticket)
+                self.endings.memory.states.keep(ticket.state_key, ticket)
         outcomes = self.endings.end(ended, now_ns)
         for answer, (ticket, reply), outcome in zip(answers, ended, outcomes, strict=True):
             if outcome is _OK:
@@ -220,11 +221,13 @@ class Dispatcher:
 
     def _arm(self, wakeup_ns: int | None) -> None:
         """Set the timer for the scheduler's next look, and for the watchdog."""
-        watchdog_ns = self.notifier.watchdog_interval_ns
-        if watchdog_ns is not None:
-            ping_ns = self.clock() + watchdog_ns
-            wakeup_ns = ping_ns if wakeup_ns is None else min(wakeup_ns, ping_ns)
-            self.notifier.watchdog()
+        interval_ns = self.notifier.watchdog_interval_ns
+        if interval_ns is not None:
+            now_ns = self.clock()
+            if now_ns >= self._ping_ns:
+                self.notifier.watchdog()
+                self._ping_ns = now_ns + interval_ns
+            wakeup_ns = self._ping_ns if wakeup_ns is None else min(wakeup_ns, self._ping_ns)
         self._armed_ns = wakeup_ns
         self._timer.set(wakeup_ns)
 

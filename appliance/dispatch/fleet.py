@@ -5,14 +5,16 @@ Owner of the workers' output blocks, and of the list of rows that a worker may s
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 import structlog
-from attrs import define, field
+from attrs import define, field, frozen
 
 from appliance.admission.catalog import Catalog, Served
 from appliance.dispatch.memory import Memory
-from appliance.dispatch.ticket import StateKey, Ticket
+from appliance.dispatch.states import State
+from appliance.dispatch.ticket import Ticket
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.scheduling.events import (
@@ -27,6 +29,18 @@ from appliance.wire.pb import worker_pb2
 from appliance.workers.allocator import Block
 from appliance.workers.arena import FINISHED
 from appliance.workers.events import ModelFailed, ModelLoaded, PoolEvent, WorkerDown, WorkerUp
+
+STOPPED = "stopped"
+"""The cause of a worker that was asked to go."""
+
+
+@frozen
+class Sent:
+    """A batch sent to a worker, and what of the arena it may read."""
+
+    batch_id: int
+    tickets: list[Ticket]
+    states: list[State]
 
 
 @define(eq=False)
@@ -43,7 +57,7 @@ class Host:
     times_ns: dict[ModelRef, dict[int, int]] = field(factory=dict[ModelRef, "dict[int, int]"])
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     outputs: Block | None = None
-    sent: deque[tuple[int, list[Ticket]]] = field(factory=deque[tuple[int, "list[Ticket]"]])
+    sent: deque[Sent] = field(factory=deque["Sent"])
 
 
 @define(eq=False)
@@ -122,13 +136,17 @@ class Fleet:
         host = self._hosts.pop(event.worker, Host())
         for ref in host.indices:
             self.catalog.models[ref.name].workers.discard(event.worker.slot)
-        for _, tickets in host.sent:
-            self._release(tickets)
+        for sent in host.sent:
+            self._release(sent)
         if host.outputs is not None:
             self.memory.arena.allocator.free(host.outputs)
         self._claim(event.worker.slot)
-        self.metrics.count("worker_restarts", event.cause)
-        self._log.warning("worker down", worker=event.worker.slot, cause=event.cause)
+        if event.cause == STOPPED:
+            self._log.info("worker stopped", worker=event.worker.slot)
+        else:
+            # Numbers out, so that a cause is a label and not a story.
+            self.metrics.count("worker_restarts", re.sub(r"[0-9.]+", "N", event.cause))
+            self._log.warning("worker down", worker=event.worker.slot, cause=event.cause)
         return WorkerLost(event.worker)
 
     def rows_finished(self) -> int:
@@ -159,32 +177,32 @@ class Fleet:
             output_bytes=host.outputs.bytes,
             go=go,
         )
+        states: list[State] = []
         for ticket in tickets:
-            assert ticket.row is not None
+            row = message.rows.add()
+            for head, offset in ticket.feeds:
+                feed = row.feeds.add()
+                feed.MergeFromString(head)
+                feed.offset = offset
             if ticket.state_key is not None:
-                self._add_state(ticket, ticket.row, ticket.state_key)
+                state = self.memory.states.start(ticket.state_key, ticket)
+                _add_state(row, state, ticket.state_out)
+                if state is not None:
+                    states.append(state)
             self.memory.hold(ticket)
-        message.rows.extend([ticket.row for ticket in tickets if ticket.row is not None])
-        host.sent.append((batch.id, tickets))
+        host.sent.append(Sent(batch.id, tickets, states))
         return message
-
-    def _add_state(self, ticket: Ticket, row: worker_pb2.Row, key: StateKey) -> None:
-        """Say where the state of its episode lies by now, and where the new one goes."""
-        del row.state_in[:], row.state_out[:]
-        for block in self.memory.state(key):
-            row.state_in.add(offset=block.offset, length=block.bytes)
-        for block in ticket.state_out:
-            row.state_out.add(offset=block.offset, length=block.bytes)
 
     def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> None:
         """Count an executed batch."""
         host = self._hosts.get(worker)
         if host is None or done.error:
             return
-        for batch_id, tickets in host.sent:
-            if batch_id == done.batch_id:
-                rows = len(tickets) - len(done.row_errors)
-                self.metrics.recorder(tickets[0].observation.model_id).record_batch(rows)
+        for sent in host.sent:
+            if sent.batch_id == done.batch_id:
+                rows = len(sent.tickets) - len(done.row_errors)
+                model = sent.tickets[0].observation.model_id
+                self.metrics.recorder(model).record_batch(rows)
                 self._claimed[worker.slot] = self._claimed.get(worker.slot, 0) + rows
 
     def release(self, worker: WorkerRef, batch_id: int) -> None:
@@ -194,9 +212,19 @@ class Fleet:
         sent and revoked earlier.
         """
         host = self._hosts.get(worker)
-        while host is not None and host.sent and host.sent[0][0] <= batch_id:
-            self._release(host.sent.popleft()[1])
+        while host is not None and host.sent and host.sent[0].batch_id <= batch_id:
+            self._release(host.sent.popleft())
 
-    def _release(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
+    def _release(self, sent: Sent) -> None:
+        for ticket in sent.tickets:
             self.memory.release(ticket)
+        for state in sent.states:
+            self.memory.states.release(state)
+
+
+def _add_state(row: worker_pb2.Row, state: State | None, state_out: list[Block]) -> None:
+    """Say where the state of an episode lies by now, and where the new one goes."""
+    for block in state.blocks if state else ():
+        row.state_in.add(offset=block.offset, length=block.bytes)
+    for block in state_out:
+        row.state_out.add(offset=block.offset, length=block.bytes)

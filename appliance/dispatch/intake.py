@@ -103,12 +103,12 @@ class Intake:
 
     def end_episode(self, session: Hashable, model: str, episode: int) -> None:
         """Forget the state of an episode."""
-        self.memory.forget_episode(session, model, episode)
+        self.memory.states.forget_episode((session, model, episode))
 
     def gone(self, session: Hashable) -> None:
         """A session is over: withdraw what waits, forget its state."""
         self.dispatcher.post(Withdrawn(session, gone=True))
-        self.memory.forget_session(session)
+        self.memory.states.forget_session(session)
 
     def _request(self, ticket: Ticket, admitted: Admitted, now_ns: int) -> Request:
         spec = admitted.spec

@@ -1,25 +1,27 @@
 """The arena as requests see it: each client's share, rows on arrival, recurrent state.
 
-Owner of every input and state block. A block goes back to the allocator when its request has
-ended and no worker may still read it.
+Owner of every input block, and through `States` of every state block. A block goes back to the
+allocator when its request has ended and no worker may still read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
+from functools import lru_cache
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 from appliance.admission.tensors import Feed
-from appliance.dispatch.ticket import StateKey, Ticket
+from appliance.dispatch.states import States
+from appliance.dispatch.ticket import Ticket
 from appliance.errors import Outcome, Rejected
 from appliance.wire.pb import worker_pb2
+from appliance.wire.types import DType, Encoding
 from appliance.workers.allocator import Block, Quota
 from appliance.workers.arena import Arena, packed_bytes
 
-MAX_EPISODES = 16
-"""Recurrent states kept per (session, model); beyond it the oldest episode is forgotten."""
 RETRY_NS = 10_000_000
+_ABSENT = worker_pb2.Feed(absent=True).SerializeToString()
 
 
 @define(eq=False)
@@ -28,8 +30,8 @@ class Memory:
 
     arena: Arena
     _quotas: dict[str, Quota] = field(factory=dict[str, Quota], init=False)
-    _states: dict[StateKey, tuple[str, list[Block]]] = field(
-        factory=dict[StateKey, "tuple[str, list[Block]]"], init=False
+    states: States = field(
+        default=Factory(lambda self: States(self._free), takes_self=True), init=False
     )
 
     # ---------------------------------------------------------------------------------- rows
@@ -41,7 +43,7 @@ class Memory:
             share: Bytes the client may hold in all.
 
         Raises:
-            Rejected: QUEUE_FULL, its share or the arena is used up.
+            Rejected: QUEUE_FULL, its share or the arena is used up; TOO_LARGE, it never fits.
         """
         assert ticket.spec is not None
         buffers = [feed.data for feed in feeds if feed.data is not None]
@@ -54,18 +56,12 @@ class Memory:
             self._free_ticket(ticket)
             raise
         offsets = iter(self.arena.write(ticket.block, *buffers))
-        row = ticket.row = worker_pb2.Row()
         for feed in feeds:
             if feed.data is None:
-                row.feeds.add(absent=True)
+                ticket.feeds.append((_ABSENT, 0))
             else:
-                row.feeds.add(
-                    offset=next(offsets),
-                    length=len(feed.data),
-                    dtype=int(feed.dtype),  # pyright: ignore[reportArgumentType]
-                    encoding=int(feed.encoding),  # pyright: ignore[reportArgumentType]
-                    shape=feed.shape,
-                )
+                head = _feed(len(feed.data), feed.dtype, feed.encoding, feed.shape)
+                ticket.feeds.append((head, next(offsets)))
 
     def hold(self, ticket: Ticket) -> None:
         """A worker may read the ticket's rows from now on."""
@@ -79,6 +75,8 @@ class Memory:
     def end(self, ticket: Ticket) -> None:
         """The request has ended."""
         ticket.ended = True
+        if ticket.state_key is not None:
+            self.states.end(ticket.state_key, ticket)
         self._free_if_done(ticket)
 
     def _free_if_done(self, ticket: Ticket) -> None:
@@ -86,44 +84,23 @@ class Memory:
             self._free_ticket(ticket)
 
     def _free_ticket(self, ticket: Ticket) -> None:
-        assert ticket.block is not None
-        self._free(ticket.client, [ticket.block, *ticket.state_out])
-        ticket.block = None
-        ticket.state_out = []
-
-    # --------------------------------------------------------------------------------- state
-
-    def state(self, key: StateKey) -> list[Block]:
-        """Return where the state of an episode lies; empty before its first answer."""
-        return self._states.get(key, ("", []))[1]
-
-    def keep_state(self, key: StateKey, ticket: Ticket) -> None:
-        """Make the state a request produced the one its successor starts from."""
-        _, old = self._states.pop(key, ("", []))
-        self._free(ticket.client, old)
-        episodes = [other for other in self._states if other[:2] == key[:2]]
-        if len(episodes) >= MAX_EPISODES:
-            self.forget_states([episodes[0]])
-        self._states[key] = (ticket.client, ticket.state_out)
-        ticket.state_out = []
-
-    def forget_episode(self, session: Hashable, model: str, episode: int) -> None:
-        """An episode is over."""
-        self.forget_states([(session, model, episode)])
-
-    def forget_session(self, session: Hashable) -> None:
-        """A session is over."""
-        self.forget_states([key for key in self._states if key[0] == session])
-
-    def forget_states(self, keys: Iterable[StateKey]) -> None:
-        """Give the memory of these states back, where they are kept."""
-        for key in keys:
-            client, blocks = self._states.pop(key, ("", []))
-            self._free(client, blocks)
+        block, ticket.block = ticket.block, None
+        assert block is not None
+        self._release(ticket.client, block.bytes)
+        self.arena.allocator.free(block)
+        if ticket.state_out:
+            self._free(ticket.client, ticket.state_out)
+            ticket.state_out = []
 
     # ------------------------------------------------------------------------------- blocks
 
     def _allocate(self, client: str, size: int, share: int) -> Block:
+        most = min(share, self.arena.total)
+        if size > most:
+            raise Rejected(
+                Outcome.TOO_LARGE,
+                f"client {client!r}: at most {most} bytes of memory, {size} are needed",
+            )
         quota = self._quotas.get(client)
         if quota is None:
             quota = self._quotas[client] = Quota(share)
@@ -153,3 +130,12 @@ class Memory:
         quota.release(size)
         if quota.used == 0:
             del self._quotas[client]
+
+
+@lru_cache(maxsize=1024)
+def _feed(length: int, dtype: DType, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
+    """Return a `Feed` that lacks its offset; to merge it is far quicker than to fill one in."""
+    feed = worker_pb2.Feed(length=length, shape=shape)
+    feed.dtype = dtype  # pyright: ignore[reportAttributeAccessIssue]  any int enum does
+    feed.encoding = encoding  # pyright: ignore[reportAttributeAccessIssue]  as above
+    return feed.SerializeToString()

@@ -10,7 +10,6 @@ from attrs import define, field
 
 from appliance.errors import Outcome
 from appliance.values import value
-from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation, Tensor, Timing
 from appliance.workers.allocator import Block
@@ -67,7 +66,7 @@ class Ticket:
         client: Who it counts for.
         state_key: Of a recurrent model: whose state it carries on.
         block: Its inputs in the arena.
-        row: The worker's description of them.
+        feeds: The worker's description of them: a `Feed` without its offset, and the offset.
         state_out: Where its new state goes.
         holds: Workers that may still read `block`.
         ended: Its outcome is counted.
@@ -82,7 +81,7 @@ class Ticket:
     spec: ModelSpec | None = None
     state_key: StateKey | None = None
     block: Block | None = None
-    row: worker_pb2.Row | None = None
+    feeds: list[tuple[bytes, int]] = field(factory=list[tuple[bytes, int]])
     state_out: list[Block] = field(factory=list[Block])
     holds: int = 0
     ended: bool = False

@@ -99,7 +99,7 @@ def _remove_stale(path: Path) -> None:
         raise ConfigError(
             f"{path}: there is something else than a socket; move it or choose another"
         )
-    if _somebody_listens(path):
+    if somebody_listens(path):
         raise ConfigError(
             f"{path}: another instance is listening there; stop it, or give this one another path"
         )
@@ -107,8 +107,11 @@ def _remove_stale(path: Path) -> None:
         path.unlink()
 
 
-def _somebody_listens(path: Path) -> bool:
-    """Try to connect. Whatever is not a plain refusal may be somebody (busy, or not ours)."""
+def somebody_listens(path: Path) -> bool:
+    """Return whether a process listens on `path`.
+
+    Found by connecting; whatever is not a plain refusal may be somebody (busy, or not ours).
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0)
         try:

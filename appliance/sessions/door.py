@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import trio
 import zmq
@@ -17,6 +18,7 @@ from appliance.config import Transport
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
 from appliance.errors import ConfigError, Outcome, Rejected
+from appliance.io.unix_listener import somebody_listens
 from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
 from appliance.io.zmq_socket import Part, SendResult, ZmqSocket
 from appliance.sessions.replies import Replies
@@ -98,6 +100,13 @@ class ZmqDoor:
         return raw
 
     def _bind(self, address: str) -> str:
+        path = address.removeprefix("ipc://")
+        if path != address and somebody_listens(Path(path)):
+            # libzmq would take the path over, and leave the other one deaf.
+            raise ConfigError(
+                f"transport.bind: {address}: another instance is listening there; stop it, or name "
+                "another address"
+            )
         try:
             self._raw.bind(address)
         except zmq.ZMQError as error:

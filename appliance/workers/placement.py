@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from appliance.config import Workers
 from appliance.errors import ConfigError
 from appliance.models.repository import ModelEntry
+from appliance.workers.arena import MODELS_PER_SLOT
 from appliance.workers.slot import HostedModel, Slot
 
 ALL = "*"
@@ -30,7 +31,11 @@ def slots_of(groups: Sequence[Workers], entries: Sequence[ModelEntry]) -> list[S
 
 
 def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
-    """Return the slots of one `[[workers]]` table."""
+    """Return the slots of one `[[workers]]` table.
+
+    Raises:
+        ConfigError: It would host more models than a worker can.
+    """
     models = tuple(
         HostedModel(
             name=entry.name,
@@ -41,6 +46,11 @@ def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
         for entry in entries
         if entry.error is None and (ALL in group.models or entry.name in group.models)
     )
+    if len(models) > MODELS_PER_SLOT:
+        raise ConfigError(
+            f"workers.{group.name}.models: found {len(models)} models; a worker hosts at most "
+            f"{MODELS_PER_SLOT}; spread them over several [[workers]] tables"
+        )
     return [
         Slot(
             name=f"{group.name}-{number}",

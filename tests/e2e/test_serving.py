@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,40 @@ def test_a_drain_answers_what_was_accepted_and_refuses_what_comes_later(two_work
     assert running.process.wait(20) == 0
     for connection in (late, *robots):
         connection.close()
+
+
+def test_a_robot_that_looks_now_and_then_reads_its_last_answer_before_the_box_has_gone(
+    two_workers: Box,
+) -> None:
+    robots = [two_workers.connect(f"robot-{i}") for i in range(5)]
+    accepted = [robot.model("sleeper", latency_budget_ms=5000) for robot in robots]
+    for model in accepted:
+        model.observe(state=np.zeros(4, np.float32))
+    two_workers.wait_until(lambda status: status["requests"]["asked"] == 5)
+    admin.post(two_workers.socket, "/v1/drain", 5.0)
+    time.sleep(0.3)  # five of 20 ms are long over; a control loop that runs at 3 Hz
+    assert [answer and answer.status for answer in (m.wait(1) for m in accepted)] == [
+        Outcome.OK
+    ] * 5
+    assert two_workers.process.wait(20) == 0
+    for robot in robots:
+        robot.close()
+
+
+def test_a_second_appliance_does_not_take_over_the_door_of_the_first(
+    two_workers: Box, tmp_path: Path
+) -> None:
+    running = two_workers
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "appliance", "serve", "--models", str(tmp_path)),
+            *("--bind", running.address, "--socket", str(running.directory / "other.sock")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "another instance is listening" in done.stderr
+    assert "Traceback" not in done.stderr
