@@ -7,7 +7,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Box:
 
 
 @contextmanager
-def box(*models: Model, config: str = "") -> Iterator[Box]:
+def box(*models: Model, config: str = "") -> Generator[Box, None, None]:
     """Run an appliance that serves `models`, with a configuration in TOML; ended by leaving."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)

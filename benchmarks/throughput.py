@@ -74,9 +74,9 @@ def measure() -> Iterator[str | Line]:
             for each in served:
                 each.load(ROUND_S)
         status = appliance.status()
-    outcomes = status["outcomes"]
-    if set(outcomes) != {"OK"} or ours.lost or (theirs and theirs.lost):
-        note += f" outcomes: {outcomes}; lost: {ours.lost}, {theirs.lost if theirs else 0}"
+    lost = [each.lost for each in served]
+    if set(status["outcomes"]) != {"OK"} or any(lost):
+        note += f" outcomes: {status['outcomes']}; replies lost: {lost}"
     batch = status["models"][0]["batch_size_mean"]
     name = f"inferential {peer.VERSION}"
     yield Line(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Union
 from attrs import define, field, frozen
 
 from appliance.errors import Outcome
+from appliance.values import value
 
 
 class ModelRef(NamedTuple):
@@ -102,7 +103,7 @@ class Batch:
 # ---------------------------------------------------------------------------------- events
 
 
-@frozen
+@value
 class Arrived:
     """A request passed admission; its rows lie in the arena."""
 
@@ -141,7 +142,7 @@ class WorkerLost:
     worker: WorkerRef
 
 
-@frozen
+@value
 class BatchDone:
     """A worker finished a batch.
 
@@ -168,7 +169,7 @@ Event = Union[Arrived, Withdrawn, WorkerReady, WorkerLost, BatchDone, Closing]  
 # --------------------------------------------------------------------------------- effects
 
 
-@frozen
+@value
 class Stage:
     """Send a batch to a worker; `go` starts it at once, else it waits for Go or Revoke."""
 
@@ -190,7 +191,7 @@ class Revoke:
     batch: Batch
 
 
-@frozen
+@value
 class Answer:
     """A request ends, with its one outcome. For OK, `batch` and `row` say where its outputs are."""
 
@@ -206,7 +207,7 @@ class Answer:
 Effect = Union[Stage, Go, Revoke, Answer]  # noqa: UP007
 
 
-@frozen
+@value
 class Decision:
     """What `Scheduler.handle` returns.
 
