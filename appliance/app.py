@@ -9,9 +9,9 @@ root                                  (cancelled last)
    └─ robots' door                    (ZeroMQ)
 ```
 
-Start: workers settled → dispatcher → doors → ready. Drain: the admission gate closes with the
-door still open, what is queued finishes or is told, replies are flushed, then doors, workers,
-admin.
+Start: addresses tried → workers settled → dispatcher → doors → ready. Drain: the admission gate
+closes with the door still open, what is queued finishes or is told, replies are flushed, then
+doors, workers, admin.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from appliance.admin.routes import AdminSources
 from appliance.admin.server import serve_admin
 from appliance.admission.admission import Admission
 from appliance.admission.catalog import Catalog, Served
-from appliance.config import Config
+from appliance.config import Config, check_models
 from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.dispatcher import Dispatcher
 from appliance.dispatch.endings import Endings
@@ -50,6 +50,7 @@ from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
+from appliance.sessions.binds import try_binds
 from appliance.sessions.document import client_documents
 from appliance.sessions.door import ZmqDoor
 from appliance.sessions.replies import Replies
@@ -118,6 +119,7 @@ class Appliance:
         config = self.config
         entries = Repository(Path(config.models.directory)).scan()
         slots = slots_of(config.workers, entries)
+        check_models(config, [entry.name for entry in entries])
         catalog = _catalog(entries, slots)
         metrics, ledger = Metrics(), Ledger()
         for name in catalog.models:
@@ -179,6 +181,7 @@ class Appliance:
                     serve_admin, self._admin_sources(), socket=admin.socket, listen=admin.listen
                 )
             )
+            try_binds(self.config.transport.bind)
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
@@ -286,8 +289,6 @@ def _catalog(entries: list[ModelEntry], slots: list[Slot]) -> Catalog:
     for entry in entries:
         served = Served(entry.name, entry.version, error=entry.error or "")
         served.hosts = {s.name for s in slots for m in s.models if m.name == entry.name}
-        if not served.hosts and not served.error:
-            served.error = "no [[workers]] table names it"
         catalog.models[entry.name] = served
     return catalog
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,6 +38,7 @@ MIB = 1 << 20
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 ADDRESS = r"tcp://.+:(\*|\d{1,5})|ipc://.+"
 LAST_PORT = 65535
+EVERY_MODEL = "*"
 
 LOOPBACK_NAMES = ("localhost", "lo")
 
@@ -100,7 +101,7 @@ class ClientPolicy:
         latency_budget_ms: For clients that send none: arrival to answer.
         keep: Which of its waiting observations are kept, where the wire says nothing.
         lateness: Whether it is refused rather than late, where the wire says nothing.
-        max_rate_hz: Observations a second over all models; 0 is unlimited.
+        max_rate_hz: Observations a second over all models; 0: `rate_limits.per_client_hz` holds.
         arena_bytes: Shared memory its waiting observations may take.
         max_queue: Waiting observations per model with `keep = all`.
     """
@@ -176,7 +177,7 @@ class RateLimits:
 
     Attributes:
         global_hz: Over all clients and models.
-        per_client_hz: For each client that has no `max_rate_hz` of its own.
+        per_client_hz: For each client whose `max_rate_hz` is 0.
         per_model_hz: By model name.
         burst_s: Depth of each bucket, as so many seconds' worth; at least one observation.
     """
@@ -208,7 +209,7 @@ class Workers:
         name: Of the group; its processes are `name-0`, `name-1` and so on.
         count: Processes.
         device: What they compute on.
-        models: Names; `*` alone is every model of the repository.
+        models: Names; `*` is every model of the repository, each of which some table must name.
         start_timeout_s: Without any progress while loading.
         hang_floor_ms: No batch is called hung before this; above it, see `hang_factor`.
         hang_factor: Times the slowest batch seen.
@@ -217,7 +218,7 @@ class Workers:
     name: str = field(default="cpu", validator=matches_re(NAME))
     count: int = field(default=1, validator=and_(ge(1), le(64)))
     device: Literal["cpu"] = "cpu"
-    models: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = (EVERY_MODEL,)
     start_timeout_s: float = field(default=120.0, validator=POSITIVE)
     hang_floor_ms: float = field(default=2000.0, validator=POSITIVE)
     hang_factor: float = field(default=10.0, validator=and_(gt(1), le(LARGEST)))
@@ -310,6 +311,31 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     _check_names(config, where)
     _check_binds(config.transport, where)
     return config
+
+
+def check_models(config: Config, models: Collection[str]) -> None:
+    """Refuse a configuration that does not go with the repository, whose models are `models`.
+
+    Raises:
+        ConfigError: No worker would serve one of them, or the rate of another is limited.
+    """
+    named = {name for group in config.workers for name in group.models}
+    unserved = [] if EVERY_MODEL in named else sorted(set(models) - named)
+    if unserved:
+        raise ConfigError(
+            f"workers: no table names {_quoted(unserved)}, which {config.models.directory} has; "
+            "add it to the models of one, or begin its directory's name with _ to leave it alone"
+        )
+    unknown = sorted(set(config.rate_limits.per_model_hz) - set(models))
+    if unknown:
+        raise ConfigError(
+            f"rate_limits.per_model_hz: found {_quoted(unknown)}; {config.models.directory} has "
+            f"{', '.join(sorted(models)) or 'no models'}"
+        )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

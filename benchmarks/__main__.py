@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fairness, images, latency, machine, memory, throughput, timer
+from benchmarks import fairness, images, kills, latency, machine, memory, throughput, timer
 from benchmarks.report import Line, show, unmeasured
 
 PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "throughput": throughput.measure,
     "images": images.measure,
     "memory": memory.measure,
+    "kills": kills.measure,
     "timer": timer.measure,
     "fairness": fairness.measure,
 }

@@ -7,8 +7,11 @@ byte for byte what the appliance gets.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
+from collections import Counter
 from itertools import count
 from typing import Any
 
@@ -220,6 +223,65 @@ def pace(*, hz: float, **options: Any) -> None:
         return {"times_us": [time_ns / 1000 for time_ns in times], "missed": missed}
 
     answer(run)
+
+
+def beat(*, hz: float, **options: Any) -> None:
+    """Ask `hz` times a second for `seconds` and until answered, whatever comes back; see `Beat`."""
+    answer(Beat(hz, Asker(**options)).run)
+
+
+class Beat:
+    """Asks in a fixed cadence, and takes down how each observation ends."""
+
+    def __init__(self, hz: float, asker: Asker) -> None:
+        self._period_ns = round(1e9 / hz)
+        self._asker = asker
+        self._sent_ns: list[int] = []  # by sequence number
+
+    def run(self, seconds: float, pid: int) -> dict[str, Any]:
+        """Ask for `seconds` and until something is answered, then wait for every reply.
+
+        A process `pid` is killed first, unless it is 0. Answers with how many observations ended
+        how, with the round trips of the answers, and with the time until the first of them came.
+        """
+        self._ended: Counter[str] = Counter()
+        self._times_ns: list[int] = []
+        self._answered_ns = 0
+        start = time.monotonic_ns()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        end = start + round(seconds * 1e9)
+        moment = start + round(random.random() * self._period_ns)
+        asked = 0
+        while moment < end or not self._answered_ns:
+            if moment > end + PATIENCE_MS * 1_000_000:
+                raise RuntimeError(f"not one answer in {(moment - start) / 1e9:.1f} s")
+            self._hear_until(moment)
+            self._sent_ns.append(time.monotonic_ns())
+            self._asker.send()
+            asked += 1
+            moment += self._period_ns
+        while self._ended.total() < asked:
+            self._hear()
+        return {
+            "ended": self._ended,
+            "times_us": [time_ns / 1000 for time_ns in self._times_ns],
+            "answered_s": (self._answered_ns - start) / 1e9,
+        }
+
+    def _hear_until(self, moment_ns: int) -> None:
+        while (left_ns := moment_ns - time.monotonic_ns()) > 0:
+            if self._asker.socket.poll(left_ns // 1_000_000 + 1):
+                self._hear()
+
+    def _hear(self) -> None:
+        parts = self._asker.socket.recv_multipart()
+        now_ns = time.monotonic_ns()
+        response = decode_response(parts[1], len(parts[2]))
+        self._ended[response.outcome.name] += 1
+        if response.outcome is Outcome.OK:
+            self._times_ns.append(now_ns - self._sent_ns[response.sequence - 1])
+            self._answered_ns = self._answered_ns or now_ns
 
 
 def rain(*, models: list[str], hz: float, **options: Any) -> None:

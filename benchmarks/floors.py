@@ -10,11 +10,18 @@ import mmap
 import os
 import random
 import time
+from contextlib import suppress
+from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 import numpy as np
 import zmq
 
+from appliance.wire.pb import session_pb2, worker_pb2
+from appliance.wire.worker import MAX_DATAGRAM
 from benchmarks.stdio import answer, serve
+
+BURST = 64
+"""Messages taken in one go, as the appliance does."""
 
 SECOND_NS = 1_000_000_000
 CLOCK_MONOTONIC, ABSOLUTE = 1, 1
@@ -65,6 +72,66 @@ def bare_copies(*, address: str, size: int) -> None:
     serve(step)
 
 
+def bare_path(*, address: str, size: int) -> None:
+    """Do with each burst what nobody can leave out who speaks the wire through these libraries.
+
+    Take it, parse the envelopes and read what they say, copy the payloads into shared memory,
+    describe them to a worker in one datagram, and answer each. Nothing is checked, nobody is
+    remembered, nothing is decided, counted or timed.
+    """
+    socket: zmq.Socket[bytes] = zmq.Context().socket(zmq.ROUTER)
+    socket.bind(address)
+    arena = memoryview(mmap.mmap(-1, BURST * size))
+    core, worker = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    receive, send = socket.recv, super(zmq.Socket, socket).send
+
+    def message() -> list[bytes]:
+        return [receive(zmq.NOBLOCK) for _ in range(4)]
+
+    def step() -> None:
+        socket.poll()
+        burst: list[list[bytes]] = []
+        with suppress(zmq.Again):
+            while len(burst) < BURST:
+                burst.append(message())
+        stage = worker_pb2.Stage()
+        sequences: list[int] = []
+        for index, (_, _, envelope, payload) in enumerate(burst):
+            observation = session_pb2.Observation.FromString(envelope)
+            sequences.append(_read(observation))
+            arena[index * size : (index + 1) * size] = payload
+            feed = stage.rows.add().feeds.add()
+            feed.length = size
+            feed.offset = index * size
+        core.send(stage.SerializeToString())
+        worker.recv(MAX_DATAGRAM)
+        for index, (client, _, _, _) in enumerate(burst):
+            response = session_pb2.ModelResponse()
+            response.response_id = f"floor-{sequences[index]}"
+            response.timestamp_ns = time.time_ns()
+            response.sequence = sequences[index]
+            response.timing.batch_size = len(burst)
+            response.tensors.add(key="action", byte_length=size)
+            output = bytes(arena[index * size : (index + 1) * size])
+            for part in (client, b"", response.SerializeToString()):
+                send(part, zmq.SNDMORE)
+            send(output)
+
+    serve(step)
+
+
+def _read(observation: session_pb2.Observation) -> int:
+    """Read what any server has to know; return the sequence number."""
+    _ = (observation.client.id, observation.model_id, observation.protocol_version)
+    _ = (observation.kind, observation.keep, observation.lateness, observation.wants_status)
+    _ = (observation.age_us, observation.round_trip_us, observation.latency_budget_us)
+    _ = (observation.steps_remaining, observation.step_period_us, observation.episode)
+    for tensor in observation.tensors:
+        _ = (tensor.key, tensor.dtype, tensor.encoding, tuple(tensor.shape))
+        _ = (tensor.byte_offset, tensor.byte_length, tensor.age_us)
+    return observation.sequence
+
+
 def bare_timer() -> None:
     """Wait on a timerfd `hz` times a second for `seconds`; answer with its lateness."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -87,5 +154,21 @@ def bare_timer() -> None:
         lateness.sort()
         rank = int(0.99 * (len(lateness) - 1))
         return {"count": len(lateness), "p99_us": lateness[rank] / 1000}
+
+    answer(run)
+
+
+def bare_load(*, model: str) -> None:
+    """Load a model, as a worker does, from its directory; answer with how long that takes."""
+    from appliance.engines.arena import ArenaView  # noqa: PLC0415  only this role needs them
+    from appliance.engines.load import load  # noqa: PLC0415
+
+    path = worker_pb2.ModelPath(
+        name="model", version="1", manifest=f"{model}/model.toml", directory=f"{model}/1"
+    )
+
+    def run() -> dict[str, float]:
+        loaded = load(path, ArenaView(mmap.mmap(-1, mmap.PAGESIZE)), lambda _step: None)
+        return {"load_s": loaded.load_ns / 1e9}
 
     answer(run)

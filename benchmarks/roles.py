@@ -12,6 +12,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "ping": clients.ping,
     "pump": clients.pump,
     "pace": clients.pace,
+    "beat": clients.beat,
     "crowd": clients.crowd,
     "rain": clients.rain,
     "sdk_ping": clients.sdk_ping,
@@ -19,6 +20,8 @@ ROLES: dict[str, Callable[..., None]] = {
     "echo_router": floors.echo_router,
     "echo_worker": floors.echo_worker,
     "bare_copies": floors.bare_copies,
+    "bare_load": floors.bare_load,
+    "bare_path": floors.bare_path,
     "bare_timer": floors.bare_timer,
 }
 

@@ -13,8 +13,9 @@ import attrs
 import pytest
 
 from appliance import config as module
-from appliance.config import ClientPolicy, Config, KnownClient, load
-from appliance.errors import ConfigError
+from appliance.admission.buckets import RateLimiter
+from appliance.config import ClientPolicy, Config, KnownClient, check_models, load
+from appliance.errors import ConfigError, Rejected
 
 WHOLE = """
 appliance_id = "cell-4"
@@ -134,6 +135,16 @@ def test_an_override_reaches_into_lists(tmp_path: Path) -> None:
 def test_overrides_go_over_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
     path = written(tmp_path, WHOLE)
     assert load(path, ["appliance_id=x", "appliance_id=y"]).appliance_id == "y"
+
+
+def test_a_client_without_a_rate_of_its_own_has_that_of_every_client() -> None:
+    config = load(None, ["rate_limits.per_client_hz=1", 'clients.known=[{id="a", max_rate_hz=0}]'])
+    policy = config.clients.policy("a")
+    assert policy is not None
+    limiter = RateLimiter(config.rate_limits)
+    limiter.check("a", "policy", policy.max_rate_hz, 0)
+    with pytest.raises(Rejected, match="client 'a' is limited to 1 "):
+        limiter.check("a", "policy", policy.max_rate_hz, 0)
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -313,6 +324,38 @@ def test_strangers_are_listened_to_only_if_that_is_written(address: str) -> None
 )
 def test_loopback_needs_no_consent(address: str) -> None:
     assert load(None, [f'transport.bind=["{address}"]']).transport.bind == (address,)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["workers.0.models=['b']"],
+            "workers: no table names 'a', 'c', which ./models has; add it to the models of one, ",
+        ),
+        (
+            ["rate_limits.per_model_hz={a = 1, x = 2}"],
+            "rate_limits.per_model_hz: found 'x'; ./models has a, b, c",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_repository_is_named(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_models(load(None, overrides), ["c", "b", "a"])
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["rate_limits.per_model_hz={a = 1, b = 2}"],
+        ["workers=[{name = 'x', models = ['a', 'c']}, {name = 'y', models = ['b']}]"],
+        ["workers=[{name = 'x', models = ['a']}, {name = 'y', models = ['*']}]"],
+    ],
+)
+def test_what_goes_with_the_repository_is_accepted(overrides: list[str]) -> None:
+    check_models(load(None, overrides), ["a", "b", "c"])
 
 
 # --------------------------------------------------------------------------------- how it is told

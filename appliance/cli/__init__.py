@@ -10,6 +10,7 @@ Exit codes: 0 done, or ready; 1 not quite (`status`: degraded, starting or drain
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,9 +27,11 @@ _EXTRAS = {"demo": "demo"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. A user's mistake is one line, no traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and words[:1] == ["serve"]:
+        _end_at_signals()
     from appliance.cli.parser import parse
 
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments = parse(words)
         code = _run(arguments)
@@ -49,6 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     return code
+
+
+def _end_at_signals() -> None:
+    """Let SIGTERM and SIGINT end this program with 0 until the appliance takes them itself.
+
+    Nothing is to be drained yet, and an exception could not be raised safely: it would come out
+    of whatever is being imported.
+    """
+
+    def leave(*_: object) -> None:
+        os._exit(OK)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import attrs
 
 from appliance.cli import NOT_QUITE, OK
 from appliance.cli.socket_path import default_socket_path
-from appliance.config import Config, load
+from appliance.config import Config, check_models, load
 from appliance.errors import ConfigError
 
 
@@ -52,16 +52,42 @@ def check_config(arguments: argparse.Namespace) -> int:
     """Print `ok` and what the file comes to, or the error."""
     try:
         config = load(Path(arguments.config))
+        models = _models(config, arguments.config)
     except ConfigError as error:
         print(f"appliance: error: {error}", file=sys.stderr)
         return NOT_QUITE
-    for line in ["ok", *summary(config)]:
+    for line in ["ok", *summary(config, models)]:
         print(line)
     return OK
 
 
-def summary(config: Config) -> list[str]:
-    """Say in a few lines what a configuration comes to."""
+def _models(config: Config, where: str) -> list[str] | None:
+    """Return the models of the repository, to which the configuration fits.
+
+    None if it is not there: a configuration may be checked elsewhere than where it is used.
+
+    Raises:
+        ConfigError: It does not fit, or the repository cannot be read.
+    """
+    from appliance.models.repository import Repository
+    from appliance.workers.placement import slots_of
+
+    directory = Path(config.models.directory)
+    if not directory.exists():
+        return None
+    try:
+        entries = Repository(directory).scan()
+        slots_of(config.workers, entries)
+        names = [entry.name for entry in entries]
+        check_models(config, names)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return names
+
+
+def summary(config: Config, models: list[str] | None) -> list[str]:
+    """Say in a few lines what a configuration comes to; `models` is None if nobody knows them."""
+    held = "not there, so its models are not checked" if models is None else ", ".join(models)
     clients, defaults = config.clients, config.clients.defaults
     others = "welcome" if clients.accept_unknown else "refused"
     workers = [f"{each.name}: {each.count} on {each.device}" for each in config.workers]
@@ -73,7 +99,7 @@ def summary(config: Config) -> list[str]:
     ]
     return [
         f"  binds    {', '.join(config.transport.bind)}",
-        f"  models   {config.models.directory}",
+        f"  models   {config.models.directory}: {held or 'none'}",
         f"  workers  {', '.join(workers)}",
         f"  clients  {len(clients.known)} known, others {others}; default {', '.join(rules)}",
         f"  arena    {config.arena.bytes / (1 << 20):g} MiB",

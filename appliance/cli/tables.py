@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,8 +15,8 @@ from appliance.cli.text import NONE, duration, latency, optional, plain, size
 if TYPE_CHECKING:
     from appliance.metrics.status import Client, Latencies, Model, Worker
 
-NORMAL, WIDE = 75, 110
-"""Terminal widths from which on more columns are shown."""
+GAP = 2
+"""Between two columns."""
 
 STATE_STYLES = {
     "ready": "green",
@@ -31,62 +32,73 @@ Cell = str | Text
 
 
 class Column(NamedTuple):
-    """One column; it is left out of a terminal narrower than `from_width`."""
+    """One column of a table.
+
+    Attributes:
+        rank: Where there is no room, the column of the highest rank is left out first; 0 stays.
+        least: Its width at least, so that it does not come and go as its figures change.
+        lists: Its cells are lists, and take the lines they need; all others are of one line.
+    """
 
     header: str
-    from_width: int = 0
+    rank: int = 0
     number: bool = True
+    least: int = 0
+    lists: bool = False
 
+
+_PAIR = 9
+"""Width of a p50 and a p99: 12.3/45.6."""
 
 MODEL_COLUMNS = (
     Column("model", number=False),
-    Column("version", number=False, from_width=WIDE),
+    Column("version", 9, number=False),
     Column("state", number=False),
     Column("queued"),
-    Column("rows", from_width=WIDE),
-    Column("rows/batch", from_width=WIDE),
-    Column("age", from_width=WIDE),
-    Column("queue", from_width=NORMAL),
-    Column("batch", from_width=NORMAL),
-    Column("execute", from_width=NORMAL),
-    Column("reply", from_width=WIDE),
-    Column("total"),
-    Column("slack", from_width=WIDE),
+    Column("rows", 4),
+    Column("rows/batch", 7),
+    Column("age", 8, least=_PAIR),
+    Column("queue", 1, least=_PAIR),
+    Column("batch", 3, least=_PAIR),
+    Column("execute", 2, least=_PAIR),
+    Column("reply", 6, least=_PAIR),
+    Column("total", least=_PAIR),
+    Column("slack", 5, least=_PAIR),
 )
 SERVED_COLUMNS = (
     Column("model", number=False),
-    Column("version", from_width=NORMAL, number=False),
+    Column("version", 1, number=False),
     Column("state", number=False),
-    Column("workers", number=False),
-    Column("queued", from_width=NORMAL),
-    Column("rows", from_width=NORMAL),
-    Column("total"),
+    Column("workers", number=False, lists=True),
+    Column("queued", 2),
+    Column("rows", 3),
+    Column("total", least=_PAIR),
 )
 WORKER_COLUMNS = (
     Column("worker", number=False),
     Column("state", number=False),
-    Column("busy", from_width=NORMAL, number=False),
-    Column("pid", from_width=NORMAL),
+    Column("busy", 4, number=False),
+    Column("pid", 1),
     Column("rows"),
-    Column("failed", from_width=NORMAL),
+    Column("failed", 3),
     Column("restarts"),
-    Column("memory", from_width=NORMAL),
-    Column("models", number=False, from_width=WIDE),
+    Column("memory", 2),
+    Column("models", 5, number=False, least=30, lists=True),
 )
 CLIENT_COLUMNS = (
     Column("client", number=False),
-    Column("type", number=False, from_width=WIDE),
-    Column("address", number=False, from_width=WIDE),
-    Column("", from_width=NORMAL, number=False),
-    Column("tier", from_width=NORMAL),
+    Column("type", 10, number=False),
+    Column("address", 9, number=False),
+    Column("", 1, number=False),
+    Column("tier", 4),
     Column("Hz"),
-    Column("jitter ms", from_width=WIDE),
-    Column("observed", from_width=NORMAL),
+    Column("jitter ms", 7),
+    Column("observed", 5),
     Column("answered"),
-    Column("late", from_width=NORMAL),
-    Column("misses", from_width=NORMAL),
-    Column("queued", from_width=WIDE),
-    Column("dry in ms", from_width=WIDE),
+    Column("late", 3),
+    Column("misses", 2),
+    Column("queued", 6),
+    Column("dry in ms", 8),
     Column("last", number=False),
 )
 
@@ -216,23 +228,46 @@ def _table(
     table = Table(
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, GAP, 0, 0),
         header_style="bold",
         caption=caption or None,
         caption_justify="left",
     )
-    shown = [index for index, column in enumerate(columns) if width >= column.from_width]
+    cells = [[_text(cell) for cell in row] for row in rows]
+    shown, fits = _chosen(columns, cells, width)
     for index in shown:
         column = columns[index]
         table.add_column(
             column.header,
             justify="right" if column.number else "left",
-            overflow="fold",  # a name takes the lines it needs, whole
-            no_wrap=column.number,
+            overflow="fold",  # where nothing else helps, a name takes the lines it needs, whole
+            no_wrap=column.number or (fits and not column.lists),
         )
-    for row in rows:
-        table.add_row(*(_text(row[index]) for index in shown))
+    for row in cells:
+        table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _chosen(
+    columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
+) -> tuple[list[int], bool]:
+    """Return which columns are shown, and whether there is room for them as they are."""
+    needed = [
+        _needed(column, [row[index] for row in rows]) + GAP for index, column in enumerate(columns)
+    ]
+    shown = list(range(len(columns)))
+    for index in sorted(shown, key=lambda index: columns[index].rank, reverse=True):
+        if columns[index].rank == 0 or sum(needed[each] for each in shown) - GAP <= width:
+            break
+        shown.remove(index)
+    return shown, sum(needed[each] for each in shown) - GAP <= width
+
+
+def _needed(column: Column, cells: Iterable[Text]) -> int:
+    """Return the width below which a column would fold a name."""
+    texts = [column.header, *(cell.plain for cell in cells)]
+    pieces = [piece for text in texts for piece in (text.split() if column.lists else [text])]
+    return max(column.least, *map(cell_len, pieces))
 
 
 def _text(cell: Cell) -> Text:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import trio
 import zmq
@@ -17,10 +16,10 @@ from attrs import define, field
 from appliance.config import Transport
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
-from appliance.errors import ConfigError, Outcome, Rejected
-from appliance.io.unix_listener import somebody_listens
+from appliance.errors import Outcome, Rejected
 from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
 from appliance.io.zmq_socket import Part, SendResult, ZmqSocket
+from appliance.sessions.binds import bind
 from appliance.sessions.replies import Replies
 from appliance.sessions.table import Session, SessionTable
 from appliance.wire.session import BadObservation, decode_observation
@@ -72,7 +71,7 @@ class ZmqDoor:
         self._raw = self._open()
         self._monitor = ConnectionMonitor(self._raw)
         try:
-            binds = [self._bind(address) for address in self.transport.bind]
+            binds = [bind(self._raw, address) for address in self.transport.bind]
             self._socket = ZmqSocket(self._raw)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._monitor.run)
@@ -98,23 +97,6 @@ class ZmqDoor:
         raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
         raw.set(zmq.IPV6, 1)
         return raw
-
-    def _bind(self, address: str) -> str:
-        path = address.removeprefix("ipc://")
-        if path != address and somebody_listens(Path(path)):
-            # libzmq would take the path over, and leave the other one deaf.
-            raise ConfigError(
-                f"transport.bind: {address}: another instance is listening there; stop it, or name "
-                "another address"
-            )
-        try:
-            self._raw.bind(address)
-        except zmq.ZMQError as error:
-            why = zmq.strerror(error.errno or 0)
-            raise ConfigError(
-                f"transport.bind: {address}: {why}; name another address, or end whoever uses it"
-            ) from error
-        return self._raw.get_string(zmq.LAST_ENDPOINT)
 
     async def _receive(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.repository import add_echo
 
 from appliance.cli import main
 from appliance.cli import socket_path as rule
@@ -139,6 +140,42 @@ def test_check_config_names_what_is_wrong(
     assert out == ""
     assert err.startswith(f"appliance: error: {file}")
     assert named in err
+
+
+def test_check_config_looks_at_the_repository_if_it_is_there(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    file, models = tmp_path / "appliance.toml", tmp_path / "models"
+    text = f'[models]\ndirectory = "{models}"\n[rate_limits.per_model_hz]\narm = 5\n'
+    file.write_text(text)
+    assert main(["check-config", str(file)]) == 0
+    assert f"{models}: not there, so its models are not checked" in capsys.readouterr().out
+    models.mkdir()
+    assert main(["check-config", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"appliance: error: {file}: rate_limits.per_model_hz: found 'arm'; {models} has no models\n"
+    )
+    add_echo(models, "arm")
+    add_echo(models, "gripper")
+    assert main(["check-config", str(file)]) == 0
+    assert f"{models}: arm, gripper\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("arm", "workers: no table names 'gripper'"), ("amr", "workers.cpu.models: found 'amr'")],
+)
+def test_check_config_knows_which_models_workers_can_serve(
+    tmp_path: Path, capsys: Capture, named: str, expected: str
+) -> None:
+    file, models = tmp_path / "appliance.toml", tmp_path / "models"
+    add_echo(models, "arm")
+    add_echo(models, "gripper")
+    file.write_text(f'[models]\ndirectory = "{models}"\n[[workers]]\nmodels = ["{named}"]\n')
+    assert main(["check-config", str(file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"appliance: error: {file}: {expected}")
 
 
 def test_check_config_of_a_missing_file(capsys: Capture) -> None:

@@ -2,7 +2,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from cli_documents import client, latency, model, status, worker
+from cli_documents import STAGES, client, latency, model, status, worker
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
@@ -132,6 +132,28 @@ def test_long_names_are_shown_whole(width: int) -> None:
     text = show(document, width)
     first_column = "".join(line.split(" ")[0] for line in text.splitlines())
     assert LONG in first_column
+
+
+@pytest.mark.parametrize("width", [80, 110, 160])
+def test_names_take_one_line_where_leaving_columns_out_helps(width: int) -> None:
+    names = ["a", "detector", "gripper-policy-v2", "text_direction"]
+    busy = {"rows": 123_456, "latency_us": dict.fromkeys(STAGES, latency(p50=12_300, p99=45_600))}
+    lists = [worker("policies-0", models=names), worker("senses-1", models=names[:1])]
+    text = show(status(models=[model(name, **busy) for name in names], workers=lists), width)
+    starts = {line.split()[0] for line in text.splitlines() if line and line[0] != " "}
+    assert {*names, "policies-0", "senses-1"} <= starts
+    header = next(line for line in text.splitlines() if line.startswith("model "))
+    assert {"state", "queued", "queue", "execute", "total"} <= set(header.split())
+    assert ("version" in header) is (width == 160)
+
+
+def test_columns_do_not_come_and_go_with_the_figures() -> None:
+    def header(p50: int, p99: int) -> list[str]:
+        stages = dict.fromkeys(STAGES, latency(p50=p50, p99=p99))
+        text = show(status(models=[model(latency_us=stages)], latency_us=stages), 100)
+        return next(line.split() for line in text.splitlines() if line.startswith("model "))
+
+    assert header(300, 400) == header(1200, 3400) == header(12_300, 45_600)
 
 
 def test_escape_sequences_and_markup_from_outside_stay_text() -> None:

@@ -13,9 +13,11 @@ from rich.text import Text
 
 from appliance.cli.demo.report import counts
 from appliance.cli.demo.robots import RobotProcess
-from appliance.cli.tables import WIDE, models_table, styled_state
+from appliance.cli.tables import models_table, styled_state
 from appliance.metrics.status import Status
 
+MODELS_WIDTH = 80
+"""Of the models' table at most: room for what a first look needs."""
 PLAIN_LINES = 10
 """About how many lines a run says of itself where there is no terminal."""
 
@@ -89,7 +91,7 @@ def running_view(
         head,
         Text(counts(status["outcomes"])),
         Text(),
-        models_table(status["models"], status["latency_us"], min(width, WIDE - 1)),
+        models_table(status["models"], status["latency_us"], min(width, MODELS_WIDTH)),
         Text(),
         _robots_table(robots),
     )
