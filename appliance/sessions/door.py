@@ -27,6 +27,8 @@ from appliance.wire.types import Kind, Observation
 
 SECOND_NS = 1_000_000_000
 HEARTBEATS_MISSED = 3
+SLICE_NS = 2_000_000
+"""A burst is interrupted this often: finished batches do not wait for the end of a flood."""
 FLUSH_MS = 1000
 """How long replies may take to leave when the door closes."""
 NOBODY = Observation()
@@ -101,9 +103,13 @@ class ZmqDoor:
     async def _receive(self) -> None:
         while True:
             messages = await self._socket.receive_some()
-            now_ns = self.clock()
+            received_ns = slice_ns = self.clock()
             for parts in messages:
-                self._take(parts, now_ns)
+                self._take(parts, received_ns)
+                if self.clock() - slice_ns > SLICE_NS:
+                    self.intake.dispatcher.turn()
+                    await trio.lowlevel.checkpoint()
+                    slice_ns = self.clock()
             self.intake.dispatcher.turn()
 
     async def _expire(self) -> None:
