@@ -3,7 +3,8 @@
 The socket's descriptor is edge-triggered and any ZeroMQ call may swallow the edge. Here every call
 goes through `pump`, which moves messages until none is left to move, and then wakes the waiters if
 something came. A waiter collects its answer only after it has woken, in one step: a cancelled one
-leaves it where it was.
+leaves it where it was. What time brings (heartbeats, connecting anew, giving up) one timer of the
+event loop brings, whether somebody waits or not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zmq
 
 from appliance.client.codec import Value
 from appliance.client.connection import GIVE_UP_S, WINDOW, new_core
-from appliance.client.core import HEARTBEAT_NS, Core
+from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
@@ -43,6 +44,7 @@ class AsyncLink(Link):
         context: zmq.Context[zmq.Socket[bytes]] | None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         super().__init__(
             server,
@@ -57,8 +59,10 @@ class AsyncLink(Link):
         arrived = self.arrived
         more = super().pump(prompt=prompt)
         loop = self._attach()
-        if more and loop is not None:
-            loop.call_soon(self._on_edge)
+        if loop is not None:
+            self._set_timer(loop)
+            if more:
+                loop.call_soon(self._on_edge)
         if self.arrived != arrived:
             self._wake()
         return more
@@ -71,7 +75,7 @@ class AsyncLink(Link):
         while not ready() and (remaining := deadline - loop.time()) > 0:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.add(waiter)
-            timer = loop.call_later(min(remaining, HEARTBEAT_NS / 1e9), _finish, waiter)
+            timer = loop.call_later(remaining, _finish, waiter)
             try:
                 await waiter
             finally:
@@ -81,24 +85,48 @@ class AsyncLink(Link):
 
     def close(self) -> None:
         """As `Link.close`; who waits hears LocalProtocolError."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self.descriptor)
+        if self._detach():
             self._wake()
-        self._loop = None
         super().close()
 
     def _attach(self) -> asyncio.AbstractEventLoop | None:
-        """Have the running loop watch the descriptor; without one, the next call will do."""
+        """Have the running loop watch the descriptors; without one, the next call will do."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return None
         if loop is not self._loop:
-            if self._loop is not None and not self._loop.is_closed():
-                self._loop.remove_reader(self.descriptor)
+            self._detach()
             self._loop = loop
-            loop.add_reader(self.descriptor, self._on_edge)
+            for descriptor in self.descriptors:
+                loop.add_reader(descriptor, self._on_edge)
         return loop
+
+    def _detach(self) -> bool:
+        """Leave the loop; return whether there was one that can still run."""
+        loop, self._loop = self._loop, None
+        timer, self._timer = self._timer, None
+        if loop is None or loop.is_closed():
+            return False
+        if timer is not None:
+            timer.cancel()
+        for descriptor in self.descriptors:
+            loop.remove_reader(descriptor)
+        return True
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have it ring when there may be something to do; early rather than often set anew."""
+        at = loop.time() + self.idle_ns / 1e9
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._on_edge()
+        self._wake()
 
     def _on_edge(self) -> None:
         if not self.core.closed:
@@ -124,7 +152,8 @@ class AsyncConnection:
         reconnect_ivl_ms: First pause before connecting again.
         reconnect_max_ms: The pauses double up to this.
         give_up_s: After so long an observation without an answer counts as unanswered.
-        context: To share one ZeroMQ context between many connections; made here if None.
+        context: To share one ZeroMQ context between many connections, each of which takes three of
+            its MAX_SOCKETS; made here if None.
 
     Raises:
         ValueError: `server` is no address.

@@ -49,7 +49,8 @@ class Connection:
         reconnect_ivl_ms: First pause before connecting again.
         reconnect_max_ms: The pauses double up to this.
         give_up_s: After so long an observation without an answer counts as unanswered.
-        context: To share one ZeroMQ context between many connections; made here if None.
+        context: To share one ZeroMQ context between many connections, each of which takes three of
+            its MAX_SOCKETS; made here if None.
 
     Raises:
         ValueError: `server` is no address.

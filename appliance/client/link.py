@@ -1,8 +1,13 @@
 """The one owner of a connection's socket: moves messages between it and the core, never waiting.
 
-ZMQ_IMMEDIATE: without a connection the socket takes nothing, so that what cannot be sent stays in
-the core, where a newer observation replaces it. A small send mark for the same reason: what the
-socket has taken, nothing can replace. Every send is non-blocking; closing drops what is unsent.
+What cannot be sent stays in the core, where a newer observation replaces it: the socket is given
+messages only while its connection is up, and few of them, for what it has taken nothing replaces.
+
+A socket whose connection is over keeps what it received, until that is read, and what it was to
+send. So it must not connect again by itself, or what is stale by then would leave before anybody
+here has a say. The link does it, in the calls that are made anyway, once everything received is
+read and a pause is over; what was unsent is dropped there. (ZMQ_IMMEDIATE would keep stale messages
+back too, but drops the answers with them.)
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import ClassVar
 import zmq
 
 from appliance.client.core import HEARTBEAT_NS, Core
+from appliance.client.watch import Watch
 from appliance.errors import LocalProtocolError
 
 ZERO_COPY_BYTES = 64 * 1024
@@ -25,6 +31,9 @@ RECEIVE_MARK = 1000
 MAX_MESSAGE_BYTES = 256 << 20
 MAX_MOVES = 512
 """Messages moved by one pump: a flood cannot hold the caller."""
+NOT_BY_ITSELF_MS = 1 << 30
+"""How long libzmq waits before it connects again: days. Told never to, it would drop what it
+received; told twice as long, some versions overflow and do it at once."""
 
 # Plain integers: arithmetic on pyzmq's enums costs more than the calls they are for.
 _EVENTS, _POLLIN, _POLLOUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT)
@@ -33,7 +42,13 @@ _NOBLOCK_MORE = int(zmq.NOBLOCK) | int(zmq.SNDMORE)
 
 
 def address(server: str) -> str:
-    """Return the ZeroMQ address of `host:port`, or of an address with its transport."""
+    """Return the ZeroMQ address of `host:port`, or of an address with its transport.
+
+    Raises:
+        ValueError: It is in-process, where nothing reports whether a connection is there.
+    """
+    if server.startswith("inproc:"):
+        raise ValueError(f"server {server!r}: an appliance is reached by tcp:// or ipc://")
     return server if "://" in server else f"tcp://{server}"
 
 
@@ -43,6 +58,7 @@ class Link:
     Attributes:
         core: What is asked and answered.
         arrived: Messages received so far.
+        up: The connection is there, as far as was heard.
         edge_triggered: Somebody waits on the descriptor itself: every pump has to end with a look
             that finds nothing, because sending may swallow the news of an arrival.
     """
@@ -60,25 +76,31 @@ class Link:
     ) -> None:
         self.core = core
         self.arrived = 0
+        self.up = False
+        self._address = address(server)
+        self._first_pause_ns = self._pause_ns = max(1, reconnect_ivl_ms) * 1_000_000
+        self._longest_pause_ns = max(reconnect_ivl_ms, reconnect_max_ms) * 1_000_000
+        self._tried_ns = time.monotonic_ns()
+        self._again_ns: int | None = None  # when to connect anew
         self._own_context = context is None
         self._context = zmq.Context() if context is None else context
         self._socket = self._context.socket(zmq.DEALER)
         # Random, so that nobody else's replies can come here; printable, for those who debug.
-        self._socket.setsockopt(zmq.ROUTING_ID, os.urandom(16).hex().encode())
+        name = os.urandom(16).hex()
+        self._socket.setsockopt(zmq.ROUTING_ID, name.encode())
         for option, value in (
-            (zmq.IMMEDIATE, 1),
             (zmq.LINGER, 0),
             (zmq.SNDHWM, SEND_MARK),
             (zmq.RCVHWM, RECEIVE_MARK),
             (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
-            (zmq.RECONNECT_IVL, reconnect_ivl_ms),
-            (zmq.RECONNECT_IVL_MAX, reconnect_max_ms),
+            (zmq.RECONNECT_IVL, NOT_BY_ITSELF_MS),
             (zmq.HEARTBEAT_IVL, 1000),  # a server that is gone without a word is noticed
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
+        self._watch = Watch(self._socket, self._context, name)
         try:
-            self._socket.connect(address(server))
+            self._socket.connect(self._address)
         except zmq.ZMQError as error:
             self.close()
             raise ValueError(f"server {server!r}: {error}") from error
@@ -86,11 +108,20 @@ class Link:
         self._arrivals.register(self._socket, zmq.POLLIN)
         self._both = zmq.Poller()
         self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
+        for poller in (self._arrivals, self._both):
+            poller.register(self._watch.descriptor, zmq.POLLIN)
 
     @property
-    def descriptor(self) -> int:
+    def descriptors(self) -> tuple[int, int]:
         """What turns readable when there may be something to do (edge-triggered: pump it dry)."""
-        return int(self._socket.getsockopt(zmq.FD))
+        return int(self._socket.getsockopt(zmq.FD)), self._watch.descriptor
+
+    @property
+    def idle_ns(self) -> int:
+        """In how long, at most, a pump may have something to do though nothing came."""
+        if self._again_ns is None:
+            return HEARTBEAT_NS
+        return min(HEARTBEAT_NS, max(0, self._again_ns - time.monotonic_ns()))
 
     def pump(self, *, prompt: bool = False) -> bool:
         """Send and receive what can be without waiting; return whether more is left to move.
@@ -101,18 +132,41 @@ class Link:
         socket, core = self._socket, self.core
         if core.closed:
             raise LocalProtocolError("the connection is closed")
-        core.tick(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        core.tick(now_ns)
+        self._follow(now_ns)
         for _ in range(MAX_MOVES):
             events = int(socket.getsockopt(_EVENTS))
-            if events & _POLLOUT and core.has_outgoing:
+            if self.up and events & _POLLOUT and core.has_outgoing:
                 self._send()
                 if not (self.edge_triggered or core.has_outgoing or events & _POLLIN):
                     return False
             elif events & _POLLIN:
                 self._receive(prompt=prompt)
+            elif self._again_ns is not None and now_ns >= self._again_ns:
+                self._connect_anew(now_ns)
             else:
                 return False
         return True
+
+    def _follow(self, now_ns: int) -> None:
+        """Take in what became of the connection; if it is over, say when to connect anew."""
+        for up in self._watch.news():
+            if up:
+                self._again_ns = None
+                self._pause_ns = self._first_pause_ns
+            elif self._again_ns is None:
+                # What was lost may still be there for the appliance, which would not take another.
+                self._again_ns = self._pause_ns + (now_ns if self.up else self._tried_ns)
+                self._pause_ns = min(2 * self._pause_ns, self._longest_pause_ns)
+            self.up = up
+
+    def _connect_anew(self, now_ns: int) -> None:
+        """Leave the connection that is over, with what it did not send, for another."""
+        self._again_ns = None
+        self._tried_ns = now_ns
+        self._socket.disconnect(self._address)
+        self._socket.connect(self._address)
 
     def _send(self) -> None:
         outgoing = self.core.outgoing(time.monotonic_ns())
@@ -143,9 +197,9 @@ class Link:
             return
         deadline_ns = time.monotonic_ns() + int(timeout_ms * 1e6)
         while (remaining_ns := deadline_ns - time.monotonic_ns()) > 0:
-            poller = self._both if self.core.has_outgoing else self._arrivals
+            poller = self._both if self.up and self.core.has_outgoing else self._arrivals
             # Rounded up: the last fraction of a millisecond is slept, not spun.
-            poller.poll(-(-min(remaining_ns, HEARTBEAT_NS) // 1_000_000))
+            poller.poll(-(-min(remaining_ns, self.idle_ns) // 1_000_000))
             self.pump(prompt=True)
             if ready():
                 return
@@ -153,6 +207,7 @@ class Link:
     def close(self) -> None:
         """Close the socket, dropping what is unsent."""
         self.core.close()
+        self._watch.close()
         self._socket.close(linger=0)
         if self._own_context:
             self._context.term()

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zmq
 from fake_appliance import PATIENCE_MS, FakeAppliance
 
 from appliance.client.connection import Connection
@@ -29,7 +28,8 @@ def connection(appliance: FakeAppliance) -> Iterator[Connection]:
     with Connection(
         appliance.address, "r1", "sim", reconnect_ivl_ms=10, reconnect_max_ms=20
     ) as made:
-        assert made._link._socket.poll(PATIENCE_MS, zmq.POLLOUT)
+        made._link.wait(lambda: made._link.up, PATIENCE_MS)
+        assert made._link.up
         yield made
 
 

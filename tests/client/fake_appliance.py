@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import zmq
-from attrs import define, field
+from attrs import define
 
 from appliance.errors import Outcome
 from appliance.wire.arrays import pack
@@ -34,19 +34,24 @@ class FakeAppliance:
     """The test's side of the wire."""
 
     address: str
-    _context: zmq.Context[Any] = field(factory=zmq.Context)
+    _context: zmq.Context[Any] | None = None
     _socket: zmq.Socket[Any] | None = None
 
     def start(self) -> None:
+        self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.bind(self.address)
 
-    def stop(self) -> None:
+    def stop(self, *, linger_ms: int = 0) -> None:
+        """Go, and return when the address is free."""
         if self._socket is not None:
-            self._socket.close(linger=0)
+            self._socket.close(linger=linger_ms)
             self._socket = None
+        if self._context is not None:
+            self._context.term()
+            self._context = None
 
     @property
     def socket(self) -> zmq.Socket[Any]:
@@ -106,4 +111,3 @@ class FakeAppliance:
 
     def close(self) -> None:
         self.stop()
-        self._context.term()

@@ -17,7 +17,7 @@ from fake_appliance import PATIENCE_MS, FakeAppliance
 from numpy.typing import NDArray
 
 from appliance import AsyncConnection, Outcome, WindowFull
-from appliance.client import aio
+from appliance.client import link as link_module
 from appliance.errors import LocalProtocolError
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Kind
@@ -28,7 +28,7 @@ State = NDArray[Any]
 @pytest.fixture(autouse=True)
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters are woken by arrivals alone; looking again once a second would hide a lost one."""
-    monkeypatch.setattr(aio, "HEARTBEAT_NS", 1 << 60)
+    monkeypatch.setattr(link_module, "HEARTBEAT_NS", 1 << 60)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -126,7 +126,7 @@ def test_an_arrival_is_not_lost_to_another_tasks_sending(
             def send_while_the_answer_arrives() -> None:
                 send()
                 appliance.reply(asked)
-                assert select.select([link.descriptor], [], [], PATIENCE_MS / 1000)[0]
+                assert select.select(link.descriptors[:1], [], [], PATIENCE_MS / 1000)[0]
                 link._socket.getsockopt(zmq.EVENTS)  # as any call may, it swallows the edge
 
             monkeypatch.setattr(link, "_send", send_while_the_answer_arrives)

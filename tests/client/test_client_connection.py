@@ -488,7 +488,9 @@ def test_after_close_nothing_works_and_everything_is_counted(
     assert statistics.asked == statistics.unanswered == 1
 
 
-@pytest.mark.parametrize("server", ["tcp://", "nonsense://x", "tcp://host:not-a-port"])
+@pytest.mark.parametrize(
+    "server", ["tcp://", "nonsense://x", "tcp://host:not-a-port", "inproc://x"]
+)
 def test_a_server_that_is_no_address(server: str) -> None:
     with pytest.raises(ValueError, match="server"):
         Connection(server)
