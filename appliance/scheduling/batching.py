@@ -10,19 +10,18 @@ answer late is passed over: another worker may be in time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 
 from attrs import frozen
 
-from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.queues import Line, Rank
+from appliance.scheduling.events import Lane, ModelRef, Rank, Request
+from appliance.scheduling.room import Line
 
 Time = Callable[[ModelRef, int], int]
 """Planned execution time, nanoseconds, of a batch: (model, batch size)."""
 
 FOREVER_NS = 1 << 63
 
-_Candidate = tuple[Rank, Request, Lane, Line]
+_Candidate = tuple[Request, Lane, Line]
 
 
 @frozen
@@ -50,7 +49,7 @@ def choose(
     candidates = [best for lane, line in lines if (best := _best(lane, line, time_ns, start_ns))]
     if not candidates:
         return None
-    _, lead, lane, line = min(candidates, key=itemgetter(0))
+    lead, lane, line = min(candidates, key=_rank)
     if is_late(lead, start_ns + time_ns(lane.model, 1)):
         lead, lane, line = _saved_first(lines, lead, lane, line, time_ns, start_ns)
     limit_ns = _latest_finish_ns(lines, lane, time_ns, start_ns)
@@ -63,29 +62,31 @@ def is_late(request: Request, finish_ns: int) -> bool:
     return not request.firm and not request.dry and finish_ns > request.deadline_ns
 
 
-def endangered(
-    line: Line, time_ns: int, start_ns: int, busy_until_ns: int
-) -> tuple[Rank, Request] | None:
+def endangered(line: Line, time_ns: int, start_ns: int, busy_until_ns: int) -> Request | None:
     """Return the best firm request that is in time now, but not if it starts at `busy_until_ns`.
 
     Args:
         time_ns: Planned time of one request of this line.
     """
     if line.firm:
-        for rank, request in line.ranked():
+        for request in line:
             left_ns = request.deadline_ns - time_ns
             if request.firm and start_ns <= left_ns < busy_until_ns:
-                return rank, request
+                return request
     return None
 
 
 def _best(lane: Lane, line: Line, time_ns: Time, start_ns: int) -> _Candidate | None:
     """Return the best request of a line that is not a firm one out of time."""
     finish_ns = start_ns + time_ns(lane.model, 1)
-    for rank, request in line.ranked():
+    for request in line:
         if not request.firm or finish_ns <= request.deadline_ns:
-            return rank, request, lane, line
+            return request, lane, line
     return None
+
+
+def _rank(candidate: _Candidate) -> Rank:
+    return candidate[0].rank
 
 
 def _saved_first(
@@ -101,11 +102,11 @@ def _saved_first(
     saved: list[_Candidate] = []
     for lane, line in lines:
         found = endangered(line, time_ns(lane.model, 1), start_ns, busy_until_ns)
-        if found:
-            saved.append((*found, lane, line))
+        if found is not None:
+            saved.append((found, lane, line))
     if not saved:
         return late, late_lane, late_line
-    return min(saved, key=itemgetter(0))[1:]
+    return min(saved, key=_rank)
 
 
 def _latest_finish_ns(

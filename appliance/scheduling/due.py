@@ -8,7 +8,7 @@ from operator import itemgetter
 from attrs import define, field
 
 from appliance.scheduling.events import Request
-from appliance.scheduling.queues import WaitingRoom
+from appliance.scheduling.room import WaitingRoom
 
 SLACK = 64
 """Stale entries that are not worth a clean-up."""
@@ -32,7 +32,7 @@ class DueTimes:
     @property
     def next_ns(self) -> int | None:
         """When the first request that waits is due."""
-        while self._heap and not self.room.holds(self._heap[0][2]):
+        while self._heap and self._heap[0][2].mailbox is None:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
@@ -41,7 +41,7 @@ class DueTimes:
         heapq.heappush(self._heap, (due_ns, request.id, request))
         if len(self._heap) > 2 * self.room.count + SLACK:
             latest_first = sorted(self._heap, key=itemgetter(0, 1), reverse=True)
-            waiting = {entry[1]: entry for entry in latest_first if self.room.holds(entry[2])}
+            waiting = {entry[1]: entry for entry in latest_first if entry[2].mailbox is not None}
             self._heap = list(waiting.values())
             heapq.heapify(self._heap)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import pairwise
 
-from attrs import define, field
+from attrs import define
 
 GAIN = 0.05
 """Weight of one observation in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
@@ -34,10 +34,6 @@ class Estimate:
     curve_ns: list[float]
     ratio: float = 1.0
     deviation: float = 0.05
-    _safe_ns: list[int] = field(factory=list[int], init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._refresh()
 
     @classmethod
     def from_times(cls, times_ns: dict[int, int], max_batch: int) -> Estimate:
@@ -46,7 +42,7 @@ class Estimate:
 
     def of(self, batch_size: int) -> int:
         """Return the time to plan with, nanoseconds: likely enough not to be exceeded."""
-        return self._safe_ns[batch_size]
+        return int(self.curve_ns[batch_size] * (self.ratio + DEVIATIONS * self.deviation))
 
     def observe(self, batch_size: int, busy_ns: int) -> None:
         """Learn from a finished batch."""
@@ -54,11 +50,6 @@ class Estimate:
         error = ratio - self.ratio
         self.ratio += GAIN * error
         self.deviation += GAIN * (abs(error) - self.deviation)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        scale = self.ratio + DEVIATIONS * self.deviation
-        self._safe_ns = [int(expected * scale) for expected in self.curve_ns]
 
 
 def _curve(times_ns: dict[int, int], max_batch: int) -> list[float]:

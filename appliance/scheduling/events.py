@@ -7,12 +7,21 @@ messages; a simulation does the same without a world.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from attrs import define, field, frozen
 
 from appliance.errors import Outcome
 from appliance.values import value
+
+if TYPE_CHECKING:
+    from appliance.scheduling.turns import Mailbox
+
+Rank = tuple[int, bool, int, int, int, int]
+"""Tier, whether it yields to all others of it, time, priority, last turn, id."""
+
+UNRANKED: Rank = (0, False, 0, 0, 0, 0)
+"""Of a request that has not been in a line yet."""
 
 
 class ModelRef(NamedTuple):
@@ -53,7 +62,8 @@ class Request:
         expires_ns: Arrival plus the time to live: nobody waits longer in the queue.
         keep_latest: A newer request of the same (session, model) replaces this one.
         firm: Refused rather than late.
-        dry: The robot has run out of actions: first of its tier, never refused for lateness.
+        dry: The robot has run out of actions: first of its tier, once in a round (see `turns`),
+            and never refused for lateness.
         tier: From configuration only; 0 is most important.
         priority: Rank within the tier, lower first.
         order_key: Requests with the same key run one at a time, in arrival order.
@@ -61,6 +71,8 @@ class Request:
         tag: The client's own number for it, by which it may withdraw it.
         payload: The owner's business; the scheduler never looks.
         rank_ns: Its place in the line: its deadline, or an older one that it inherited.
+        rank: Its whole rank, from when it lines up.
+        mailbox: Where it waits; None: it does not.
         attempts: Times the engine failed on it alone.
         deaths: Times a worker died while running it.
         started_ns: When its batch was started; 0 while it waits.
@@ -83,6 +95,8 @@ class Request:
     tag: int = 0
     payload: Any = None
     rank_ns: int = 0
+    rank: Rank = field(default=UNRANKED, init=False)
+    mailbox: Mailbox | None = field(default=None, init=False, repr=False)
     attempts: int = 0
     deaths: int = 0
     started_ns: int = 0

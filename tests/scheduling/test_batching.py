@@ -8,7 +8,7 @@ import pytest
 
 from appliance.scheduling.batching import choose
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.queues import WaitingRoom
+from appliance.scheduling.room import WaitingRoom
 
 POLICY, VISION = ModelRef("policy", "1"), ModelRef("vision", "1")
 START = 100
@@ -35,7 +35,7 @@ def request(number: int, deadline: int, model: ModelRef = POLICY, **more: Any) -
 def chosen(*requests: Request, max_batch: int = 4) -> list[int]:
     room = WaitingRoom()
     for each in requests:
-        room.add(each)
+        room.add(each, room.mailbox(each))
     sizes = {POLICY: max_batch, VISION: max_batch}
     choice = choose(list(room.lines.items()), sizes, planned, START)
     if choice is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from appliance.scheduling.due import SLACK, DueTimes
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.queues import WaitingRoom
+from appliance.scheduling.room import WaitingRoom
 
 
 def request(number: int) -> Request:
@@ -24,7 +24,7 @@ def test_the_next_one_that_waits_is_due_first() -> None:
     due = DueTimes(room)
     requests = [request(number) for number in (1, 2, 3)]
     for each in reversed(requests):
-        room.add(each)
+        room.add(each, room.mailbox(each))
         due.add(each, 10 * each.id)
     room.remove(requests[0])
     assert due.next_ns == 20
@@ -39,13 +39,13 @@ def test_a_clean_up_keeps_the_earliest_note_of_each_that_waits() -> None:
     room = WaitingRoom()
     due = DueTimes(room)
     waiting = request(1)
-    room.add(waiting)
+    room.add(waiting, room.mailbox(waiting))
     due.add(waiting, 50)
     due.add(waiting, 30)
     due.add(waiting, 70)
     for number in range(2, 2 + 2 * SLACK):
         gone = request(number)
-        room.add(gone)
+        room.add(gone, room.mailbox(gone))
         due.add(gone, 90)
         assert len(due) <= 2 * room.count + SLACK
         room.remove(gone)

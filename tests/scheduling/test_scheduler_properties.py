@@ -226,20 +226,21 @@ def a_withdrawal_is_answered_at_once(record: Record) -> None:
 
 
 def nothing_is_left_behind(record: Record) -> None:
-    room = record.scheduler._room
+    queue, room = record.scheduler._queue, record.scheduler._room
     assert record.scheduler.statistics().queued == 0
     assert record.scheduler.statistics().in_batches == 0
-    assert not room._mailboxes
+    assert list(room) == []
     assert not room.lines
     assert not room._orders
-    assert not room._ranks
-    assert len(record.scheduler._due) == 0
+    assert not any(turns.waiting for turns in room._tiers.values())
+    assert not any(session.first or session.yielding for session in room._sessions.values())
+    assert len(queue._due) == 0
     assert record.turns[-1].decision.next_wakeup_ns is None
     for withdrawal in record.trace.withdrawals:
         session = withdrawal.event.session
         came_ns = [r.arrived_ns for r in record.requests if r.session == session]
         if withdrawal.event.gone and max(came_ns, default=0) < withdrawal.at_ns:
-            assert session not in room._last_served_ns
+            assert not room.knows(session)
 
 
 RULES = (

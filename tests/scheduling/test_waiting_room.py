@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.queues import WaitingRoom
+from appliance.scheduling.room import WaitingRoom
 
 LANE = Lane(ModelRef("policy", "1"))
 
@@ -29,7 +29,7 @@ def test_some_of_a_line_are_taken_and_the_others_stay_in_order(taken: list[int])
     room = WaitingRoom()
     requests = [request(number, firm=number % 2 == 0) for number in (1, 2, 3, 4)]
     for each in reversed(requests):
-        room.add(each)
+        room.add(each, room.mailbox(each))
     room.take(LANE, [requests[number - 1] for number in taken])
     stayed = [number for number in (1, 2, 3, 4) if number not in taken]
     assert [each.id for each in room.lines[LANE]] == stayed
@@ -41,28 +41,28 @@ def test_some_of_a_line_are_taken_and_the_others_stay_in_order(taken: list[int])
 def test_an_empty_line_is_no_line() -> None:
     room = WaitingRoom()
     only = request(1)
-    room.add(only)
+    room.add(only, room.mailbox(only))
     room.take(LANE, [only])
     assert room.lines == {}
-    assert not room.holds(only)
+    assert only.mailbox is None
 
 
 def test_the_next_of_an_order_lines_up_when_the_first_has_ended() -> None:
     room = WaitingRoom()
     first, second = (request(number, session="s", order_key="episode") for number in (1, 2))
-    room.add(first)
-    room.add(second)
+    room.add(first, room.mailbox(first))
+    room.add(second, room.mailbox(second))
     assert list(room.lines[LANE]) == [first]
     room.take(LANE, [first])
     assert room.lines == {}
     room.end(first)
     assert list(room.lines[LANE]) == [second]
-    assert room.mailbox("s", LANE.model) == [second]
+    assert list(room.mailbox(first).requests.values()) == [second]
 
 
 def test_the_fullest_mailbox_is_the_older_one_among_equals() -> None:
     room = WaitingRoom()
     first, second = request(1), request(2)
-    room.add(first)
-    room.add(second)
-    assert room.fullest() == [first]
+    room.add(first, room.mailbox(first))
+    room.add(second, room.mailbox(second))
+    assert room.fullest() is first.mailbox

@@ -1,0 +1,186 @@
+"""A request's way while it waits: whether it is let in, its place in the line, its end.
+
+Owner of every waiting request. It asks how long work takes and when workers will be free, and
+decides nothing about what they do: that is the scheduler's, which takes requests out of `room`
+and brings back those that got no answer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import Factory, define, field
+
+from appliance.errors import Outcome
+from appliance.scheduling.due import DueTimes
+from appliance.scheduling.events import Answer, Effect, Lane, Request, Withdrawn
+from appliance.scheduling.room import WaitingRoom
+from appliance.scheduling.turns import Mailbox
+from appliance.scheduling.workers import Workers
+
+OverflowPolicy = Literal["drop_oldest", "reject_newest"]
+
+HOPELESS = "it can no longer make its deadline"
+SUPERSEDED = "a newer observation replaced it"
+CLOSING = "the appliance stopped before it was answered"
+
+
+@define(eq=False)
+class Queue:
+    """See the module's docstring.
+
+    Attributes:
+        workers: Asked for times only.
+        room: What waits.
+        effects: Where answers go; the scheduler's, a new list in each turn.
+    """
+
+    workers: Workers
+    max_queue_size: int
+    overflow_policy: OverflowPolicy
+    room: WaitingRoom = field(factory=WaitingRoom, init=False)
+    effects: list[Effect] = field(factory=list[Effect], init=False)
+    _due: DueTimes = field(
+        default=Factory(lambda self: DueTimes(self.room), takes_self=True), init=False
+    )
+    _isolation: int = field(default=0, init=False)
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the first request that waits has to be looked at again, whatever happens."""
+        return self._due.next_ns
+
+    # ------------------------------------------------------------------------------- arrivals
+
+    def arrived(self, request: Request, now_ns: int) -> None:
+        """Let a request wait, or end it; a newer one replaces an older one."""
+        deadline_ns = request.deadline_ns
+        model = request.lane.model
+        if request.firm and self.workers.earliest_finish_ns(model, now_ns) > deadline_ns:
+            self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
+            return
+        # A deadline that was over on arrival is no way to pass those who came before.
+        request.rank_ns = max(deadline_ns, request.arrived_ns)
+        mailbox = self.room.mailbox(request)
+        older = mailbox.latest
+        if older is not None:
+            # The newcomer keeps the older one's place, or a fast sender would wait for ever.
+            request.rank_ns = min(request.rank_ns, older.rank_ns)
+            self.discard(older, Outcome.SUPERSEDED, SUPERSEDED)
+        if mailbox.requests and not request.keep_latest and not self._queue_up(request, mailbox):
+            return
+        if self.room.count >= self.max_queue_size and not self._make_room(request, mailbox):
+            return
+        self.room.add(request, mailbox)
+        self._watch(request)
+
+    def _queue_up(self, request: Request, mailbox: Mailbox) -> bool:
+        """Rank `request` behind its elders, if it stays; return whether it does."""
+        # It cannot run before its elders, so it ranks as if each took its turn: a client's
+        # backlog counts against itself and not against the others.
+        newest = next(reversed(mailbox.requests.values()))
+        turn_ns = self.workers.planned_ns(request.lane.model, 1)
+        request.rank_ns = max(request.rank_ns, newest.rank_ns + turn_ns)
+        return len(mailbox.requests) < request.queue_limit or self._overflow(
+            request, mailbox, mailbox
+        )
+
+    def _make_room(self, request: Request, own: Mailbox) -> bool:
+        """Drop one of a full queue: whoever fills it pays, not whoever comes next."""
+        fullest = self.room.fullest()
+        count = len(own.requests)
+        own_turn = count >= len(fullest.requests) - 1 and (
+            count > 0 or self.overflow_policy == "reject_newest"
+        )
+        return self._overflow(request, own, own if own_turn else fullest)
+
+    def _overflow(self, request: Request, own: Mailbox, full: Mailbox) -> bool:
+        """Drop one of a full mailbox, or `request` itself; return whether `request` stays."""
+        if full.session is own.session and self.overflow_policy == "reject_newest":
+            self.answer(request, Outcome.QUEUE_FULL, "the queue is full")
+            return False
+        waiting = full.requests.values()
+        victim = next(iter(waiting) if self.overflow_policy == "drop_oldest" else reversed(waiting))
+        self.discard(victim, Outcome.QUEUE_FULL, "the queue is full")
+        return True
+
+    # ------------------------------------------------------------------------------- the return
+
+    def put_back(self, requests: list[Request], lane: Lane) -> None:
+        """Let requests wait again that were sent to a worker and got no answer there."""
+        for request in requests:
+            request.started_ns = 0
+            if not self.room.knows(request.session):
+                self.answer(request, Outcome.CLIENT_GONE, "its client has left")
+                continue
+            mailbox = self.room.mailbox(request)
+            if request.keep_latest and any(other > request.id for other in mailbox.requests):
+                self.answer(request, Outcome.SUPERSEDED, SUPERSEDED)
+                continue
+            older = mailbox.latest
+            if older is not None and older.id < request.id:
+                self.discard(older, Outcome.SUPERSEDED, SUPERSEDED)
+            request.lane = lane
+            self.room.put_back(request, mailbox)
+            self._watch(request)
+
+    def isolate(self, requests: list[Request]) -> None:
+        """Let rows wait again in a lane of their own."""
+        self._isolation += 1
+        self.put_back(requests, requests[0].lane._replace(isolation=self._isolation))
+
+    # ----------------------------------------------------------------------------------- ends
+
+    def answer(self, request: Request, outcome: Outcome, message: str) -> None:
+        """End a request that does not wait."""
+        self.effects.append(Answer(request, outcome, message))
+        self.room.end(request)
+
+    def discard(self, request: Request, outcome: Outcome, message: str) -> None:
+        """End a request that waits."""
+        self.room.remove(request)
+        self.answer(request, outcome, message)
+
+    def withdrawn(self, event: Withdrawn) -> None:
+        """End what a session takes back."""
+        outcome = Outcome.CLIENT_GONE if event.gone else Outcome.CANCELLED
+        for request in self.room.of_session(event.session, event.model):
+            if event.tag in (None, request.tag):
+                self.discard(request, outcome, "withdrawn by its client")
+        if event.gone:
+            self.room.forget(event.session)
+
+    def close(self) -> None:
+        """End all that waits."""
+        for request in list(self.room):
+            self.discard(request, Outcome.DRAINING, CLOSING)
+
+    def expire(self, now_ns: int) -> None:
+        """End whoever waited too long, or is firm and out of time."""
+        while (request := self._due.pop(now_ns)) is not None:
+            if now_ns >= request.expires_ns:
+                waited_ms = (now_ns - request.arrived_ns) / 1e6
+                self.discard(request, Outcome.EXPIRED, f"waited {waited_ms:.0f} ms")
+            elif self._due_ns(request) <= now_ns:
+                self.discard(request, Outcome.INFEASIBLE, HOPELESS)
+            else:
+                self._watch(request)
+
+    def refuse_hopeless(self, now_ns: int) -> None:
+        """End firm heads that no worker will be free for in time."""
+        for lane in [lane for lane, line in self.room.lines.items() if line.firm]:
+            # Who ends may let the next of its order into the same line, or leave it empty.
+            while (line := self.room.lines.get(lane)) and (head := line.head).firm:
+                if self.workers.earliest_finish_ns(lane.model, now_ns) <= head.deadline_ns:
+                    break
+                self.discard(head, Outcome.INFEASIBLE, HOPELESS)
+
+    def _watch(self, request: Request) -> None:
+        self._due.add(request, self._due_ns(request))
+
+    def _due_ns(self, request: Request) -> int:
+        """Return when a waiting request has to be looked at again at the latest."""
+        if not request.firm:
+            return request.expires_ns
+        latest_start_ns = request.deadline_ns - self.workers.planned_ns(request.lane.model, 1)
+        return min(request.expires_ns, latest_start_ns + 1)

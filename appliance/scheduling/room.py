@@ -1,0 +1,257 @@
+"""Where requests wait: in a mailbox of their session, and in the line of their lane.
+
+A mailbox answers *what does this session have waiting for this model*, a line answers *who is
+next in this lane*. Every waiting request is in one mailbox; it is in its line too unless another
+one with the same order key is still ahead of it. `WaitingRoom` keeps the three consistent and
+counts. At most one request of a mailbox is replaceable: `keep_latest`.
+
+A rank is fixed while its request is in a line. Only a dry request that yielded (see `turns`) gets
+another one, when its session's turn comes: it is taken out and lines up again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Hashable, Iterator
+from operator import attrgetter
+
+from attrs import define, field
+
+from appliance.scheduling.events import UNRANKED, Lane, ModelRef, Request
+from appliance.scheduling.turns import Mailbox, Session, Turns
+
+RANK = attrgetter("rank")
+
+
+@define(eq=False)
+class Line:
+    """The waiting requests of one lane, best first.
+
+    Attributes:
+        firm: How many of them are firm.
+    """
+
+    firm: int = 0
+    _requests: list[Request] = field(factory=list[Request], init=False)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    @property
+    def head(self) -> Request:
+        """The best request; the line is not empty."""
+        return self._requests[0]
+
+    def add(self, request: Request) -> None:
+        """Insert by rank. Ranks end in the request's id, so no two are equal."""
+        insort(self._requests, request, key=RANK)
+        self.firm += request.firm
+
+    def remove(self, request: Request) -> None:
+        """Take one out that is in the line."""
+        index = bisect_left(self._requests, request.rank, key=RANK)
+        assert self._requests[index] is request
+        del self._requests[index]
+        self.firm -= request.firm
+
+    def take(self, requests: list[Request]) -> None:
+        """Take out several, best first; mostly they are simply the best."""
+        count = len(requests)
+        if self._requests[:count] == requests:
+            del self._requests[:count]
+            if self.firm:
+                self.firm -= sum(request.firm for request in requests)
+            return
+        for request in requests:
+            self.remove(request)
+
+
+@define(eq=False)
+class WaitingRoom:
+    """Every waiting request, findable by lane and by session.
+
+    Attributes:
+        lines: By lane; never an empty one.
+        count: Waiting requests in all.
+    """
+
+    lines: dict[Lane, Line] = field(factory=dict[Lane, Line], init=False)
+    count: int = field(default=0, init=False)
+    _sessions: dict[Hashable, Session] = field(factory=dict[Hashable, Session], init=False)
+    _tiers: dict[int, Turns] = field(factory=dict[int, Turns], init=False)
+    _orders: dict[Hashable, deque[Request]] = field(
+        factory=dict[Hashable, "deque[Request]"], init=False
+    )
+
+    # --------------------------------------------------------------------------------- asking
+
+    def __iter__(self) -> Iterator[Request]:
+        return (request for box in self._mailboxes() for request in box.requests.values())
+
+    def of_session(self, session: Hashable, model: str | None) -> list[Request]:
+        """Return what `session` has waiting, for one model name or all."""
+        known = self._sessions.get(session)
+        return [
+            request
+            for ref, mailbox in (known.mailboxes.items() if known else ())
+            if model in (None, ref.name)
+            for request in mailbox.requests.values()
+        ]
+
+    def fullest(self) -> Mailbox:
+        """Return the mailbox with the most requests, or of those the oldest; somebody waits."""
+        waiting = (box for box in self._mailboxes() if box.requests)
+        return max(waiting, key=lambda box: (len(box.requests), -next(iter(box.requests))))
+
+    def by_model(self) -> dict[ModelRef, int]:
+        """Return how many wait for each model."""
+        counts: dict[ModelRef, int] = {}
+        for request in self:
+            counts[request.lane.model] = counts.get(request.lane.model, 0) + 1
+        return counts
+
+    def knows(self, session: Hashable) -> bool:
+        """Return whether `session` sent something and has not ended since."""
+        return session in self._sessions
+
+    def _mailboxes(self) -> Iterator[Mailbox]:
+        return (box for session in self._sessions.values() for box in session.mailboxes.values())
+
+    # ------------------------------------------------------------------------------ changing
+
+    def mailbox(self, request: Request) -> Mailbox:
+        """Return the mailbox a request belongs to."""
+        session = self._sessions.get(request.session)
+        if session is None:
+            turns = self._tiers.setdefault(request.tier, Turns())
+            session = self._sessions[request.session] = Session(request.arrived_ns, turns)
+        return session.mailbox(request.lane.model)
+
+    def add(self, request: Request, mailbox: Mailbox) -> None:
+        """Let a new request wait, in its line as soon as its order allows."""
+        self._put(request, mailbox)
+        if request.order_key is not None:
+            order = self._orders.setdefault(request.order_key, deque())
+            order.append(request)
+            if order[0] is not request:
+                return
+        self._line_up(request)
+
+    def put_back(self, request: Request, mailbox: Mailbox) -> None:
+        """Let a request wait again that was taken; it is still first of its order."""
+        self._put(request, mailbox)
+        if request.dry:
+            mailbox.session.turns.come_back(mailbox.session, request)
+        self._join(request)
+
+    def take(self, lane: Lane, requests: list[Request]) -> None:
+        """Take some of a lane out, to send them to a worker."""
+        line = self.lines[lane]
+        line.take(requests)
+        if not line:
+            del self.lines[lane]
+        for request in requests:
+            session = self._leave(request).session
+            if request.dry:
+                session.turns.take(session, request)
+
+    def start(self, requests: list[Request], now_ns: int) -> None:
+        """Note that some that were taken are started."""
+        for request in requests:
+            session = self._sessions.get(request.session)
+            if session is not None:  # else it ended meanwhile, and stays forgotten
+                session.turns.start(session, request, now_ns)
+        self._next_turns()
+
+    def remove(self, request: Request) -> None:
+        """Take one waiting request out, to end it."""
+        session = self._leave(request).session
+        if request.rank is not UNRANKED:
+            self._quit(request)
+            session.yielding.pop(request.id, None)
+
+    def end(self, request: Request) -> None:
+        """Note that `request`, which waits no more, ended: others may come in its place."""
+        if request.dry:
+            session = self._sessions.get(request.session)
+            if session is not None:
+                session.turns.end(session, request)
+                self._next_turns()
+        if request.order_key is None:
+            return
+        order = self._orders.get(request.order_key)
+        if order is None or request not in order:
+            return
+        was_first = order[0] is request
+        order.remove(request)
+        if not order:
+            del self._orders[request.order_key]
+        elif was_first:
+            self._line_up(order[0])
+
+    def forget(self, session: Hashable) -> None:
+        """Drop what is remembered of a session that ended; nothing of it waits."""
+        self._sessions.pop(session, None)
+
+    # ------------------------------------------------------------------------------- mailboxes
+
+    def _put(self, request: Request, mailbox: Mailbox) -> None:
+        if not request.dry:
+            mailbox.session.turns.arrive(mailbox.session)
+        mailbox.requests[request.id] = request
+        if request.keep_latest:
+            mailbox.latest = request
+        request.mailbox = mailbox
+        self.count += 1
+
+    def _leave(self, request: Request) -> Mailbox:
+        mailbox = request.mailbox
+        assert mailbox is not None, "it does not wait"
+        request.mailbox = None
+        del mailbox.requests[request.id]
+        if request.keep_latest:
+            mailbox.latest = None
+        if not request.dry:
+            mailbox.session.turns.leave(mailbox.session)
+        self.count -= 1
+        return mailbox
+
+    # ----------------------------------------------------------------------------------- lines
+
+    def _line_up(self, request: Request) -> None:
+        """Rank a request and put it in its line."""
+        assert request.mailbox is not None, "it does not wait"
+        session = request.mailbox.session
+        goes_first = request.dry and session.turns.line_up(session, request)
+        request.rank = (
+            request.tier,
+            request.dry and not goes_first,
+            max(session.served_ns, session.came_ns) if goes_first else request.rank_ns,
+            request.priority,
+            session.served_ns,
+            request.id,
+        )
+        self._join(request)
+
+    def _join(self, request: Request) -> None:
+        line = self.lines.get(request.lane)
+        if line is None:
+            line = self.lines[request.lane] = Line()
+        line.add(request)
+
+    def _quit(self, request: Request) -> None:
+        line = self.lines[request.lane]
+        line.remove(request)
+        if not line:
+            del self.lines[request.lane]
+
+    def _next_turns(self) -> None:
+        """Let those go first whose turn has come."""
+        for turns in self._tiers.values():
+            while (request := turns.next()) is not None:
+                self._quit(request)
+                self._line_up(request)

@@ -1,0 +1,161 @@
+"""Whose turn it is to go first, of those that have run dry.
+
+The rule: a robot that has run dry has waited since its session last had a turn, and ranks by that
+time instead of its deadline. But after each turn it yields to everybody in its tier who is not
+dry, until as many of their rows were started as sessions of them waited then: one round. What is
+compared is turns and not claims, so nobody gains anything by claiming to be dry all the time.
+
+What that bounds, within a tier whose requests the same workers may run:
+
+- While a request that is not dry waits, a dry session goes first once in a round: those that are
+  not dry have at least as many rows started between two turns of it as sessions of them waited at
+  the first. Among themselves they go by deadline, the dry ones by their last turn.
+- Once the deadline of a waiting request has passed, of each session at most one dry request that
+  arrived later goes before it: a second one would rank by a turn that is later than the deadline.
+  A new session ranks by the time it came, so that reconnecting gains nothing.
+
+Only one request of a session goes first at a time; its backlog yields. One that a worker gives
+back unstarted keeps the place it had.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from attrs import define, field
+
+from appliance.scheduling.events import ModelRef, Request
+
+
+@define(eq=False)
+class Mailbox:
+    """What one session has waiting for one model.
+
+    Attributes:
+        requests: By id, oldest first.
+        latest: The one of them that a newer one replaces.
+    """
+
+    session: Session
+    requests: dict[int, Request] = field(factory=dict[int, Request], init=False)
+    latest: Request | None = field(default=None, init=False)
+
+
+@define(eq=False)
+class Session:
+    """What is known of a session until it ends.
+
+    Attributes:
+        came_ns: When the first request of it arrived.
+        turns: Those of its tier. It is the tier of its client, and stays.
+        waiting: Its requests that wait and are not dry.
+        served_ns: When something of it was last started; -1: never.
+        turn: It may go first when so many rows of its tier that are not dry were started.
+        first: Its dry request that goes first, or that a worker has, until it starts or ends.
+        yielding: Other dry ones of it that are in line, by id, oldest first.
+        noted: Its turn is in `turns`' notes.
+    """
+
+    came_ns: int
+    turns: Turns
+    mailboxes: dict[ModelRef, Mailbox] = field(factory=dict[ModelRef, Mailbox], init=False)
+    waiting: int = field(default=0, init=False)
+    served_ns: int = field(default=-1, init=False)
+    turn: int = field(default=0, init=False)
+    first: Request | None = field(default=None, init=False)
+    yielding: dict[int, Request] = field(factory=dict[int, Request], init=False)
+    noted: bool = field(default=False, init=False)
+
+    def mailbox(self, model: ModelRef) -> Mailbox:
+        """Return its mailbox for a model."""
+        mailbox = self.mailboxes.get(model)
+        if mailbox is None:
+            mailbox = self.mailboxes[model] = Mailbox(self)
+        return mailbox
+
+
+@define(eq=False)
+class Turns:
+    """The turns of one tier.
+
+    Attributes:
+        started: Rows that are not dry and were started so far.
+        waiting: Sessions that have something waiting that is not dry.
+    """
+
+    started: int = 0
+    waiting: int = 0
+    _notes: list[tuple[int, int, Session]] = field(
+        factory=list[tuple[int, int, "Session"]], init=False
+    )
+    _noted: int = field(default=0, init=False)
+
+    def arrive(self, session: Session) -> None:
+        """Note that a request that is not dry waits."""
+        session.waiting += 1
+        self.waiting += session.waiting == 1
+
+    def leave(self, session: Session) -> None:
+        """Note that a request that is not dry waits no more."""
+        session.waiting -= 1
+        self.waiting -= session.waiting == 0
+
+    def start(self, session: Session, request: Request, now_ns: int) -> None:
+        """Note that a row is started: its session has had its turn."""
+        self.started += not request.dry
+        session.served_ns = now_ns
+        session.turn = self.started + self.waiting - (session.waiting > 0)
+        if request.dry:
+            self.end(session, request)
+
+    def line_up(self, session: Session, request: Request) -> bool:
+        """Let a dry request line up; return whether it goes first."""
+        if session.first is None and session.turn <= self.started:
+            session.first = request
+            return True
+        self._yield(session, request)
+        return False
+
+    def _yield(self, session: Session, request: Request) -> None:
+        """Let a dry request line up behind the others of its tier."""
+        session.yielding[request.id] = request
+        self._note(session)
+
+    def take(self, session: Session, request: Request) -> None:
+        """Note that a dry request leaves its line for a worker."""
+        session.yielding.pop(request.id, None)
+        session.first = session.first or request  # until that starts, no other one goes first
+
+    def come_back(self, session: Session, request: Request) -> None:
+        """Let a dry request that was taken line up again, in the place it had."""
+        if not request.rank[1]:
+            session.first = session.first or request
+            return
+        if session.first is request:
+            session.first = None
+        self._yield(session, request)
+
+    def end(self, session: Session, request: Request) -> None:
+        """Note that a dry request has left its line for good: it was started, or has ended."""
+        if session.first is request:
+            session.first = None
+        self._note(session)
+
+    def next(self) -> Request | None:
+        """Take out one that yields and may go first now, if there is one."""
+        notes = self._notes
+        while notes and notes[0][0] <= self.started:
+            session = heapq.heappop(notes)[2]
+            session.noted = False
+            if session.first is None and session.yielding:
+                if session.turn <= self.started:
+                    return session.yielding.pop(next(iter(session.yielding)))
+                self._note(session)  # it had a turn meanwhile
+        return None
+
+    def _note(self, session: Session) -> None:
+        """Note when a session's turn comes, once."""
+        if session.yielding and session.first is None and not session.noted:
+            session.noted = True
+            self._noted += 1  # no two notes are equal
+            heapq.heappush(self._notes, (session.turn, self._noted, session))
