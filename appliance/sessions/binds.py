@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import zmq
 
 from appliance.errors import ConfigError
 from appliance.io.unix_listener import somebody_listens
+
+IPV4 = re.compile(r"tcp://[0-9.]+:")
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> str:
@@ -24,6 +27,8 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
             f"transport.bind: {address}: another instance is listening there; stop it, or name "
             "another address"
         )
+    # With IPv6 on, an IPv4 address would be shown as [::ffff:127.0.0.1].
+    socket.set(zmq.IPV6, not IPV4.match(address))
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
@@ -45,7 +50,6 @@ def try_binds(addresses: Iterable[str]) -> None:
         ConfigError: An address cannot be bound.
     """
     with zmq.Context() as context, context.socket(zmq.ROUTER) as probe:
-        probe.set(zmq.IPV6, 1)
         probe.set(zmq.ZAP_DOMAIN, b"nobody")
         probe.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
         for address in addresses:

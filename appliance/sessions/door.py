@@ -97,7 +97,6 @@ class ZmqDoor:
         raw.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
         raw.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS_MISSED * heartbeat_ms)
         raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
-        raw.set(zmq.IPV6, 1)
         return raw
 
     async def _receive(self) -> None:
