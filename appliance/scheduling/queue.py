@@ -30,7 +30,7 @@ class Queue:
     """See the module's docstring.
 
     Attributes:
-        workers: Asked for times only.
+        workers: Asked for times, and for what shares workers.
         room: What waits.
         effects: Where answers go; the scheduler's, a new list in each turn.
     """
@@ -38,7 +38,10 @@ class Queue:
     workers: Workers
     max_queue_size: int
     overflow_policy: OverflowPolicy
-    room: WaitingRoom = field(factory=WaitingRoom, init=False)
+    room: WaitingRoom = field(
+        default=Factory(lambda self: WaitingRoom(self.workers.group_of), takes_self=True),
+        init=False,
+    )
     effects: list[Effect] = field(factory=list[Effect], init=False)
     _due: DueTimes = field(
         default=Factory(lambda self: DueTimes(self.room), takes_self=True), init=False

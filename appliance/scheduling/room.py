@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from operator import attrgetter
 
 from attrs import define, field
@@ -70,19 +70,27 @@ class Line:
             self.remove(request)
 
 
+def _one_group(_: ModelRef) -> int:
+    return 0
+
+
 @define(eq=False)
 class WaitingRoom:
     """Every waiting request, findable by lane and by session.
 
     Attributes:
+        group_of: Says which group of models that share workers a model is in.
         lines: By lane; never an empty one.
         count: Waiting requests in all.
     """
 
+    group_of: Callable[[ModelRef], int] = _one_group
     lines: dict[Lane, Line] = field(factory=dict[Lane, Line], init=False)
     count: int = field(default=0, init=False)
-    _sessions: dict[Hashable, Session] = field(factory=dict[Hashable, Session], init=False)
-    _tiers: dict[int, Turns] = field(factory=dict[int, Turns], init=False)
+    _sessions: dict[Hashable, dict[ModelRef, Mailbox]] = field(
+        factory=dict[Hashable, "dict[ModelRef, Mailbox]"], init=False
+    )
+    _turns: dict[tuple[int, int], Turns] = field(factory=dict[tuple[int, int], Turns], init=False)
     _orders: dict[Hashable, deque[Request]] = field(
         factory=dict[Hashable, "deque[Request]"], init=False
     )
@@ -94,10 +102,9 @@ class WaitingRoom:
 
     def of_session(self, session: Hashable, model: str | None) -> list[Request]:
         """Return what `session` has waiting, for one model name or all."""
-        known = self._sessions.get(session)
         return [
             request
-            for ref, mailbox in (known.mailboxes.items() if known else ())
+            for ref, mailbox in self._sessions.get(session, {}).items()
             if model in (None, ref.name)
             for request in mailbox.requests.values()
         ]
@@ -119,17 +126,31 @@ class WaitingRoom:
         return session in self._sessions
 
     def _mailboxes(self) -> Iterator[Mailbox]:
-        return (box for session in self._sessions.values() for box in session.mailboxes.values())
+        return (box for mailboxes in self._sessions.values() for box in mailboxes.values())
 
     # ------------------------------------------------------------------------------ changing
 
     def mailbox(self, request: Request) -> Mailbox:
         """Return the mailbox a request belongs to."""
-        session = self._sessions.get(request.session)
-        if session is None:
-            turns = self._tiers.setdefault(request.tier, Turns())
-            session = self._sessions[request.session] = Session(request.arrived_ns, turns)
-        return session.mailbox(request.lane.model)
+        mailboxes = self._sessions.get(request.session)
+        if mailboxes is None:
+            mailboxes = self._sessions[request.session] = {}
+        mailbox = mailboxes.get(request.lane.model)
+        if mailbox is None:
+            group = self.group_of(request.lane.model)
+            known = (box.session for box in mailboxes.values() if box.session.group == group)
+            session = next(known, None)
+            if session is None:
+                turns = self._turns.setdefault((request.tier, group), Turns())
+                session = Session(request.arrived_ns, group, turns)
+            mailbox = mailboxes[request.lane.model] = Mailbox(session)
+        return mailbox
+
+    def _session(self, request: Request) -> Session | None:
+        """Return the session of a request that may not wait; None: it has ended."""
+        mailboxes = self._sessions.get(request.session)
+        mailbox = mailboxes.get(request.lane.model) if mailboxes else None
+        return mailbox.session if mailbox else None
 
     def add(self, request: Request, mailbox: Mailbox) -> None:
         """Let a new request wait, in its line as soon as its order allows."""
@@ -162,7 +183,7 @@ class WaitingRoom:
     def start(self, requests: list[Request], now_ns: int) -> None:
         """Note that some that were taken are started."""
         for request in requests:
-            session = self._sessions.get(request.session)
+            session = self._session(request)
             if session is not None:  # else it ended meanwhile, and stays forgotten
                 session.turns.start(session, request, now_ns)
         self._next_turns()
@@ -177,7 +198,7 @@ class WaitingRoom:
     def end(self, request: Request) -> None:
         """Note that `request`, which waits no more, ended: others may come in its place."""
         if request.dry:
-            session = self._sessions.get(request.session)
+            session = self._session(request)
             if session is not None:
                 session.turns.end(session, request)
                 self._next_turns()
@@ -251,7 +272,7 @@ class WaitingRoom:
 
     def _next_turns(self) -> None:
         """Let those go first whose turn has come."""
-        for turns in self._tiers.values():
+        for turns in self._turns.values():
             while (request := turns.next()) is not None:
                 self._quit(request)
                 self._line_up(request)

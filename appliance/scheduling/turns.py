@@ -5,7 +5,10 @@ time instead of its deadline. But after each turn it yields to everybody in its 
 dry, until as many of their rows were started as sessions of them waited then: one round. What is
 compared is turns and not claims, so nobody gains anything by claiming to be dry all the time.
 
-What that bounds, within a tier whose requests the same workers may run:
+Turns are counted apart for each tier and each group of models that share workers: who waits for a
+worker that could not run this robot's request takes no turn from it.
+
+What that bounds, within a tier and a group:
 
 - While a request that is not dry waits, a dry session goes first once in a round: those that are
   not dry have at least as many rows started between two turns of it as sessions of them waited at
@@ -24,7 +27,7 @@ import heapq
 
 from attrs import define, field
 
-from appliance.scheduling.events import ModelRef, Request
+from appliance.scheduling.events import Request
 
 
 @define(eq=False)
@@ -32,6 +35,7 @@ class Mailbox:
     """What one session has waiting for one model.
 
     Attributes:
+        session: It and its turns, for this model and those it shares workers with.
         requests: By id, oldest first.
         latest: The one of them that a newer one replaces.
     """
@@ -43,22 +47,23 @@ class Mailbox:
 
 @define(eq=False)
 class Session:
-    """What is known of a session until it ends.
+    """What one session has in one group of models that share workers, until it ends.
 
     Attributes:
         came_ns: When the first request of it arrived.
-        turns: Those of its tier. It is the tier of its client, and stays.
+        group: Of models.
+        turns: Those of its tier, as it was then, in that group.
         waiting: Its requests that wait and are not dry.
         served_ns: When something of it was last started; -1: never.
         turn: It may go first when so many rows of its tier that are not dry were started.
         first: Its dry request that goes first, or that a worker has, until it starts or ends.
-        yielding: Other dry ones of it that are in line, by id, oldest first.
+        yielding: Other dry ones of it that are in line, by id.
         noted: Its turn is in `turns`' notes.
     """
 
     came_ns: int
+    group: int
     turns: Turns
-    mailboxes: dict[ModelRef, Mailbox] = field(factory=dict[ModelRef, Mailbox], init=False)
     waiting: int = field(default=0, init=False)
     served_ns: int = field(default=-1, init=False)
     turn: int = field(default=0, init=False)
@@ -66,17 +71,10 @@ class Session:
     yielding: dict[int, Request] = field(factory=dict[int, Request], init=False)
     noted: bool = field(default=False, init=False)
 
-    def mailbox(self, model: ModelRef) -> Mailbox:
-        """Return its mailbox for a model."""
-        mailbox = self.mailboxes.get(model)
-        if mailbox is None:
-            mailbox = self.mailboxes[model] = Mailbox(self)
-        return mailbox
-
 
 @define(eq=False)
 class Turns:
-    """The turns of one tier.
+    """The turns of one tier in one group of models.
 
     Attributes:
         started: Rows that are not dry and were started so far.
@@ -149,7 +147,7 @@ class Turns:
             session.noted = False
             if session.first is None and session.yielding:
                 if session.turn <= self.started:
-                    return session.yielding.pop(next(iter(session.yielding)))
+                    return session.yielding.pop(min(session.yielding))  # the oldest
                 self._note(session)  # it had a turn meanwhile
         return None
 

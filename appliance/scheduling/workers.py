@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from attrs import define, field
 
@@ -43,6 +43,7 @@ class Workers:
     _workers: dict[WorkerRef, Worker] = field(factory=dict[WorkerRef, Worker], init=False)
     _slots: dict[ModelRef, set[str]] = field(factory=dict[ModelRef, "set[str]"], init=False)
     _estimates: dict[ModelRef, Estimate] = field(factory=dict[ModelRef, Estimate], init=False)
+    _groups: dict[ModelRef, int] = field(factory=dict[ModelRef, int], init=False)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -58,6 +59,24 @@ class Workers:
             self._slots.setdefault(model, set()).add(event.worker.slot)
             if model not in self._estimates:
                 self._estimates[model] = Estimate.from_times(times_ns, event.max_batch[model])
+        self._join(event.times_ns)
+
+    def _join(self, models: Collection[ModelRef]) -> None:
+        """Put models into one group, with all that were in a group with one of them."""
+        joined = {self._groups[model] for model in models if model in self._groups}
+        group = min(joined, default=len(self._groups) + 1)
+        for model, other in self._groups.items():
+            if other in joined:
+                self._groups[model] = group
+        for model in models:
+            self._groups[model] = group
+
+    def group_of(self, model: ModelRef) -> int:
+        """Return the group of models that share workers which `model` is in; 0: no worker had it.
+
+        Groups only grow. What a session was given when it first asked stays.
+        """
+        return self._groups.get(model, 0)
 
     def lost(self, ref: WorkerRef) -> Worker | None:
         """Forget a worker; return what it was doing."""

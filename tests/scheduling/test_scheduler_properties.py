@@ -232,8 +232,9 @@ def nothing_is_left_behind(record: Record) -> None:
     assert list(room) == []
     assert not room.lines
     assert not room._orders
-    assert not any(turns.waiting for turns in room._tiers.values())
-    assert not any(session.first or session.yielding for session in room._sessions.values())
+    assert not any(turns.waiting for turns in room._turns.values())
+    sessions = [box.session for boxes in room._sessions.values() for box in boxes.values()]
+    assert not any(session.first or session.yielding for session in sessions)
     assert len(queue._due) == 0
     assert record.turns[-1].decision.next_wakeup_ns is None
     for withdrawal in record.trace.withdrawals:

@@ -275,3 +275,38 @@ def test_the_dry_of_a_better_tier_do_not_yield_to_a_lower_one() -> None:
 def test_who_had_its_turn_still_runs_where_nobody_else_would() -> None:
     record = run(Robot(name="liar", period_ms=10, dry=True, keep_latest=False), until_ms=1000)
     assert outcomes(record, "liar")[Outcome.OK, False] == 100
+
+
+# ------------------------------------------------------------------- models on workers of their own
+
+SLOW = Model(name="slow", row_ns=2000 * MS)
+APART: dict[str, Any] = {
+    "models": (SLOW, ONE),
+    "slots": (("w0", (SLOW.name,)), ("w1", (ONE.name,))),
+}
+
+
+def loaded_and_dry() -> tuple[Ask, ...]:
+    """A robot that is dry ten times, among robots that keep the same model busy."""
+    dry = Robot(name="dry", period_ms=200, phase_ms=100, budget_ms=0, dry=True)
+    others = [Robot(name=f"other-{n}", period_ms=100, phase_ms=n, budget_ms=100) for n in range(12)]
+    return tuple(ask for robot in (dry, *others) for ask in robot.asks(2000))
+
+
+@pytest.mark.parametrize("waiting", [0, 20, 100])
+def test_who_waits_for_another_worker_takes_no_turn_from_a_dry_robot(waiting: int) -> None:
+    asks = [
+        Ask(at_ns=0, session=f"slow-{n}", model=SLOW.name, budget_ns=TTL_NS, ttl_ns=TTL_NS)
+        for n in range(waiting)
+    ]
+    record = simulate(Trace(asks=(*asks, *loaded_and_dry()), **APART))
+    assert outcomes(record, "dry") == {(Outcome.OK, True): 10}
+
+
+def test_a_robot_that_waits_dry_for_one_worker_goes_first_at_another() -> None:
+    asks = [
+        Ask(at_ns=0, session="other", model=SLOW.name, budget_ns=TTL_NS, ttl_ns=TTL_NS),
+        Ask(at_ns=5 * MS, session="dry", model=SLOW.name, budget_ns=0, ttl_ns=TTL_NS, dry=True),
+    ]
+    record = simulate(Trace(asks=(*asks, *loaded_and_dry()), **APART))
+    assert outcomes(record, "dry") == {(Outcome.OK, True): 11}
