@@ -85,9 +85,7 @@ class Link:
         self._own_context = context is None
         self._context = zmq.Context() if context is None else context
         self._socket = self._context.socket(zmq.DEALER)
-        # Random, so that nobody else's replies can come here; printable, for those who debug.
-        name = os.urandom(16).hex()
-        self._socket.setsockopt(zmq.ROUTING_ID, name.encode())
+        self._name_anew()
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.SNDHWM, SEND_MARK),
@@ -98,7 +96,7 @@ class Link:
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
-        self._watch = Watch(self._socket, self._context, name)
+        self._watch = Watch(self._socket, self._context, f"link-{id(self)}")
         try:
             self._socket.connect(self._address)
         except zmq.ZMQError as error:
@@ -166,7 +164,13 @@ class Link:
         self._again_ns = None
         self._tried_ns = now_ns
         self._socket.disconnect(self._address)
+        # An appliance that has not noticed the loss yet would not hear a second one of that name.
+        self._name_anew()
         self._socket.connect(self._address)
+
+    def _name_anew(self) -> None:
+        # Random, so that nobody else's replies can come here; printable, for those who debug.
+        self._socket.setsockopt(zmq.ROUTING_ID, os.urandom(16).hex().encode())
 
     def _send(self) -> None:
         outgoing = self.core.outgoing(time.monotonic_ns())

@@ -20,13 +20,8 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
     Raises:
         ConfigError: It cannot be bound.
     """
-    path = address.removeprefix("ipc://")
-    if path != address and somebody_listens(Path(path)):
-        # libzmq would take the path over, and leave the other one deaf.
-        raise ConfigError(
-            f"transport.bind: {address}: another instance is listening there; stop it, or name "
-            "another address"
-        )
+    if address.startswith("ipc://"):
+        _check_path(address, Path(address.removeprefix("ipc://")))
     # With IPv6 on, an IPv4 address would be shown as [::ffff:127.0.0.1].
     socket.set(zmq.IPV6, not IPV4.match(address))
     try:
@@ -37,6 +32,20 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
             f"transport.bind: {address}: {why}; name another address, or end whoever uses it"
         ) from error
     return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def _check_path(address: str, path: Path) -> None:
+    """Refuse what libzmq would simply delete: any file, and the socket of somebody who listens."""
+    if path.exists() and not path.is_socket():
+        raise ConfigError(
+            f"transport.bind: {address}: there is a file that is no socket; remove it, or name "
+            "another address"
+        )
+    if somebody_listens(path):
+        raise ConfigError(
+            f"transport.bind: {address}: another instance is listening there; stop it, or name "
+            "another address"
+        )
 
 
 def try_binds(addresses: Iterable[str]) -> None:
