@@ -34,7 +34,7 @@ from appliance.admin.routes import AdminSources
 from appliance.admin.server import serve_admin
 from appliance.admission.admission import Admission
 from appliance.admission.catalog import Catalog, Served
-from appliance.config import Config, check_models
+from appliance.config import Config
 from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.dispatcher import Dispatcher
 from appliance.dispatch.endings import Endings
@@ -66,8 +66,8 @@ if sys.version_info < (3, 11):
 SWITCH_INTERVAL_S = 0.0005
 SLOW_STEP_NS = 5_000_000
 FAREWELL_S = 0.5
-"""Between the last answers and the door's end: a robot's ZeroMQ drops what it has received and not
-read when the connection ends, and robots look once in their period."""
+"""Between the last answers and the door's end: a robot whose socket has ZMQ_IMMEDIATE loses what it
+has not read when the connection ends, and robots look once in their period."""
 
 
 def serve(config: Config) -> int:
@@ -118,8 +118,7 @@ class Appliance:
     def __attrs_post_init__(self) -> None:
         config = self.config
         entries = Repository(Path(config.models.directory)).scan()
-        slots = slots_of(config.workers, entries)
-        check_models(config, [entry.name for entry in entries])
+        slots = slots_of(config, entries)
         catalog = _catalog(entries, slots)
         metrics, ledger = Metrics(), Ledger()
         for name in catalog.models:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -311,31 +311,6 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     _check_names(config, where)
     _check_binds(config.transport, where)
     return config
-
-
-def check_models(config: Config, models: Collection[str]) -> None:
-    """Refuse a configuration that does not go with the repository, whose models are `models`.
-
-    Raises:
-        ConfigError: No worker would serve one of them, or the rate of another is limited.
-    """
-    named = {name for group in config.workers for name in group.models}
-    unserved = [] if EVERY_MODEL in named else sorted(set(models) - named)
-    if unserved:
-        raise ConfigError(
-            f"workers: no table names {_quoted(unserved)}, which {config.models.directory} has; "
-            "add it to the models of one, or begin its directory's name with _ to leave it alone"
-        )
-    unknown = sorted(set(config.rate_limits.per_model_hz) - set(models))
-    if unknown:
-        raise ConfigError(
-            f"rate_limits.per_model_hz: found {_quoted(unknown)}; {config.models.directory} has "
-            f"{', '.join(sorted(models)) or 'no models'}"
-        )
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from appliance import config as module
 from appliance.admission.buckets import RateLimiter
-from appliance.config import ClientPolicy, Config, KnownClient, check_models, load
+from appliance.config import ClientPolicy, Config, KnownClient, load
 from appliance.errors import ConfigError, Rejected
 
 WHOLE = """
@@ -324,38 +324,6 @@ def test_strangers_are_listened_to_only_if_that_is_written(address: str) -> None
 )
 def test_loopback_needs_no_consent(address: str) -> None:
     assert load(None, [f'transport.bind=["{address}"]']).transport.bind == (address,)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (
-            ["workers.0.models=['b']"],
-            "workers: no table names 'a', 'c', which ./models has; add it to the models of one, ",
-        ),
-        (
-            ["rate_limits.per_model_hz={a = 1, x = 2}"],
-            "rate_limits.per_model_hz: found 'x'; ./models has a, b, c",
-        ),
-    ],
-)
-def test_what_does_not_go_with_the_repository_is_named(overrides: list[str], expected: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_models(load(None, overrides), ["c", "b", "a"])
-    assert str(caught.value).startswith(expected)
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [],
-        ["rate_limits.per_model_hz={a = 1, b = 2}"],
-        ["workers=[{name = 'x', models = ['a', 'c']}, {name = 'y', models = ['b']}]"],
-        ["workers=[{name = 'x', models = ['a']}, {name = 'y', models = ['*']}]"],
-    ],
-)
-def test_what_goes_with_the_repository_is_accepted(overrides: list[str]) -> None:
-    check_models(load(None, overrides), ["a", "b", "c"])
 
 
 # --------------------------------------------------------------------------------- how it is told

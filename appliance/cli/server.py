@@ -11,7 +11,7 @@ import attrs
 
 from appliance.cli import NOT_QUITE, OK
 from appliance.cli.socket_path import default_socket_path
-from appliance.config import Config, check_models, load
+from appliance.config import Config, load
 from appliance.errors import ConfigError
 
 
@@ -77,12 +77,10 @@ def _models(config: Config, where: str) -> list[str] | None:
         return None
     try:
         entries = Repository(directory).scan()
-        slots_of(config.workers, entries)
-        names = [entry.name for entry in entries]
-        check_models(config, names)
+        slots_of(config, entries)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return names
+    return [entry.name for entry in entries]
 
 
 def summary(config: Config, models: list[str] | None) -> list[str]:

@@ -28,10 +28,14 @@ from appliance.scheduling.events import (
 from appliance.wire.pb import worker_pb2
 from appliance.workers.allocator import Block
 from appliance.workers.arena import FINISHED
-from appliance.workers.events import ModelFailed, ModelLoaded, PoolEvent, WorkerDown, WorkerUp
-
-STOPPED = "stopped"
-"""The cause of a worker that was asked to go."""
+from appliance.workers.events import (
+    STOPPED,
+    ModelFailed,
+    ModelLoaded,
+    PoolEvent,
+    WorkerDown,
+    WorkerUp,
+)
 
 
 @frozen

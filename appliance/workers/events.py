@@ -15,6 +15,9 @@ from appliance.scheduling.events import WorkerRef
 from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import ModelSpec
 
+STOPPED = "stopped"
+"""The cause of a worker that was asked to go."""
+
 
 @frozen
 class ModelLoaded:

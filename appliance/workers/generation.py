@@ -17,7 +17,7 @@ from appliance.errors import PeerProtocolError
 from appliance.wire.pb import worker_pb2
 from appliance.workers.channel import Channel
 from appliance.workers.conversation import Conversation, Send
-from appliance.workers.events import PoolEvent
+from appliance.workers.events import STOPPED, PoolEvent
 from appliance.workers.process import WorkerProcess, describe_exit
 
 _CHECK_PERIOD_S = 0.1
@@ -81,7 +81,7 @@ class Generation:
         stderr = self.process.stderr_tail
         if self._cause:
             return Ending(self._cause, stderr)
-        return Ending("stopped" if self._stopping else describe_exit(status, stderr), stderr)
+        return Ending(STOPPED if self._stopping else describe_exit(status, stderr), stderr)
 
     def send(self, datagram: bytes) -> None:
         """Send a message; a worker that cannot take it is ended."""

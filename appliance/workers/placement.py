@@ -1,33 +1,49 @@
-"""Which model is on which worker: the `[[workers]]` tables against the repository. PURE."""
+"""Which model is on which worker: the configuration against the repository. PURE."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from appliance.config import Workers
+from appliance.config import EVERY_MODEL, Config, Workers
 from appliance.errors import ConfigError
 from appliance.models.repository import ModelEntry
 from appliance.workers.arena import MODELS_PER_SLOT
 from appliance.workers.slot import HostedModel, Slot
 
-ALL = "*"
 
-
-def slots_of(groups: Sequence[Workers], entries: Sequence[ModelEntry]) -> list[Slot]:
+def slots_of(config: Config, entries: Sequence[ModelEntry]) -> list[Slot]:
     """Return every worker slot with the models it hosts; models that cannot be used are left out.
 
     Raises:
-        ConfigError: A table names a model that is not in the repository.
+        ConfigError: It names a model that the repository does not have, or leaves one to no worker.
     """
-    names = {entry.name for entry in entries}
-    for group in groups:
-        for name in group.models:
-            if name != ALL and name not in names:
-                raise ConfigError(
-                    f"workers.{group.name}.models: found {name!r}; the repository has "
-                    f"{', '.join(sorted(names)) or 'no models'}"
-                )
-    return [slot for group in groups for slot in _slots(group, entries)]
+    names, directory = {entry.name for entry in entries}, config.models.directory
+    for group in config.workers:
+        _check_known(
+            f"workers.{group.name}.models", {*group.models} - {EVERY_MODEL}, names, directory
+        )
+    _check_known("rate_limits.per_model_hz", config.rate_limits.per_model_hz, names, directory)
+    named = {name for group in config.workers for name in group.models}
+    unserved = [] if EVERY_MODEL in named else sorted(names - named)
+    if unserved:
+        raise ConfigError(
+            f"workers: no table names {_quoted(unserved)}, which {directory} has; "
+            "add it to the models of one, or begin its directory's name with _ to leave it alone"
+        )
+    return [slot for group in config.workers for slot in _slots(group, entries)]
+
+
+def _check_known(key: str, found: Iterable[str], names: set[str], directory: str) -> None:
+    unknown = sorted(set(found) - names)
+    if unknown:
+        raise ConfigError(
+            f"{key}: found {_quoted(unknown)}; {directory} has "
+            f"{', '.join(sorted(names)) or 'no models'}"
+        )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
@@ -44,7 +60,7 @@ def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
             directory=str(entry.directory),
         )
         for entry in entries
-        if entry.error is None and (ALL in group.models or entry.name in group.models)
+        if entry.error is None and (EVERY_MODEL in group.models or entry.name in group.models)
     )
     if len(models) > MODELS_PER_SLOT:
         raise ConfigError(
