@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto)
+COMPILED := appliance/sessions/fastpath
+SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
 MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
@@ -23,7 +24,7 @@ help:
 	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
 	@echo "make check   ruff, pyright, import contracts"
 	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
-	@echo "make proto   protobuf code from proto/"
+	@echo "make proto   what is generated and compiled, made anew"
 	@echo "make clean   remove what was built, $(VENV) included"
 
 demo: $(BUILD)/demo.stamp
@@ -45,15 +46,18 @@ check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff format --check
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
+	@PATH="$(abspath $(BIN)):$$PATH" cython-lint --max-line-length 100 $(COMPILED)
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-proto: $(BUILD)/dev.stamp
-	@$(BIN)/python hatch_build.py
+proto:
+	@rm -f $(BUILD)/dev.stamp
+	@$(MAKE) --no-print-directory $(BUILD)/dev.stamp
 
 clean:
-	@rm -rf $(VENV) $(BUILD) build dist appliance/wire/pb .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BUILD) build dist appliance/wire/pb $(COMPILED)/*.so \
+		.pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@echo "making $(VENV) with $$($(PYTHON) --version)" >&2
@@ -74,8 +78,9 @@ $(BUILD)/dev.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
 $(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*/pb/*')
 	@echo "installing the SDK alone into $(BUILD)/sdk" >&2
 	@test -x $(BUILD)/sdk/bin/python || $(PYTHON) -m venv $(BUILD)/sdk >&2
-	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps . >&2
-	@$(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
+	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check \
+		--force-reinstall --no-deps . >&2
+	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
 	@touch $@
 
 $(PEERS)/%.stamp:

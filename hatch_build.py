@@ -1,27 +1,50 @@
-"""Build hook: generates `appliance/wire/pb/` from `proto/`, for wheels and editable installs.
+"""Build hook, for wheels and editable installs: what is made from sources and never committed.
 
-The generated code is never committed. protoc is pinned (see `[build-system]`) to the 5.x line:
-its output loads under the protobuf runtimes 5, 6 and 7.
+- `appliance/wire/pb/` from `proto/`. protoc is pinned (see `[build-system]`) to the 5.x line: its
+  output loads under the protobuf runtimes 5, 6 and 7.
+- The compiled room, `appliance/sessions/fastpath/`, by Cython and a C compiler. Where there is no
+  compiler, or APPLIANCE_PURE is set, it is left out: the package works without, only slower. The
+  SDK never needs it.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PACKAGE = Path("appliance/wire/pb")
+PROTOBUF = Path("appliance/wire/pb")
+COMPILED = Path("appliance/sessions/fastpath")
+PURE = "APPLIANCE_PURE"
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,  # each index is checked where it comes from
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": False,  # divide as Python does
+    "binding": False,
+}
 
 
-class ProtobufBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Runs protoc over every file in `proto/`."""
+class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Makes both."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        generate(Path(self.root))
-        build_data["artifacts"].append(f"/{PACKAGE}/*")
+        root = Path(self.root)
+        generate(root)
+        build_data["artifacts"].append(f"/{PROTOBUF}/*")
+        if self.target_name != "wheel" or os.environ.get(PURE):
+            return
+        if compile_room(root):
+            build_data["artifacts"].append(f"/{COMPILED}/*.so")
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
 
 
 def generate(root: Path) -> None:
@@ -31,22 +54,63 @@ def generate(root: Path) -> None:
     sources = sorted((root / "proto").glob("*.proto"))
     if not sources:  # an sdist that already holds the generated code
         return
-    target = root / PACKAGE
+    target = root / PROTOBUF
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         # protoc derives Python import paths from proto paths, so lay them out as the package.
-        tree = Path(scratch) / PACKAGE
+        tree = Path(scratch) / PROTOBUF
         tree.mkdir(parents=True)
-        names = [str(PACKAGE / Path(shutil.copy(source, tree)).name) for source in sources]
+        names = [str(PROTOBUF / Path(shutil.copy(source, tree)).name) for source in sources]
         out = f"{scratch}/out"
         Path(out).mkdir()
         arguments = ["protoc", f"-I{scratch}", f"--python_out={out}", f"--pyi_out={out}", *names]
         if protoc.main(arguments) != 0:
             raise RuntimeError(f"protoc failed: {' '.join(arguments)}")
-        for generated in (Path(out) / PACKAGE).iterdir():
+        for generated in (Path(out) / PROTOBUF).iterdir():
             shutil.copy(generated, target / generated.name)
     (target / "__init__.py").write_text('"""Generated from proto/ by the build."""\n')
 
 
-if __name__ == "__main__":
-    generate(Path(__file__).parent)
+def compile_room(root: Path) -> bool:
+    """Compile every `*.pyx` of the compiled room in place; return whether that could be done.
+
+    What is wrong with the sources is raised as an error of Cython or setuptools.
+    """
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+
+    missing = _missing()
+    if missing:
+        print(f"{COMPILED} is left out: there is no {missing}", file=sys.stderr)
+        return False
+    before = Path.cwd()
+    os.chdir(root)  # setuptools looks for the package from where it runs
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            extensions = cythonize(
+                [
+                    Extension(".".join(source.with_suffix("").parts), [str(source)])
+                    for source in sorted(COMPILED.glob("*.pyx"))
+                ],
+                build_dir=scratch,
+                compiler_directives=DIRECTIVES,
+                quiet=True,
+            )
+            command = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+            command.build_temp = scratch
+            command.inplace = True
+            command.parallel = os.cpu_count()
+            command.ensure_finalized()
+            command.run()
+    finally:
+        os.chdir(before)
+    return True
+
+
+def _missing() -> str:
+    """Return what is missing to compile, if anything is."""
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"C compiler ({compiler})"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.exists() else f"{header} (Debian: python3-dev)"

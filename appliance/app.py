@@ -150,6 +150,7 @@ class Appliance:
         instance = secrets.randbits(64)
         replies = Replies(catalog, config.appliance_id, instance)
         self.door = ZmqDoor(config.transport, intake, replies)
+        self.dispatcher.answer_rows = self.door.answer_rows
         self.documents = Documents(
             appliance_id=config.appliance_id,
             instance=instance,
@@ -208,7 +209,9 @@ class Appliance:
         gc.collect()
         gc.freeze()  # what lives now lives to the end: no collection need look at it
         self._notifier.ready()
-        structlog.get_logger("appliance").info("ready", binds=self._binds)
+        structlog.get_logger("appliance").info(
+            "ready", binds=self._binds, fast_path=self.door.has_fast_path
+        )
 
     async def _signals(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -76,6 +76,7 @@ class Transport:
         max_sessions: Connections remembered; beyond it, the longest silent is forgotten.
         disconnect_timeout_s: Silence after which a client counts as gone.
         heartbeat_interval_ms: ZMTP heartbeat; three missed end the connection.
+        fast_path: Let ordinary observations take the compiled path, where there is one.
     """
 
     bind: tuple[str, ...] = field(
@@ -89,6 +90,7 @@ class Transport:
     max_sessions: int = field(default=4096, validator=ge(1))
     disconnect_timeout_s: float = field(default=10.0, validator=POSITIVE)
     heartbeat_interval_ms: int = field(default=1000, validator=and_(ge(10), le(60_000)))
+    fast_path: bool = True
 
 
 @frozen(kw_only=True)

@@ -46,6 +46,9 @@ class Admission:
 
     Args:
         planned_ns: Planned time of one row on an idle box: (model name, version).
+
+    Attributes:
+        ttl_ns: How long a request may wait in all.
     """
 
     config: Config
@@ -53,14 +56,14 @@ class Admission:
     planned_ns: Callable[[str, str], int]
     draining: bool = False
     _limiter: RateLimiter = field(init=False)
-    _ttl_ns: int = field(init=False)
+    ttl_ns: int = field(init=False)
     _policies: dict[str, ClientPolicy | None] = field(
         factory=dict[str, "ClientPolicy | None"], init=False
     )
 
     def __attrs_post_init__(self) -> None:
         self._limiter = RateLimiter(self.config.rate_limits)
-        self._ttl_ns = round(self.config.scheduling.request_ttl_ms * MILLISECOND_NS)
+        self.ttl_ns = round(self.config.scheduling.request_ttl_ms * MILLISECOND_NS)
 
     def policy(self, client: str) -> ClientPolicy:
         """Return what holds for a client.
@@ -79,6 +82,27 @@ class Admission:
                 f"client {client!r} is not among clients.known, and accept_unknown is false",
             )
         return policy
+
+    def still_admits(self, spec: ModelSpec, policy: ClientPolicy, client: str) -> bool:
+        """Return whether `admit` would find the same spec and policy again, and refuse neither."""
+        if self.draining or self._policies.get(client) is not policy:
+            return False
+        served = self.catalog.models.get(spec.model_id)
+        if served is None or served.spec is not spec:
+            return False
+        return bool(served.workers) or not served.error
+
+    def is_limited(self, spec: ModelSpec, policy: ClientPolicy) -> bool:
+        """Return whether any rate limit applies."""
+        return self._limiter.applies(spec.model_id, policy.max_rate_hz)
+
+    def may_come(self, spec: ModelSpec, policy: ClientPolicy, client: str, now_ns: int) -> bool:
+        """Take a token for an observation, or return False: `admit` would refuse it."""
+        try:
+            self._limiter.check(client, spec.model_id, policy.max_rate_hz, now_ns)
+        except Rejected:
+            return False
+        return True
 
     def admit(
         self, observation: Observation, payload: memoryview, client: str, now_ns: int
@@ -116,7 +140,7 @@ class Admission:
             policy,
             arrived_ns=now_ns,
             planned_ns=self.planned_ns(spec.model_id, spec.version),
-            longest_ns=self._ttl_ns,
+            longest_ns=self.ttl_ns,
         )
         keep = observation.keep
         keep_latest = keep is _LATEST or (keep is _DEFAULT and policy.keep == "latest")
@@ -126,7 +150,7 @@ class Admission:
             feeds,
             shapes,
             deadline,
-            now_ns + self._ttl_ns,
+            now_ns + self.ttl_ns,
             keep_latest and not spec.recurrent,  # a recurrent model may miss no step
             policy.priority if observation.priority is None else observation.priority,
         )

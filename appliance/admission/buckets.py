@@ -63,6 +63,12 @@ class RateLimiter:
             return None
         return TokenBucket(rate_hz, max(1.0, rate_hz * self.limits.burst_s))
 
+    def applies(self, model: str, max_rate_hz: float) -> bool:
+        """Return whether a client with this limit of its own can be refused for this model."""
+        return bool(
+            max_rate_hz or self.limits.per_client_hz or self._global or model in self._models
+        )
+
     def check(self, client: str, model: str, max_rate_hz: float, now_ns: int) -> None:
         """Take a token from every bucket that applies, or from none.
 

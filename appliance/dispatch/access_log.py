@@ -30,9 +30,8 @@ class AccessLog:
         if self.sample == 0:
             return
         if outcome is _OK:
-            self._answers += 1
-            if self._answers % self.sample == 0:
-                self._write(ticket, outcome, reply, now_ns, skipped=self.sample - 1)
+            if self.due(1):
+                self.write_answer(ticket, reply, now_ns)
             return
         next_ns, skipped = self._refusals.get(outcome, (0, 0))
         if now_ns < next_ns:
@@ -40,6 +39,18 @@ class AccessLog:
         else:
             self._refusals[outcome] = (now_ns + SECOND_NS, 0)
             self._write(ticket, outcome, reply, now_ns, skipped=skipped)
+
+    def due(self, answers: int) -> range:
+        """Count answers; return which of them, by index, are to be written."""
+        if self.sample == 0:
+            return range(0)
+        first = self.sample - 1 - self._answers % self.sample
+        self._answers += answers
+        return range(first, answers, self.sample)
+
+    def write_answer(self, ticket: Ticket, reply: Reply, now_ns: int) -> None:
+        """Write the line of an answer that is due."""
+        self._write(ticket, _OK, reply, now_ns, skipped=self.sample - 1)
 
     def _write(
         self, ticket: Ticket, outcome: Outcome, reply: Reply, now_ns: int, *, skipped: int

@@ -13,6 +13,7 @@ from appliance.dispatch.ticket import Delivery, Door, Ended, Reply, Ticket
 from appliance.errors import Outcome
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
+from appliance.scheduling.events import Answer
 
 _TOLD = Delivery.TOLD  # members are slow to find before Python 3.12
 
@@ -38,6 +39,17 @@ class Endings:
             for (ticket, reply), delivery in zip(replies, door.deliver(replies), strict=True):
                 outcomes.append(self._end(ticket, reply, delivery, now_ns))
         return outcomes
+
+    def answered(self, answers: Sequence[Answer], late: int, now_ns: int) -> None:
+        """Note that rows of one batch were sent to their clients, `late` of them late."""
+        model = answers[0].request.payload.observation.model_id
+        self.ledger.answered(model, len(answers), late)
+        for index in self.log.due(len(answers)):
+            answer = answers[index]
+            reply = Reply(outcome=answer.outcome, late=answer.late)
+            self.log.write_answer(answer.request.payload, reply, now_ns)
+        for answer in answers:
+            self.memory.end(answer.request.payload)
 
     def _end(self, ticket: Ticket, reply: Reply, delivery: Delivery, now_ns: int) -> Outcome:
         outcome = reply.outcome

@@ -26,6 +26,7 @@ from appliance.scheduling.events import (
     WorkerRef,
 )
 from appliance.wire.pb import worker_pb2
+from appliance.wire.worker import encode_rows
 from appliance.workers.allocator import Block
 from appliance.workers.arena import FINISHED
 from appliance.workers.events import (
@@ -182,18 +183,17 @@ class Fleet:
             go=go,
         )
         states: list[State] = []
+        rows: list[bytes] = []
         for ticket in tickets:
-            row = message.rows.add()
-            for head, offset in ticket.feeds:
-                feed = row.feeds.add()
-                feed.MergeFromString(head)
-                feed.offset = offset
+            row = ticket.row
             if ticket.state_key is not None:
                 state = self.memory.states.start(ticket.state_key, ticket)
-                _add_state(row, state, ticket.state_out)
+                row += _state_part(state, ticket.state_out)
                 if state is not None:
                     states.append(state)
-            self.memory.hold(ticket)
+            rows.append(row)
+        message.MergeFromString(encode_rows(rows))
+        self.memory.hold(tickets)
         host.sent.append(Sent(batch.id, tickets, states))
         return message
 
@@ -220,15 +220,16 @@ class Fleet:
             self._release(host.sent.popleft())
 
     def _release(self, sent: Sent) -> None:
-        for ticket in sent.tickets:
-            self.memory.release(ticket)
+        self.memory.release(sent.tickets)
         for state in sent.states:
             self.memory.states.release(state)
 
 
-def _add_state(row: worker_pb2.Row, state: State | None, state_out: list[Block]) -> None:
+def _state_part(state: State | None, state_out: list[Block]) -> bytes:
     """Say where the state of an episode lies by now, and where the new one goes."""
+    row = worker_pb2.Row()
     for block in state.blocks if state else ():
         row.state_in.add(offset=block.offset, length=block.bytes)
     for block in state_out:
         row.state_out.add(offset=block.offset, length=block.bytes)
+    return row.SerializeToString()

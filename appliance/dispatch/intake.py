@@ -10,12 +10,14 @@ from typing import Any
 from attrs import define, field
 
 from appliance.admission.admission import Admission, Admitted
+from appliance.config import ClientPolicy
 from appliance.dispatch.dispatcher import Dispatcher
 from appliance.dispatch.endings import Endings
 from appliance.dispatch.memory import Memory
 from appliance.dispatch.ticket import Door, Reply, Ticket
 from appliance.errors import Rejected
 from appliance.scheduling.events import Arrived, Lane, ModelRef, Request, Withdrawn
+from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation
 
 
@@ -27,7 +29,7 @@ class Intake:
     memory: Memory
     endings: Endings
     dispatcher: Dispatcher
-    _ids: count[int] = field(factory=lambda: count(1), init=False)
+    numbers: count[int] = field(factory=lambda: count(1), init=False)
 
     def offer(
         self,
@@ -39,12 +41,15 @@ class Intake:
         session: Hashable,
         client: str,
         now_ns: int,
-    ) -> None:
+    ) -> Request | None:
         """Take an observation in, or end it with a refusal. Either way it is counted.
 
         Args:
             payload: Read before this returns, not after.
             now_ns: When it was received.
+
+        Returns:
+            What was posted; None: it was refused.
         """
         ticket = Ticket(
             door=door,
@@ -61,9 +66,26 @@ class Intake:
             self.memory.store(ticket, admitted.feeds, admitted.policy.arena_bytes)
         except Rejected as rejected:
             self.end(ticket, rejected, now_ns)
-            return
+            return None
         self.endings.metrics.recorder(observation.model_id).record_payload(len(payload))
-        self.dispatcher.post(Arrived(self._request(ticket, admitted, now_ns)))
+        request = self._request(ticket, admitted, now_ns)
+        self.dispatcher.post(Arrived(request))
+        return request
+
+    def still_admits(
+        self, spec: ModelSpec, policy: ClientPolicy, client: str
+    ) -> tuple[int, bool] | None:
+        """Return what another observation like one that was admitted with these may count on.
+
+        Returns:
+            The planned time of one row, nanoseconds, and whether a rate limit applies; None: it
+            would not be admitted in the same way.
+        """
+        admission = self.admission
+        if not admission.still_admits(spec, policy, client):
+            return None
+        planned_ns = admission.planned_ns(spec.model_id, spec.version)
+        return planned_ns, admission.is_limited(spec, policy)
 
     def refuse(
         self,
@@ -116,7 +138,7 @@ class Intake:
             ticket.state_key = (ticket.session, spec.model_id, ticket.observation.episode)
         deadline = admitted.deadline
         return Request(
-            id=next(self._ids),
+            id=next(self.numbers),
             session=ticket.session,
             client=ticket.client,
             lane=_lane(spec.model_id, spec.version, admitted.shapes),

@@ -15,13 +15,12 @@ from appliance.admission.tensors import Feed
 from appliance.dispatch.states import States
 from appliance.dispatch.ticket import Ticket
 from appliance.errors import Outcome, Rejected
-from appliance.wire.pb import worker_pb2
-from appliance.wire.types import DType, Encoding
+from appliance.wire.worker import ABSENT, encode_feed, feed_head
 from appliance.workers.allocator import Block, Quota
 from appliance.workers.arena import Arena, packed_bytes
 
 RETRY_NS = 10_000_000
-_ABSENT = worker_pb2.Feed(absent=True).SerializeToString()
+_head = lru_cache(maxsize=1024)(feed_head)
 
 
 @define(eq=False)
@@ -48,29 +47,35 @@ class Memory:
         assert ticket.spec is not None
         buffers = [feed.data for feed in feeds if feed.data is not None]
         size = packed_bytes([len(buffer) for buffer in buffers]) or 1
-        ticket.block = self._allocate(ticket.client, size, share)
+        ticket.block = self.allocate(ticket.client, size, share)
         try:
             for length in ticket.spec.state_bytes:
-                ticket.state_out.append(self._allocate(ticket.client, length, share))
+                ticket.state_out.append(self.allocate(ticket.client, length, share))
         except Rejected:
             self._free_ticket(ticket)
             raise
         offsets = iter(self.arena.write(ticket.block, *buffers))
-        for feed in feeds:
-            if feed.data is None:
-                ticket.feeds.append((_ABSENT, 0))
-            else:
-                head = _feed(len(feed.data), feed.dtype, feed.encoding, feed.shape)
-                ticket.feeds.append((head, next(offsets)))
+        ticket.row = b"".join(
+            [
+                encode_feed(ABSENT, 0)
+                if feed.data is None
+                else encode_feed(
+                    _head(len(feed.data), feed.dtype, feed.encoding, feed.shape), next(offsets)
+                )
+                for feed in feeds
+            ]
+        )
 
-    def hold(self, ticket: Ticket) -> None:
-        """A worker may read the ticket's rows from now on."""
-        ticket.holds += 1
+    def hold(self, tickets: Iterable[Ticket]) -> None:
+        """A worker may read the tickets' rows from now on."""
+        for ticket in tickets:
+            ticket.holds += 1
 
-    def release(self, ticket: Ticket) -> None:
-        """A worker cannot read the ticket's rows any more."""
-        ticket.holds -= 1
-        self._free_if_done(ticket)
+    def release(self, tickets: Iterable[Ticket]) -> None:
+        """A worker cannot read the tickets' rows any more."""
+        for ticket in tickets:
+            ticket.holds -= 1
+            self._free_if_done(ticket)
 
     def end(self, ticket: Ticket) -> None:
         """The request has ended."""
@@ -94,7 +99,12 @@ class Memory:
 
     # ------------------------------------------------------------------------------- blocks
 
-    def _allocate(self, client: str, size: int, share: int) -> Block:
+    def allocate(self, client: str, size: int, share: int) -> Block:
+        """Return a block for a client that may hold `share` bytes in all.
+
+        Raises:
+            Rejected: QUEUE_FULL, its share or the arena is used up; TOO_LARGE, it never fits.
+        """
         most = min(share, self.arena.total)
         if size > most:
             raise Rejected(
@@ -130,12 +140,3 @@ class Memory:
         quota.release(size)
         if quota.used == 0:
             del self._quotas[client]
-
-
-@lru_cache(maxsize=1024)
-def _feed(length: int, dtype: DType, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
-    """Return a `Feed` that lacks its offset; to merge it is far quicker than to fill one in."""
-    feed = worker_pb2.Feed(length=length, shape=shape)
-    feed.dtype = dtype  # pyright: ignore[reportAttributeAccessIssue]  any int enum does
-    feed.encoding = encoding  # pyright: ignore[reportAttributeAccessIssue]  as above
-    return feed.SerializeToString()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from appliance.wire.answers import encode_headers
 from appliance.wire.pb import worker_pb2
 from appliance.wire.types import DType, Tensor
 from appliance.workers.arena import Arena
 
 MICROSECOND_NS = 1000
+
+_Form = tuple[tuple[str, DType, tuple[int, ...], int], ...]
+
+
+@frozen
+class Headers:
+    """The outputs of a row, as if their bytes lay one after the other; and as they are sent."""
+
+    tensors: tuple[Tensor, ...]
+    encoded: bytes
 
 
 @define(eq=False)
@@ -21,33 +33,44 @@ class BatchResult:
         batch_us: Gathering and preprocessing.
         execute_us: The engine.
         finished_ns: Monotonic.
+        headers: Of every row, the same object for batches alike; None if rows differ in length.
     """
 
     batch_us: int
     execute_us: int
     finished_ns: int
+    headers: Headers | None
     _outputs: list[_Output]
-    _shared: tuple[Tensor, ...] | None
 
     @classmethod
     def of(cls, done: worker_pb2.Done) -> BatchResult:
         """Read what the worker said, once for all rows."""
         outputs = [_Output.of(output) for output in done.outputs]
-        same = not any(output.row_lengths for output in outputs)
+        headers = None
+        if not any(output.row_lengths for output in outputs):
+            headers = _headers(tuple((o.key, o.dtype, o.shape, o.row_length) for o in outputs))
         return cls(
             max(0, done.execute_started_ns - done.stage_started_ns) // MICROSECOND_NS,
             max(0, done.finished_ns - done.execute_started_ns) // MICROSECOND_NS,
             done.finished_ns,
+            headers,
             outputs,
-            _headers(outputs, [output.row_length for output in outputs]) if same else None,
         )
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return of each output where the first row lies in the arena, and how long each row is."""
+        return [(output.offset, output.row_length) for output in self._outputs]
 
     def row(self, arena: Arena, row: int) -> tuple[tuple[Tensor, ...], list[memoryview]]:
         """Return headers and bytes of one row's outputs; the bytes stay where they are."""
         parts = [arena.view(*output.span(row)) for output in self._outputs]
-        if self._shared is not None:
-            return self._shared, parts
-        return _headers(self._outputs, [len(part) for part in parts]), parts
+        if self.headers is not None:
+            return self.headers.tensors, parts
+        form = [
+            (output.key, output.dtype, output.shape, len(part))
+            for output, part in zip(self._outputs, parts, strict=True)
+        ]
+        return _tensors(form), parts
 
 
 @define(eq=False)
@@ -79,10 +102,16 @@ class _Output:
         return self.offset + row * self.row_length, self.row_length
 
 
-def _headers(outputs: Sequence[_Output], lengths: Sequence[int]) -> tuple[Tensor, ...]:
+@lru_cache(maxsize=256)
+def _headers(form: _Form) -> Headers:
+    tensors = _tensors(form)
+    return Headers(tensors, encode_headers(tensors))
+
+
+def _tensors(form: Sequence[tuple[str, DType, tuple[int, ...], int]]) -> tuple[Tensor, ...]:
     tensors: list[Tensor] = []
     offset = 0
-    for output, length in zip(outputs, lengths, strict=True):
-        tensors.append(Tensor(output.key, output.dtype, output.shape, offset, length))
+    for key, dtype, shape, length in form:
+        tensors.append(Tensor(key, dtype, shape, offset, length))
         offset += length
     return tuple(tensors)

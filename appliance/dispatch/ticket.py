@@ -66,8 +66,9 @@ class Ticket:
         client: Who it counts for.
         state_key: Of a recurrent model: whose state it carries on.
         block: Its inputs in the arena.
-        feeds: The worker's description of them: a `Feed` without its offset, and the offset.
+        row: What a worker is told of them: the feeds of a `Row`.
         state_out: Where its new state goes.
+        prefix: The bytes with which its answer begins, if they are known by now.
         holds: Workers that may still read `block`.
         ended: Its outcome is counted.
     """
@@ -81,8 +82,9 @@ class Ticket:
     spec: ModelSpec | None = None
     state_key: StateKey | None = None
     block: Block | None = None
-    feeds: list[tuple[bytes, int]] = field(factory=list[tuple[bytes, int]])
+    row: bytes = b""
     state_out: list[Block] = field(factory=list[Block])
+    prefix: bytes | None = None
     holds: int = 0
     ended: bool = False
 

@@ -144,6 +144,39 @@ class ZmqSocket:
         """
         return (await self.receive_some(1))[0]
 
+    async def when_readable(self, take: Callable[[], T]) -> T:
+        """Call `take`, which receives without waiting, as soon as something is there.
+
+        Args:
+            take: Receives through this socket's `receive_nowait`, or by its own means from the
+                ZeroMQ socket underneath; raises `zmq.Again` if nothing is there.
+
+        Raises:
+            trio.BusyResourceError: Another task is receiving.
+        """
+
+        def take_and_settle() -> T:
+            if self._closed:
+                raise trio.ClosedResourceError
+            try:
+                return take()
+            finally:
+                self._settle_if_parked()
+
+        return await self._when_ready(self._receiving, take_and_settle)
+
+    def touched(self) -> None:
+        """Note that the ZeroMQ socket underneath was used: rule 3."""
+        self._settle_if_parked()
+
+    def receive_nowait(self) -> list[Part]:
+        """Take one message.
+
+        Raises:
+            zmq.Again: Nothing is there.
+        """
+        return self._drain(1)[0]
+
     async def send(self, parts: Sequence[Buffer]) -> None:
         """Send one message, waiting for room.
 

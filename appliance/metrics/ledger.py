@@ -52,6 +52,12 @@ class Count:
         if late and outcome is Outcome.OK:
             self.late += 1
 
+    def answer(self, requests: int, late: int) -> None:
+        """Count OK several times, `late` of them late."""
+        self.ended += requests
+        self._outcomes[Outcome.OK] += requests
+        self.late += late
+
 
 @define(eq=False)
 class Ledger:
@@ -89,6 +95,21 @@ class Ledger:
             )
         count.end(outcome, late=late)
         self.overall.end(outcome, late=late)
+
+    def answered(self, model: str, requests: int, late: int) -> None:
+        """Requests ended in OK, `late` of them late.
+
+        Raises:
+            LocalProtocolError: As `ended`.
+        """
+        count = self.model(model)
+        if count.ended + requests > count.asked:
+            raise LocalProtocolError(
+                f"model {model!r}: {requests} answers for requests that already have an outcome: "
+                f"{count.asked} asked, {count.ended} ended"
+            )
+        count.answer(requests, late)
+        self.overall.answer(requests, late)
 
     def reply_lost(self, cause: str) -> None:
         """An answer could not be handed to its client; its request keeps the outcome it has."""

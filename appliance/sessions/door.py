@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import trio
 import zmq
@@ -15,10 +16,13 @@ from attrs import define, field
 
 from appliance.config import Transport
 from appliance.dispatch.intake import Intake
+from appliance.dispatch.results import BatchResult
 from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
 from appliance.errors import Outcome, Rejected
 from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
 from appliance.io.zmq_socket import Part, SendResult, ZmqSocket
+from appliance.scheduling.events import Answer, Batch
+from appliance.sessions import fastpath
 from appliance.sessions.binds import bind
 from appliance.sessions.replies import Replies
 from appliance.sessions.table import Session, SessionTable
@@ -27,8 +31,9 @@ from appliance.wire.types import Kind, Observation
 
 SECOND_NS = 1_000_000_000
 HEARTBEATS_MISSED = 3
+BURST = 64
 SLICE_NS = 2_000_000
-"""A burst is interrupted this often: finished batches do not wait for the end of a flood."""
+"""A burst ends after so many messages or so long: finished batches do not wait for a flood."""
 FLUSH_MS = 1000
 """How long replies may take to leave when the door closes."""
 NOBODY = Observation()
@@ -55,6 +60,8 @@ class ZmqDoor:
     _socket: ZmqSocket = field(init=False)
     _raw: zmq.Socket[bytes] = field(init=False)
     _monitor: ConnectionMonitor = field(init=False)
+    _arrivals: fastpath.Arrivals | None = field(default=None, init=False)
+    _answers: fastpath.Answers | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         timeout_ns = round(self.transport.disconnect_timeout_s * SECOND_NS)
@@ -70,23 +77,38 @@ class ZmqDoor:
         Raises:
             ConfigError: An address cannot be bound.
         """
-        self._raw = self._open()
-        self._monitor = ConnectionMonitor(self._raw)
         try:
-            binds = [bind(self._raw, address) for address in self.transport.bind]
-            self._socket = ZmqSocket(self._raw)
+            task_status.started(self.open())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._expire)
-                task_status.started(binds)
                 await self._receive()
         finally:
-            self._monitor.close()
-            self._raw.close(linger=FLUSH_MS)
+            self.close()
             with trio.CancelScope(shield=True):  # bounded by the linger time
                 await trio.to_thread.run_sync(self._context.term)
 
-    def _open(self) -> zmq.Socket[bytes]:
+    def open(self) -> list[str]:
+        """Bind; return the bound addresses.
+
+        Raises:
+            ConfigError: An address cannot be bound.
+        """
+        self._raw = self._router()
+        self._socket = ZmqSocket(self._raw)
+        self._monitor = ConnectionMonitor(self._raw)
+        binds = [bind(self._raw, address) for address in self.transport.bind]
+        if self.has_fast_path:
+            self._open_fast_path()
+        return binds
+
+    def close(self) -> None:
+        """Give the addresses up; replies that were sent still leave for a while."""
+        self._arrivals = self._answers = None
+        self._monitor.close()
+        self._socket.close(linger_ms=FLUSH_MS)
+
+    def _router(self) -> zmq.Socket[bytes]:
         raw = self._context.socket(zmq.ROUTER)
         heartbeat_ms = self.transport.heartbeat_interval_ms
         raw.set(zmq.LINGER, 0)
@@ -99,18 +121,27 @@ class ZmqDoor:
         raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
         return raw
 
+    @property
+    def has_fast_path(self) -> bool:
+        """Whether ordinary observations take it (see `fastpath`)."""
+        return self.transport.fast_path and not fastpath.missing
+
+    def _open_fast_path(self) -> None:
+        intake = self.intake
+        self._arrivals = fastpath.Arrivals(
+            self._raw,
+            take=self._take,
+            sessions=self.table.by_routing_id,
+            intake=intake,
+            clock=self.clock,
+        )
+        self._answers = fastpath.Answers(
+            self._raw, endings=intake.endings, instance=self.replies.instance
+        )
+
     async def _receive(self) -> None:
         while True:
-            messages = await self._socket.receive_some()
-            received_ns = slice_ns = self.clock()
-            for parts in messages:
-                self._take(parts, received_ns)
-                if self.clock() - slice_ns > SLICE_NS:
-                    self.intake.dispatcher.turn()
-                    # Not cancelled here: what is in hand would be lost, and counted nowhere.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                    slice_ns = self.clock()
-            self.intake.dispatcher.turn()
+            await self._socket.when_readable(self._take_burst)
 
     async def _expire(self) -> None:
         """Once a second: sessions that fell silent are over."""
@@ -126,6 +157,25 @@ class ZmqDoor:
 
     # ------------------------------------------------------------------------------------ in
 
+    def _take_burst(self) -> None:
+        """Take what is there, within bounds, and let the dispatcher have its turn.
+
+        Raises:
+            zmq.Again: Nothing is there.
+        """
+        now_ns = self.clock()
+        if self._arrivals is not None:
+            if not self._arrivals.take_some(BURST, now_ns + SLICE_NS):
+                raise zmq.Again
+        else:
+            self._take(self._socket.receive_nowait(), now_ns)
+            with suppress(zmq.Again):
+                for _ in range(BURST - 1):
+                    if self.clock() - now_ns > SLICE_NS:
+                        break
+                    self._take(self._socket.receive_nowait(), now_ns)
+        self.intake.dispatcher.turn()
+
     def _take(self, parts: list[Part], now_ns: int) -> None:
         routing_id = bytes(parts[0])
         if len(parts) != 4 or parts[1]:
@@ -135,16 +185,16 @@ class ZmqDoor:
             )
             self._refuse(routing_id, NOBODY, rejected, now_ns)
             return
-        payload = memoryview(parts[3])
+        envelope, payload = bytes(parts[2]), memoryview(parts[3])
         try:
-            observation = decode_observation(bytes(parts[2]), len(payload))
+            observation = decode_observation(envelope, len(payload))
         except BadObservation as bad:
             self._refuse(routing_id, bad.header or NOBODY, bad, now_ns)
             return
         session = self.table.seen(routing_id, observation, now_ns)
         if observation.kind is _OBSERVE:
             session.observed(observation, now_ns)
-            self.intake.offer(
+            request = self.intake.offer(
                 observation,
                 payload,
                 door=self,
@@ -153,6 +203,11 @@ class ZmqDoor:
                 client=session.client,
                 now_ns=now_ns,
             )
+            if request is not None and self._arrivals is not None:
+                ticket: Ticket = request.payload
+                if observation.protocol_version and ticket.state_key is None:
+                    ticket.prefix = self.replies.prefix(ticket)
+                fastpath.learn(session, request, envelope, payload, intake=self.intake)
         else:
             self._control(session, observation)
 
@@ -183,6 +238,17 @@ class ZmqDoor:
             self._send(session, [self.replies.heartbeat(observation), b""])
 
     # ----------------------------------------------------------------------------------- out
+
+    def answer_rows(
+        self, answers: list[Answer], result: BatchResult, batch: Batch, now_ns: int
+    ) -> list[Answer]:
+        """Answer rows of one batch by the fast path; return those it leaves to `deliver`."""
+        if self._answers is None:
+            return answers
+        try:
+            return self._answers.send(answers, result, batch, now_ns)
+        finally:
+            self._socket.touched()
 
     def deliver(self, ended: Sequence[Ended]) -> list[Delivery]:
         """Send replies now or not at all; refusals only to clients that want to know."""

@@ -76,6 +76,22 @@ class Replies:
     def _answer(self, ticket: Ticket, reply: Reply, response_id: str) -> bytes:
         """Return the envelope of an answer: mostly bytes that were written before."""
         observation = ticket.observation
+        if self._headers[0] is not reply.tensors:  # they come batch by batch
+            self._headers = (reply.tensors, encode_headers(reply.tensors))
+        own = encode_own(
+            response_id=response_id,
+            timestamp_ns=time.time_ns(),
+            inference_latency_ms=reply.timing.execute_us / 1000,
+            sequence=observation.sequence,
+            episode=observation.episode,
+            late=reply.late,
+            timing=reply.timing,
+        )
+        return self.prefix(ticket) + self._headers[1] + own
+
+    def prefix(self, ticket: Ticket) -> bytes:
+        """Return what the envelopes of all answers to a client about a model begin with."""
+        observation = ticket.observation
         assert ticket.spec is not None
         about = (
             ticket.client,
@@ -88,19 +104,9 @@ class Replies:
         if shared is None:
             if len(self._shared) >= REMEMBERED:
                 self._shared.clear()
-            shared = self._shared[about] = encode_shared(self._response(ticket, reply))
-        if self._headers[0] is not reply.tensors:  # they come batch by batch
-            self._headers = (reply.tensors, encode_headers(reply.tensors))
-        own = encode_own(
-            response_id=response_id,
-            timestamp_ns=time.time_ns(),
-            inference_latency_ms=reply.timing.execute_us / 1000,
-            sequence=observation.sequence,
-            episode=observation.episode,
-            late=reply.late,
-            timing=reply.timing,
-        )
-        return shared + self._headers[1] + own
+            shared = encode_shared(self._response(ticket, Reply(outcome=_OK)))
+            self._shared[about] = shared
+        return shared
 
     def _response(self, ticket: Ticket, reply: Reply) -> Response:
         """Return what does not differ between the answers to a client about a model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from attrs import define, field
 
@@ -41,6 +42,8 @@ class Session:
         dry_ns: When its actions run out, as it last said; None if it does not say.
         silent: It has been silent for longer than the disconnect time-out, or has left.
         observations, ended_count: What came of it, and what of that has its outcome.
+        forms: Of its observations that may take the fast path (see `fastpath`).
+        unused_forms: How many were learnt since one was last of use.
     """
 
     routing_id: bytes
@@ -60,12 +63,15 @@ class Session:
     late: int = 0
     misses: int = 0
     last_outcome: Outcome | None = None
+    forms: list[Any] = field(factory=list[Any], repr=False)
+    unused_forms: int = 0
 
     def introduced(self, observation: Observation) -> None:
         """Take in who it is from the first message that says so."""
         self.client = _client(self.routing_id, observation)
         self.client_type = observation.client_type
         self.protocol = observation.protocol_version
+        self.forms.clear()  # they say otherwise
 
     def observed(self, observation: Observation, now_ns: int) -> None:
         """Take in the arrival of an observation: cadence, and when the robot runs dry."""
@@ -106,21 +112,21 @@ class SessionTable:
     max_sessions: int
     timeout_ns: int
     gone: int = field(default=0, init=False)
-    _sessions: dict[bytes, Session] = field(factory=dict[bytes, Session], init=False)
+    by_routing_id: dict[bytes, Session] = field(factory=dict[bytes, Session], init=False)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self.by_routing_id)
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(self._sessions.values())
+        return iter(self.by_routing_id.values())
 
     def find(self, routing_id: bytes) -> Session | None:
         """Return the session of a connection, if it has one."""
-        return self._sessions.get(routing_id)
+        return self.by_routing_id.get(routing_id)
 
     def seen(self, routing_id: bytes, observation: Observation, now_ns: int) -> Session:
         """Return the session of a connection that just sent something; a new one if need be."""
-        session = self._sessions.pop(routing_id, None)
+        session = self.by_routing_id.pop(routing_id, None)
         if session is None:
             session = Session(
                 routing_id,
@@ -136,21 +142,21 @@ class SessionTable:
             session.last_observation_ns = 0  # the silence is not part of its cadence
         session.last_seen_ns = now_ns
         session.silent = False
-        self._sessions[routing_id] = session
+        self.by_routing_id[routing_id] = session
         return session
 
     def expire(self, now_ns: int) -> list[Session]:
         """Mark sessions that fell silent, forget those too many; return all of them."""
         fallen: list[Session] = []
-        for session in self._sessions.values():
+        for session in self.by_routing_id.values():
             if now_ns - session.last_seen_ns <= self.timeout_ns:
                 break  # they are in order of last_seen_ns
             if not session.silent:
                 session.silent = True
                 self.gone += 1
                 fallen.append(session)
-        while len(self._sessions) > self.max_sessions:
-            oldest = self._sessions.pop(next(iter(self._sessions)))
+        while len(self.by_routing_id) > self.max_sessions:
+            oldest = self.by_routing_id.pop(next(iter(self.by_routing_id)))
             if self.left(oldest):
                 fallen.append(oldest)
         return fallen
@@ -164,7 +170,7 @@ class SessionTable:
 
     def connected(self) -> int:
         """Return how many sessions are not silent."""
-        return sum(not session.silent for session in self._sessions.values())
+        return sum(not session.silent for session in self.by_routing_id.values())
 
 
 def _client(routing_id: bytes, observation: Observation) -> str:

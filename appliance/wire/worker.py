@@ -26,6 +26,47 @@ WORKER_PROTOCOL = 1
 """`Hello.protocol`: core and worker of different releases do not talk."""
 
 
+def encode_feed(head: bytes, offset: int) -> bytes:
+    """Write one feed of a `Row`: `head` is a `Feed` without its offset, or wholly `ABSENT`.
+
+    Protobuf messages that are written one after the other merge into one when read: a row is its
+    feeds, and what else it has, in a row. So a head is written once for all rows of one form.
+    """
+    feed = head if head is ABSENT else head + b"\x08" + _varint(offset)
+    return b"\x0a" + _varint(len(feed)) + feed
+
+
+def encode_rows(rows: Iterable[bytes]) -> bytes:
+    """Write rows of a `Stage`."""
+    return b"".join([b"\x1a" + _varint(len(row)) + row for row in rows])
+
+
+def feed_head(length: int, dtype: DType, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
+    """Write a `Feed` without its offset."""
+    feed = worker_pb2.Feed(length=length, shape=shape)
+    feed.dtype = dtype  # pyright: ignore[reportAttributeAccessIssue]  any int enum does
+    feed.encoding = encoding  # pyright: ignore[reportAttributeAccessIssue]  as above
+    return feed.SerializeToString()
+
+
+ABSENT = worker_pb2.Feed(absent=True).SerializeToString()
+"""The head of an optional input that was left out."""
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _SMALL[value]
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_SMALL = [bytes((value,)) for value in range(0x80)]
+
+
 def spec_to_message(spec: ModelSpec) -> session_pb2.Spec:
     """Describe a model to a client: inputs by the key it has to send."""
     return _message(spec, [item.source for item in spec.inputs])

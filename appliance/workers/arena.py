@@ -39,6 +39,7 @@ class Arena:
         fd: Of the memfd, for worker processes to map.
         total: Bytes of the whole mapping, ledger included.
         allocator: Of everything behind the ledger.
+        memory: The mapping; whoever writes there without `write` knows what it does.
     """
 
     def __init__(self, size: int, *, ledger_slots: int = 64) -> None:
@@ -66,8 +67,8 @@ class Arena:
         except BaseException:
             os.close(self.fd)
             raise
-        self._memory = memoryview(self._mapping)
-        self._readable = self._memory.toreadonly()
+        self.memory = memoryview(self._mapping)
+        self._readable = self.memory.toreadonly()
 
     def write(self, block: Block, *buffers: Buffer) -> tuple[int, ...]:
         """Copy contiguous buffers into `block`, each once, each at the next multiple of 64.
@@ -78,7 +79,7 @@ class Arena:
         Raises:
             ValueError: They do not fit (see `packed_bytes`).
         """
-        memory = self._memory
+        memory = self.memory
         end = block.offset + block.bytes
         offset = block.offset
         offsets: list[int] = []
@@ -138,7 +139,7 @@ class Arena:
         self.fd = -1
         with contextlib.suppress(BufferError):  # views that are still out keep the mapping
             self._readable.release()
-            self._memory.release()
+            self.memory.release()
             self._mapping.close()
 
 

@@ -44,10 +44,10 @@ def step(memory: Memory, key: StateKey = KEY) -> None:
     """One request that succeeds."""
     running = ticket(memory, key)
     state = memory.states.start(key, running)
-    memory.hold(running)
+    memory.hold([running])
     memory.states.keep(key, running)
     memory.end(running)
-    memory.release(running)
+    memory.release([running])
     if state is not None:
         memory.states.release(state)
 
@@ -81,11 +81,11 @@ def test_a_state_that_a_worker_may_read_is_not_reused_when_its_episode_ends(
 def test_what_runs_when_its_episode_ends_leaves_no_state(memory: Memory) -> None:
     running = ticket(memory)
     memory.states.start(KEY, running)
-    memory.hold(running)
+    memory.hold([running])
     memory.states.forget_session(KEY[0])
     memory.states.keep(KEY, running)
     memory.end(running)
-    memory.release(running)
+    memory.release([running])
     assert used(memory) == 0
     assert memory.states.start(KEY, ticket(memory)) is None
 

@@ -38,7 +38,7 @@ async def test_a_long_burst_lets_the_dispatcher_in(tmp_path: Path) -> None:
     ticks = count(1)
     address = f"ipc://{tmp_path}/door"
     door: Any = ZmqDoor(
-        Transport(bind=(address,)),
+        Transport(bind=(address,), fast_path=False),
         intake,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         clock=lambda: next(ticks) * (SLICE_NS // 2 + 1),

@@ -1,0 +1,384 @@
+"""The fast path means what the slow path means: two cores, told the same, do the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.core import MS, Core
+from wire.wire_strategies import durations, optional, uint32s, uint64s
+
+from appliance.errors import Outcome
+from appliance.sessions import fastpath
+from appliance.sessions.door import BURST
+from appliance.wire.session import encode_observation
+from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec, with_hash
+from appliance.wire.tensors import DAY_US
+from appliance.wire.types import DType, Encoding, Keep, Lateness, Observation, Tensor
+
+pytestmark = pytest.mark.skipif(bool(fastpath.missing), reason=fastpath.missing)
+
+STATE = Tensor("state", DType.FLOAT32, (4,), 0, 16)
+CAMERA = Tensor("camera", DType.UINT8, (2, 3, 3), 16, 18)
+SPEC = with_hash(
+    ModelSpec(
+        "policy",
+        "3",
+        (
+            InputSpec("x", "state", DType.FLOAT32, (4,), (4,)),
+            InputSpec("image", "camera", DType.UINT8, (2, 3, 3), (2, 3, 3), optional=True),
+            InputSpec("text", "metadata:prompt", DType.STRING, (1,), (1,), optional=True),
+        ),
+        (OutputSpec("y", DType.UINT8, (16,)),),
+        max_batch=4,
+        output_bytes_per_row=16,
+    )
+)
+BARE = Observation(
+    client_id="arm-3",
+    client_type="arm",
+    model_id="policy",
+    tensors=(STATE,),
+    protocol_version=1,
+    wants_status=True,
+)
+FORMS = (
+    BARE,
+    evolve(BARE, tensors=(STATE, CAMERA)),
+    evolve(BARE, metadata={"prompt": "pick up the cup"}),
+    evolve(BARE, tensors=(STATE, CAMERA), metadata={"prompt": "é"}, model_version="3"),
+    evolve(BARE, spec_hash=SPEC.hash),
+    Observation(client_id="arm-3", client_type="arm", model_id="policy", tensors=(STATE,)),
+)
+
+
+class Pair:
+    """The same core twice: one with a fast path, one without."""
+
+    def __init__(self, directory: Path, document: dict[str, Any] | None = None) -> None:
+        self.fast = Core(f"ipc://{directory}/fast", SPEC, document)
+        self.slow = Core(f"ipc://{directory}/slow", SPEC, document, fast_path=False)
+
+    def __iter__(self) -> Iterator[Core]:
+        return iter((self.fast, self.slow))
+
+    def ask(self, observation: Observation, payload: bytes, name: bytes = b"arm-3") -> None:
+        for core in self:
+            core.ask(name, b"", encode_observation(observation), payload)
+
+    def finish(self) -> None:
+        for core in self:
+            while core.finish():
+                pass
+
+    def check(self, *names: bytes) -> None:
+        """Compare all that can be told apart from outside."""
+        fast, slow = self.fast, self.slow
+        assert fast.posted == slow.posted
+        assert [str(m) for m in fast.told] == [str(m) for m in slow.told]
+        assert bytes(fast.arena.memory) == bytes(slow.arena.memory)
+        for name in names or (b"arm-3",):
+            assert _comparable(fast.heard(name)) == _comparable(slow.heard(name))
+        fast_books, slow_books = fast.books(), slow.books()
+        for name in slow_books:
+            assert fast_books[name] == slow_books[name], name
+
+
+def _comparable(heard: list[Any]) -> list[Any]:
+    """Drop what no two answers have in common."""
+    return [
+        (evolve(response, response_id="", timestamp_ns=0), payload) for response, payload in heard
+    ]
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    for core in made:
+        core.close()
+
+
+def payload_of(observation: Observation, number: int = 0) -> bytes:
+    end = max((t.offset + t.length for t in observation.tensors), default=0)
+    return bytes((number + index) % 256 for index in range(end))
+
+
+varying = st.fixed_dictionaries(
+    {
+        "timestamp_ns": uint64s,
+        "urgency": st.floats(0, 1, width=32),
+        "priority": optional(st.integers(1, 2**32 - 1)),
+        "steps_remaining": optional(uint32s),
+        "session_nonce": uint64s,
+        "sequence": uint64s,
+        "episode": uint64s,
+        "age_us": durations,
+        "round_trip_us": optional(durations),
+        "latency_budget_us": optional(durations),
+        "step_period_us": optional(st.integers(1, DAY_US)),
+        "committed_steps": optional(uint32s),
+        "inference_delay_steps": optional(uint32s),
+        "observation_period_us": optional(st.integers(1, DAY_US)),
+        "lateness": st.sampled_from(Lateness),
+        "keep": st.sampled_from(Keep),
+        "wants_status": st.booleans(),
+        "trace_id": st.text(max_size=80),
+    }
+)
+
+
+@contextmanager
+def fresh_pair() -> Iterator[Pair]:
+    with TemporaryDirectory() as directory:
+        made = Pair(Path(directory))
+        try:
+            yield made
+        finally:
+            for core in made:
+                core.close()
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(FORMS),
+    st.lists(st.tuples(varying, uint64s, durations, st.integers(0, 20 * MS)), max_size=4),
+)
+async def test_what_differs_between_observations_of_a_form_is_read_alike(
+    form: Observation, repeats: list[tuple[dict[str, Any], int, int, int]]
+) -> None:
+    with fresh_pair() as pair:
+        pair.ask(form, payload_of(form))
+        for number, (fields, timestamp_ns, age_us, wait_ns) in enumerate(repeats):
+            tensors = tuple(
+                evolve(tensor, timestamp_ns=timestamp_ns, age_us=age_us) for tensor in form.tensors
+            )
+            for core in pair:
+                core.now_ns += wait_ns
+            pair.ask(evolve(form, tensors=tensors, **fields), payload_of(form, number))
+        pair.finish()
+        pair.check()
+
+
+@settings(max_examples=250)
+@given(st.sampled_from(FORMS), st.data())
+async def test_whatever_bytes_come_both_paths_make_the_same_of_them(
+    form: Observation, data: st.DataObject
+) -> None:
+    envelope = bytearray(encode_observation(form))
+    payload = payload_of(form)
+    kind = data.draw(st.sampled_from(("flip", "cut", "append", "payload")))
+    if kind == "flip":
+        envelope[data.draw(st.integers(0, len(envelope) - 1))] ^= data.draw(st.integers(1, 255))
+    elif kind == "cut":
+        del envelope[data.draw(st.integers(0, len(envelope) - 1)) :]
+    elif kind == "append":
+        envelope += data.draw(st.binary(max_size=12))
+    else:
+        payload = data.draw(st.binary(max_size=40))
+    with fresh_pair() as pair:
+        pair.ask(form, payload_of(form))
+        for core in pair:
+            core.ask(b"arm-3", b"", bytes(envelope), payload)
+        pair.finish()
+        pair.check()
+
+
+async def test_a_form_is_known_from_its_second_observation_on(pair: Pair) -> None:
+    for number in range(5):
+        pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number))
+    pair.finish()
+    pair.check()
+    assert pair.fast.fast == 4
+    assert pair.slow.fast == 0
+
+
+async def test_answers_hold_the_rows_they_are_for(pair: Pair) -> None:
+    for number in range(1, 9):
+        pair.ask(evolve(BARE, sequence=number, keep=Keep.ALL), payload_of(BARE, number))
+    pair.finish()
+    heard = pair.fast.heard(b"arm-3")[:-1]
+    assert [response.sequence for response, _ in heard] == list(range(1, 9))
+    assert [payload for _, payload in heard] == [payload_of(BARE, n) for n in range(1, 9)]
+    assert {response.outcome for response, _ in heard} == {Outcome.OK}
+    assert len({response.response_id for response, _ in heard}) == 8
+    assert max(response.timing.batch_size for response, _ in heard) > 1
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        pytest.param(evolve(BARE, tensors=(evolve(STATE, key="stat"),)), id="key"),
+        pytest.param(evolve(BARE, tensors=(evolve(STATE, shape=(2, 2)),)), id="shape"),
+        pytest.param(evolve(BARE, tensors=(evolve(STATE, dtype=DType.INT32),)), id="dtype"),
+        pytest.param(evolve(BARE, tensors=(evolve(STATE, encoding=Encoding.PNG),)), id="encoding"),
+        pytest.param(evolve(BARE, tensors=(STATE, evolve(CAMERA, key="extra"))), id="extra"),
+        pytest.param(evolve(BARE, tensors=()), id="missing"),
+        pytest.param(evolve(BARE, model_id="policz"), id="model"),
+        pytest.param(evolve(BARE, model_version="4"), id="version"),
+        pytest.param(evolve(BARE, spec_hash="0" * 16), id="spec"),
+        pytest.param(evolve(BARE, age_us=DAY_US + 1), id="age"),
+        pytest.param(evolve(BARE, urgency=float("nan")), id="urgency"),
+    ],
+)
+async def test_what_is_not_of_a_known_form_is_refused_by_the_slow_path(
+    pair: Pair, observation: Observation
+) -> None:
+    pair.ask(BARE, payload_of(BARE))
+    pair.ask(BARE, payload_of(BARE))
+    before = pair.fast.fast
+    pair.ask(observation, payload_of(observation))
+    pair.finish()
+    pair.check()
+    assert pair.fast.fast == before
+    assert pair.fast.ledger.overall.outcomes().keys() & {"INVALID", "UNKNOWN_MODEL"}
+
+
+async def test_what_a_form_stands_on_is_looked_at_again(pair: Pair) -> None:
+    for _ in range(2):
+        pair.ask(BARE, payload_of(BARE))
+    pair.finish()
+    other = with_hash(evolve(SPEC, inputs=SPEC.inputs[1:]))  # takes no state any more
+    for core in pair:
+        core.load(other)
+    pair.ask(BARE, payload_of(BARE))
+    pair.finish()
+    pair.check()
+    assert pair.fast.ledger.overall.outcomes()["INVALID"] == 1
+
+
+async def test_a_drain_is_heard_at_once(pair: Pair) -> None:
+    for _ in range(2):
+        pair.ask(BARE, payload_of(BARE))
+    for core in pair:
+        core.admission.draining = True
+    pair.ask(BARE, payload_of(BARE))
+    pair.finish()
+    pair.check()
+    assert pair.fast.ledger.overall.outcomes()["DRAINING"] == 1
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({"rate_limits": {"per_client_hz": 100.0, "burst_s": 0.02}}, id="client"),
+        pytest.param({"rate_limits": {"global_hz": 100.0, "burst_s": 0.02}}, id="global"),
+        pytest.param({"rate_limits": {"per_model_hz": {"policy": 100.0}}}, id="model"),
+        pytest.param({"clients": {"known": [{"id": "arm-3", "max_rate_hz": 50.0}]}}, id="known"),
+        pytest.param({"clients": {"known": [{"id": "arm-3", "arena_bytes": 4096}]}}, id="memory"),
+        pytest.param({"scheduling": {"max_queue_size": 3}}, id="queue"),
+        pytest.param({"clients": {"defaults": {"lateness": "firm", "tier": 3}}}, id="policy"),
+    ],
+)
+async def test_limits_hold_on_the_fast_path(tmp_path: Path, document: dict[str, Any]) -> None:
+    pair = Pair(tmp_path, document)
+    for number in range(120):
+        for core in pair:
+            core.now_ns += MS
+        pair.ask(evolve(BARE, sequence=number, keep=Keep.ALL), payload_of(BARE, number))
+        if number % 40 == 39:
+            pair.finish()
+    pair.finish()
+    pair.check()
+    assert pair.fast.fast > 10
+    for core in pair:
+        core.close()
+
+
+async def test_robots_share_batches_across_the_two_paths(pair: Pair) -> None:
+    old = FORMS[-1]
+    for number in range(6):
+        pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number), b"arm-3")
+        pair.ask(evolve(old, timestamp_ns=number), payload_of(old, 50 + number), b"old")
+    pair.finish()
+    pair.check(b"arm-3", b"old")
+
+
+async def test_a_robot_that_left_or_does_not_read_costs_only_its_own_answers(pair: Pair) -> None:
+    for number in range(3):
+        pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number), b"arm-3")
+        pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number), b"gone")
+    for core in pair:
+        core.leave(b"gone")
+    pair.finish()
+    pair.check(b"arm-3")
+    assert pair.fast.ledger.overall.outcomes()["CLIENT_GONE"] >= 1
+
+
+async def test_more_and_fewer_parts_are_refused_and_the_next_message_is_taken(pair: Pair) -> None:
+    envelope, payload = encode_observation(BARE), payload_of(BARE)
+    for parts in (
+        (b"", envelope),
+        (b"", envelope, payload, b"more", b"still"),
+        (b"x", envelope, payload),
+    ):
+        for core in pair:
+            core.ask(b"arm-3", b"", envelope, payload)
+            core.ask(b"arm-3", *parts)
+    pair.ask(BARE, payload)
+    pair.finish()
+    pair.check()
+
+
+async def test_a_session_that_says_who_it_is_later_is_counted_as_that(pair: Pair) -> None:
+    old = FORMS[-1]
+    for observation in (old, old, BARE, BARE, old):
+        pair.ask(observation, payload_of(observation), b"arm-9")
+    pair.finish()
+    pair.check(b"arm-9")
+
+
+async def test_bursts_are_bounded_in_number(pair: Pair) -> None:
+    robot = pair.fast.robot(b"arm-3")
+    for number in range(200):
+        observation = evolve(BARE, sequence=number, keep=Keep.ALL)
+        robot.send_multipart([b"", encode_observation(observation), payload_of(BARE)])
+    sizes: list[int] = []
+    while len(pair.fast.posted) < 200:
+        before = len(pair.fast.posted)
+        assert pair.fast.door._raw.poll(5000)
+        pair.fast.door._take_burst()
+        sizes.append(len(pair.fast.posted) - before)
+    assert max(sizes) <= BURST
+    assert [seen["tag"] for seen in pair.fast.posted] == list(range(200))
+
+
+async def test_a_large_image_is_copied_whole(tmp_path: Path) -> None:
+    image = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
+    spec = with_hash(
+        ModelSpec(
+            "policy",
+            "1",
+            (InputSpec("image", "camera", DType.UINT8, image.shape, image.shape),),
+            (OutputSpec("y", DType.UINT8, (16,)),),
+            output_bytes_per_row=16,
+        )
+    )
+    core = Core(f"ipc://{tmp_path}/door", spec)
+    sent = evolve(BARE, tensors=(Tensor("camera", DType.UINT8, image.shape, 0, image.nbytes),))
+    for _ in range(3):
+        core.ask(b"arm-3", b"", encode_observation(sent), image.tobytes())
+        row = core.told[-1].rows[0].feeds[0]
+        assert bytes(core.arena.view(row.offset, row.length)) == image.tobytes()
+        core.finish()
+    assert core.fast == 2
+    core.close()
+
+
+async def test_a_session_whose_observations_never_repeat_stops_learning(pair: Pair) -> None:
+    for number in range(40):
+        observation = evolve(BARE, metadata={"prompt": f"take {number}"})
+        pair.ask(observation, payload_of(observation))
+    pair.finish()
+    pair.check()
+    (session,) = pair.fast.door.table
+    assert session.unused_forms == len(session.forms) * 4 == 16
+    assert pair.fast.fast == 0
