@@ -116,7 +116,11 @@ class Gatherer:
                 shape = preprocessor.row_shape(values.shape)
                 if size == 1 and preprocessor.passes_through and values.dtype == preprocessor.dtype:
                     batch = values.reshape(1, *shape)
-                    inputs[name] = batch.copy() if self._copies else batch
+                    if self._copies:
+                        batch = batch.copy()
+                    else:
+                        batch.flags.writeable = False
+                    inputs[name] = batch
                     return
             if position == 0:  # nothing that counts is there yet
                 inputs[name] = np.empty((size, *shape), preprocessor.dtype)
