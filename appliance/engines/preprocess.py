@@ -66,6 +66,7 @@ class Preprocessor:
         self._factor = np.array(plan.factor, np.float32).reshape(channels)
         self._shift = np.array(plan.shift, np.float32).reshape(channels)
         self._shifts = any(plan.shift)
+        self._by_line = self._is_image and len(plan.factor) > 1 and not plan.planes_first
 
     def raw(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return a raw row's values, of an array of `raw_dtype`."""
@@ -149,14 +150,23 @@ class Preprocessor:
                 values = values.transpose(2, 0, 1)
         elif values.shape != out.shape:
             values = values.reshape(out.shape)
-        if not plan.factor:
-            out[...] = values
-        elif out.dtype == np.float16:  # rounded once, at the end
-            np.copyto(out, values * self._factor + self._shift, casting="same_kind")
+        if plan.factor:
+            self._compute(values, out)
         else:
-            np.multiply(values, self._factor, out=out)
+            out[...] = values
+
+    def _compute(self, values: NDArray[Any], out: NDArray[Any]) -> None:
+        factor, shift = self._factor, self._shift
+        if self._by_line:
+            # numpy takes five times as long where its innermost loop is over three channels.
+            line = (out.shape[1], 1)
+            factor, shift = np.tile(factor, line), np.tile(shift, line)
+        if out.dtype == np.float16:  # rounded once, at the end
+            np.copyto(out, values * factor + shift, casting="same_kind")
+        else:
+            np.multiply(values, factor, out=out)
             if self._shifts:
-                np.add(out, self._shift, out=out)
+                np.add(out, shift, out=out)
 
 
 def _decoder(plan: InputPlan) -> ModuleType | None:
