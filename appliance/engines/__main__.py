@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 
-from appliance.engines import lifeline
+from appliance.engines import heap, lifeline
 from appliance.errors import ApplianceError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -28,6 +28,7 @@ def main() -> int:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         lifeline.arm(sys.stdin.fileno())
+        heap.keep_freed()
         from appliance.engines.loop import Worker  # noqa: PLC0415  numpy reads the variables
 
         with socket.socket(fileno=arguments.control_fd) as control:

@@ -19,7 +19,8 @@ class Engine(Protocol):
     Attributes:
         signature: What the model says of itself.
         keeps_inputs: Its `run` may hold on to the arrays it was given, or change them. They are
-            then its own; otherwise they may be views of memory that others use afterwards.
+            then its own; otherwise they may be read-only views of memory that others use
+            afterwards.
     """
 
     signature: Signature

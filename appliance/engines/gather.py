@@ -9,22 +9,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
 from numpy.typing import NDArray
 
 from appliance.engines.arena import ArenaView
 from appliance.engines.preprocess import Preprocessor
 from appliance.errors import Outcome, PeerProtocolError, Rejected
 from appliance.models.plans import Resolved, StatePlan
+from appliance.values import value
 from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import FREE
 from appliance.wire.types import NUMPY_DTYPES, DType, Encoding
+
+_RAW = Encoding.RAW
 
 LONGEST_ROW_MESSAGE = 200
 """Bytes: the messages of a whole batch share one datagram."""
 
 
-@frozen
+@value
 class RowFailure:
     """A row that failed before it ran; `row` is its place in the batch as staged."""
 
@@ -33,7 +35,7 @@ class RowFailure:
     message: str
 
 
-@frozen
+@value
 class Gathered:
     """A batch ready to run.
 
@@ -70,34 +72,32 @@ class Gatherer:
         """
         if not rows:
             raise PeerProtocolError("a batch without rows")
-        batch: list[NDArray[Any] | None] = [None] * len(self._preprocessors)
+        inputs: dict[str, NDArray[Any]] = {}
         good: list[int] = []
         failures: list[RowFailure] = []
         for index, row in enumerate(rows):
             feeds = row.feeds
-            if len(feeds) != len(batch):
-                raise PeerProtocolError(f"row {index} has {len(feeds)} feeds, not {len(batch)}")
+            if len(feeds) != len(self._preprocessors):
+                raise PeerProtocolError(
+                    f"row {index} has {len(feeds)} feeds, not {len(self._preprocessors)}"
+                )
             try:
-                for number, feed in enumerate(feeds):
-                    self._put(batch, number, feed, len(good), len(rows))
+                for preprocessor, feed in zip(self._preprocessors, feeds, strict=True):
+                    self._put(inputs, preprocessor, feed, len(good), len(rows))
             except Rejected as error:
                 failures.append(RowFailure(index, error.outcome, error.message))
             else:
                 good.append(index)
-        count = len(good)
-        inputs = {
-            preprocessor.plan.spec.name: array if len(array) == count else array[:count]
-            for preprocessor, array in zip(self._preprocessors, batch, strict=True)
-            if array is not None
-        }
+        if failures:
+            inputs = {name: array[: len(good)] for name, array in inputs.items()}
         for number, (plan, dtype) in enumerate(self._states):
             inputs[plan.input] = self._state(plan, dtype, number, [rows[index] for index in good])
         return Gathered(inputs, good, failures)
 
     def _put(
         self,
-        batch: list[NDArray[Any] | None],
-        number: int,
+        inputs: dict[str, NDArray[Any]],
+        preprocessor: Preprocessor,
         feed: worker_pb2.Feed,
         position: int,
         size: int,
@@ -107,22 +107,26 @@ class Gatherer:
         Raises:
             Rejected: It cannot be used.
         """
-        preprocessor = self._preprocessors[number]
+        name = preprocessor.plan.spec.name
         try:
             if feed.absent:
                 values, shape = None, preprocessor.plan.spec.row_shape
             else:
                 values = self._values(preprocessor, feed)
                 shape = preprocessor.row_shape(values.shape)
-                if size == 1 and preprocessor.passes_through and not self._copies:
-                    batch[number] = values.reshape(1, *shape)
+                if size == 1 and preprocessor.passes_through and values.dtype == preprocessor.dtype:
+                    batch = values.reshape(1, *shape)
+                    if self._copies:
+                        batch = batch.copy()
+                    else:
+                        batch.flags.writeable = False
+                    inputs[name] = batch
                     return
-            array = batch[number]
-            if array is None or position == 0:  # nothing that counts is in it yet
-                array = batch[number] = np.empty((size, *shape), preprocessor.dtype)
-            place = _place(array, position, shape)
+            if position == 0:  # nothing that counts is there yet
+                inputs[name] = np.empty((size, *shape), preprocessor.dtype)
+            place = _place(inputs[name], position, shape)
             if values is None:
-                place[...] = "" if array.dtype == np.object_ else 0
+                place[...] = "" if place.dtype == np.object_ else 0
             else:
                 preprocessor.write(values, place)
         except Rejected as error:
@@ -136,7 +140,7 @@ class Gatherer:
             raise Rejected(
                 Outcome.INVALID, f"encoding {Encoding(feed.encoding).name} is not accepted"
             )
-        if feed.encoding != Encoding.RAW:
+        if feed.encoding != _RAW:
             return preprocessor.decode(
                 self._arena.copy(feed.offset, feed.length), Encoding(feed.encoding)
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from appliance.engines import heap
 from appliance.engines.arena import ArenaView
 from appliance.engines.base import Engine
 from appliance.engines.model import LoadedModel
@@ -50,6 +51,7 @@ def load(path: worker_pb2.ModelPath, arena: ArenaView, on_step: Callable[[str], 
     on_step("reading")
     manifest = read_manifest(Path(path.manifest))
     engine = load_engine(manifest, Path(path.directory))
+    heap.give_back()  # reading a model can take as much again as the model
     resolved = resolve(manifest, engine.signature, path.name, path.version, where=path.manifest)
     if engine.signature.outputs is None:
         on_step("first run")

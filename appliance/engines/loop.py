@@ -20,13 +20,12 @@ import sys
 import time
 import traceback
 
-from attrs import frozen
-
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
 from appliance.engines.gather import Gathered, cut
 from appliance.engines.load import load
 from appliance.engines.model import LoadedModel
 from appliance.errors import ApplianceError, EngineError, PeerProtocolError
+from appliance.values import value
 from appliance.wire.pb import worker_pb2
 from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
 
@@ -36,7 +35,7 @@ MAX_STAGED = 4
 LONGEST_ERROR = 2048
 
 
-@frozen
+@value
 class _Staged:
     """A gathered batch; `error` says why there is nothing to execute."""
 
@@ -176,13 +175,13 @@ class Worker:
         index, rows = stage.model, len(gathered.rows)
         self._ledger.started(index, rows)
         try:
-            outputs = self._models[index].execute(stage, gathered)
+            self._models[index].execute(stage, gathered, done)
         except Exception as error:  # noqa: BLE001  a model's own code may raise anything
             self._ledger.failed(index, rows)
+            del done.outputs[:]
             done.error = self._explain(index, error)
         else:
             self._ledger.finished(index, rows)
-            done.outputs.extend(outputs)
 
     def _explain(self, model: int, error: BaseException) -> str:
         """Return what to tell of an error; where it came from goes to standard error, once."""

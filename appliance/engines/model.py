@@ -40,12 +40,12 @@ class LoadedModel:
         """
         return self._gatherer.gather(stage.rows)
 
-    def execute(self, stage: worker_pb2.Stage, gathered: Gathered) -> list[worker_pb2.Output]:
-        """Run the engine and write outputs and new state.
+    def execute(self, stage: worker_pb2.Stage, gathered: Gathered, done: worker_pb2.Done) -> None:
+        """Run the engine, write outputs and new state, and describe the outputs in `done`.
 
         Raises:
             EngineError: It returned something else than it promised.
             Exception: Whatever the model raises.
         """
         returned = self.engine.run(gathered.inputs)
-        return self._writer.write(returned, stage, gathered.rows)
+        self._writer.write(returned, stage, gathered.rows, done)

@@ -7,7 +7,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from attrs import frozen
 from numpy.typing import NDArray
 
 from appliance.engines.arena import ArenaView
@@ -15,6 +14,7 @@ from appliance.engines.base import Arrays
 from appliance.errors import EngineError, PeerProtocolError
 from appliance.models.plans import Resolved, StatePlan, TensorSignature
 from appliance.models.shapes import aligned
+from appliance.values import value
 from appliance.wire.arrays import encode_strings
 from appliance.wire.pb import session_pb2, worker_pb2
 from appliance.wire.spec import FREE, OutputSpec
@@ -24,7 +24,7 @@ DTYPES = {numpy_dtype: dtype for dtype, numpy_dtype in NUMPY_DTYPES.items()}
 _STRING_KINDS = frozenset("OUS")
 
 
-@frozen
+@value
 class _Piece:
     """One output, ready to be written.
 
@@ -51,13 +51,18 @@ class OutputWriter:
         self._arena = arena
 
     def write(
-        self, returned: Arrays, stage: worker_pb2.Stage, rows: Sequence[int]
-    ) -> list[worker_pb2.Output]:
+        self,
+        returned: Arrays,
+        stage: worker_pb2.Stage,
+        rows: Sequence[int],
+        done: worker_pb2.Done,
+    ) -> None:
         """Write outputs and new state of a batch, all or nothing.
 
         Args:
             stage: The batch as it was staged.
             rows: Which of its rows ran, ascending; the places of the others stay as they are.
+            done: Where the outputs are described.
 
         Raises:
             EngineError: Something else came than was promised, or more than there is room for.
@@ -69,41 +74,37 @@ class OutputWriter:
         states = [
             _state_rows(plan, dtype, returned[plan.output], count) for plan, dtype in self._states
         ]
-        total = sum(aligned(piece.bytes) for piece in pieces)
+        total = sum([aligned(piece.bytes) for piece in pieces])
         if total > stage.output_bytes:
             raise EngineError(
                 f"outputs of {staged} rows take {total} bytes, there is room for "
                 f"{stage.output_bytes}; raise output_bytes in the manifest"
             )
-        written: list[worker_pb2.Output] = []
         offset = stage.output_offset
         for piece in pieces:
-            written.append(self._write(piece, offset, staged, rows))
+            self._write(piece, offset, staged, rows)
+            done.outputs.add(
+                key=piece.spec.name,
+                dtype=_number(piece.spec.dtype),
+                row_shape=piece.row_shape,
+                offset=offset,
+                row_length=0 if piece.texts else piece.bytes // staged,
+                row_lengths=map(len, piece.texts),
+            )
             offset += aligned(piece.bytes)
-        self._write_states(states, stage, rows)
-        return written
+        if states:
+            self._write_states(states, stage, rows)
 
-    def _write(
-        self, piece: _Piece, offset: int, staged: int, rows: Sequence[int]
-    ) -> worker_pb2.Output:
-        output = worker_pb2.Output(
-            key=piece.spec.name,
-            dtype=_number(piece.spec.dtype),
-            row_shape=piece.row_shape,
-            offset=offset,
-        )
+    def _write(self, piece: _Piece, offset: int, staged: int, rows: Sequence[int]) -> None:
         if piece.texts:
             place = self._arena.array(offset, np.dtype(np.uint8), (piece.bytes,))
             place[:] = np.frombuffer(b"".join(piece.texts), np.uint8)
-            output.row_lengths.extend(len(text) for text in piece.texts)
-            return output
+            return
         place = self._arena.array(offset, piece.array.dtype, (staged, *piece.row_shape))
         if len(rows) == staged:
             place[...] = piece.array
         else:
             place[rows] = piece.array
-        output.row_length = piece.bytes // staged
-        return output
 
     def _write_states(
         self, states: list[NDArray[Any]], stage: worker_pb2.Stage, rows: Sequence[int]

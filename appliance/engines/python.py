@@ -4,6 +4,9 @@ The callable gets `dict[str, ndarray]`, each array with the batch as its leading
 returns the same for its outputs. A class is instantiated once, with the version's directory as
 its argument if it takes one; its instances are called. If it has a `close()`, that is called at
 the end.
+
+The arrays are the callable's own. With an attribute `keeps_inputs = False` it promises to change
+none and to use none after it has returned; a row that is alone in its batch is then not copied.
 """
 
 from __future__ import annotations
@@ -28,8 +31,6 @@ from appliance.models.plans import Signature
 
 class PythonEngine:
     """A callable found in a version's directory, or in an installed module."""
-
-    keeps_inputs = True
 
     def __init__(self, directory: Path, target: str) -> None:
         """Import the module and find or make the callable.
@@ -57,6 +58,7 @@ class PythonEngine:
                 f"{target}: expected a function, or a class whose instances can be called; "
                 f"came {type(found).__name__}"
             )
+        self.keeps_inputs: bool = getattr(found, "keeps_inputs", True)
         self._call = found
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> Arrays:

@@ -117,7 +117,7 @@ class Rehearsal:
         return times
 
     def _run(self, stage: worker_pb2.Stage) -> None:
-        self._model.execute(stage, self._gather(stage))
+        self._model.execute(stage, self._gather(stage), worker_pb2.Done())
 
     def _gather(self, stage: worker_pb2.Stage) -> Gathered:
         gathered = self._model.gather(stage)

@@ -6,11 +6,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from PIL import Image
-from support.repository import add_python_model
+from support.repository import add_onnx_model, add_python_model, onnx_file
 from support.worker_process import Start, WorkerProcess
 
 from appliance.errors import Outcome
@@ -189,3 +190,40 @@ def test_rows_of_an_open_model_have_one_shape(tmp_path: Path, start: Start) -> N
     done = worker.done()
     assert list(done.outputs[0].row_shape) == [3, 4, 6]
     assert "rows of one batch have one shape, [3, 4, 6]; came [3, 6, 4]" in errors(done)[2][1]
+
+
+def onnx_identity(dtype: type[np.generic], shape: list[int]) -> bytes:
+    """Return a model that gives back `x` as `y`, one row or more."""
+    from onnx import helper
+
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    x, y = (helper.make_tensor_value_info(name, element, ["N", *shape]) for name in "xy")
+    return onnx_file(
+        helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", [x], [y])
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_decoded_rows_are_what_an_onnx_model_takes(
+    tmp_path: Path, start: Start, count: int
+) -> None:
+    """Also a row that is alone in its batch, which is not copied where it need not be."""
+    hear = SOUND.replace("float32", "float64").replace("raw = false", "")
+    see = """
+        max_batch = 4
+        [[inputs]]
+        name = "x"
+        decode = ["jpeg", "png"]
+    """
+    hear = "\n".join(line for line in hear.splitlines() if not line.startswith(("eng", "call")))
+    add_onnx_model(tmp_path, "hear", onnx_identity(np.float64, [800]), hear)
+    add_onnx_model(tmp_path, "see", onnx_identity(np.uint8, [40, 60, 3]), see)
+    worker = start(tmp_path)
+    assert worker.failed == {}
+    worker.stage("hear", [feed(worker, sound_file(TONE, "WAV"), "WAV")] * count)
+    for row in worker.output(worker.done(), "y", count):
+        assert_allclose(row, TONE, atol=2**-15)
+    for row in (feed(worker, image_file(photo(), "PNG"), "PNG"), [worker.feed(photo())]):
+        worker.stage("see", [row] * count)
+        for pixels in worker.output(worker.done(), "y", count):
+            assert_array_equal(pixels, photo())

@@ -302,6 +302,33 @@ def test_a_model_may_keep_and_change_its_inputs(tmp_path: Path, start: Start) ->
     assert_array_equal(worker.output(done, "y", 1), rows(5) + 1)
 
 
+LENT = """
+    import numpy as np
+
+    class Policy:
+        keeps_inputs = False
+
+        def __call__(self, inputs):
+            x = inputs["x"]
+            return {"y": x, "changeable": np.full(len(x), x.flags.writeable)}
+"""
+
+
+def test_a_model_that_keeps_no_inputs_reads_them_where_they_are(
+    tmp_path: Path, start: Start
+) -> None:
+    add_python_model(tmp_path, "reader", LENT)
+    add_python_model(tmp_path, "writer", LENT.replace('x = inputs["x"]', 'x = inputs["x"]; x += 1'))
+    worker = start(tmp_path)
+    # It breaks its promise, which is found before anybody is served.
+    assert worker.failed == {"writer": "ValueError: output array is read-only"}
+    for count in (1, 3):
+        x = rows(*range(5, 5 + count))
+        done = worker.run("reader", *named(x))
+        assert_array_equal(worker.output(done, "y", count), x)
+        assert_array_equal(worker.output(done, "changeable", count), [count > 1] * count)
+
+
 def test_strings_in_and_out(tmp_path: Path, start: Start) -> None:
     source = """
         import numpy as np
