@@ -96,6 +96,7 @@ class Dispatcher:
             if self._armed_ns is not None:
                 lateness_us = (self.clock() - self._armed_ns) // MICROSECOND_NS
                 self.endings.metrics.timer_lateness.record(max(0, lateness_us))
+                self._armed_ns = None
             self.turn()
 
     def close(self) -> None:
@@ -247,8 +248,10 @@ class Dispatcher:
                 self.notifier.watchdog()
                 self._ping_ns = now_ns + interval_ns
             wakeup_ns = self._ping_ns if wakeup_ns is None else min(wakeup_ns, self._ping_ns)
-        self._armed_ns = wakeup_ns
-        self._timer.set(wakeup_ns)
+        # Looking too early does no harm, and a system call in each turn would cost more.
+        if wakeup_ns is not None and (self._armed_ns is None or wakeup_ns < self._armed_ns):
+            self._armed_ns = wakeup_ns
+            self._timer.set(wakeup_ns)
 
 
 def _batch(answer: Answer) -> Batch | None:

@@ -14,6 +14,7 @@ from appliance.workers.arena import Arena
 
 MICROSECOND_NS = 1000
 
+_DTYPES: dict[int, DType] = {int(dtype): dtype for dtype in DType}  # a call of it is slow
 _Form = tuple[tuple[str, DType, tuple[int, ...], int], ...]
 
 
@@ -88,7 +89,7 @@ class _Output:
     def of(cls, output: worker_pb2.Output) -> _Output:
         return cls(
             output.key,
-            DType(output.dtype),
+            _DTYPES[output.dtype],
             tuple(output.row_shape),
             output.offset,
             output.row_length,

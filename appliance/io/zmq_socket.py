@@ -99,11 +99,12 @@ class ZmqStatistics:
 
 @define(eq=False)
 class _Direction:
-    """The descriptor that the one waiter of a direction parks on; the scope that wakes it."""
+    """The descriptor that the one waiter of a direction parks on, and how far it is."""
 
     fd: int
     flag: int
-    scope: trio.CancelScope | None = None
+    parked: bool = False
+    woken: bool = False
 
 
 class ZmqSocket:
@@ -119,8 +120,9 @@ class ZmqSocket:
         self._send_part = super(zmq.Socket, socket).send
         fd = socket.getsockopt(zmq.FD)
         assert isinstance(fd, int)
-        self._receiving = _Direction(fd, zmq.POLLIN)
-        self._sending = _Direction(os.dup(fd), zmq.POLLOUT)
+        # Plain numbers: operators of flags are slow.
+        self._receiving = _Direction(fd, int(zmq.POLLIN))
+        self._sending = _Direction(os.dup(fd), int(zmq.POLLOUT))
         self._is_router = socket.getsockopt(zmq.TYPE) == zmq.ROUTER
         self._closed = False
         self._received = self._sent = self._full = self._gone = self._saved = 0
@@ -233,8 +235,8 @@ class ZmqSocket:
             sends_full=self._full,
             sends_gone=self._gone,
             edges_saved=self._saved,
-            receiver_waiting=self._receiving.scope is not None,
-            sender_waiting=self._sending.scope is not None,
+            receiver_waiting=self._receiving.parked,
+            sender_waiting=self._sending.parked,
         )
 
     def close(self, *, linger_ms: int = 0) -> None:
@@ -265,7 +267,7 @@ class ZmqSocket:
     async def _when_ready(self, direction: _Direction, operation: Callable[[], T]) -> T:
         """Run `operation` as soon as it does not raise `zmq.Again`. A checkpoint in any case."""
         await checkpoint_if_cancelled()
-        if direction.scope is not None:
+        if direction.parked:
             raise trio.BusyResourceError("another task is waiting on this socket already")
         try:
             result = operation()
@@ -286,16 +288,19 @@ class ZmqSocket:
         if self._settle() & direction.flag:
             await trio.lowlevel.checkpoint()
             return
-        if direction.scope is not None:
+        if direction.parked:
             raise trio.BusyResourceError("another task is waiting on this socket already")
+        direction.parked, direction.woken = True, False
         try:
-            with trio.CancelScope() as direction.scope:
-                await wait_readable(direction.fd)
+            await wait_readable(direction.fd)
+        except trio.ClosedResourceError:  # how `_settle` wakes, too
+            if self._closed:
+                raise
         finally:
-            direction.scope = None
+            direction.parked = False
 
     def _settle_if_parked(self) -> None:
-        if self._receiving.scope is not None or self._sending.scope is not None:
+        if self._receiving.parked or self._sending.parked:
             self._settle()
 
     def _settle(self) -> int:
@@ -303,10 +308,10 @@ class ZmqSocket:
         events = self._socket.getsockopt(zmq.EVENTS)
         assert isinstance(events, int)
         for direction in (self._receiving, self._sending):
-            scope = direction.scope
-            if scope is not None and events & direction.flag and not scope.cancel_called:
+            if direction.parked and not direction.woken and events & direction.flag:
                 self._saved += 1
-                scope.cancel()
+                direction.woken = True
+                notify_closing(direction.fd)  # the cheapest way to wake whoever waits on it
         return events
 
     def _drain(self, limit: int) -> list[list[Part]]:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import frozen
-
 from appliance.scheduling.events import Lane, ModelRef, Rank, Request
 from appliance.scheduling.room import Line
+from appliance.values import value
 
 Time = Callable[[ModelRef, int], int]
 """Planned execution time, nanoseconds, of a batch: (model, batch size)."""
@@ -24,7 +23,7 @@ FOREVER_NS = 1 << 63
 _Candidate = tuple[Request, Lane, Line]
 
 
-@frozen
+@value
 class Choice:
     """Run these requests of `lane`; at least one."""
 
@@ -46,6 +45,8 @@ def choose(
         time_ns: Planned execution times.
         start_ns: Monotonic nanoseconds.
     """
+    if len(lines) == 1 and len(lines[0][1]) == 1:
+        return _only(*lines[0], time_ns, start_ns)
     candidates = [best for lane, line in lines if (best := _best(lane, line, time_ns, start_ns))]
     if not candidates:
         return None
@@ -55,6 +56,12 @@ def choose(
     limit_ns = _latest_finish_ns(lines, lane, time_ns, start_ns)
     requests = _grow(line, lead, lane.model, max_batch, time_ns, start_ns, limit_ns)
     return Choice(lane, requests)
+
+
+def _only(lane: Lane, line: Line, time_ns: Time, start_ns: int) -> Choice | None:
+    """Return what there is to choose where one request waits."""
+    best = _best(lane, line, time_ns, start_ns)
+    return Choice(lane, [best[0]]) if best else None
 
 
 def is_late(request: Request, finish_ns: int) -> bool:

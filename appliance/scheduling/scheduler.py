@@ -289,6 +289,8 @@ class Scheduler:
         return False
 
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
+        if not self._room.lines:
+            return None
         return choose(self._lines(worker), worker.models, self._workers.planned_ns, start_ns)
 
     def _lines(self, worker: Worker) -> list[tuple[Lane, Line]]:

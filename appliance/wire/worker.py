@@ -41,6 +41,12 @@ def encode_rows(rows: Iterable[bytes]) -> bytes:
     return b"".join([b"\x1a" + _varint(len(row)) + row for row in rows])
 
 
+def encode_stage(stage: worker_pb2.Stage) -> bytes:
+    """Write `ToWorker(stage=stage)`, without a copy of it."""
+    message = stage.SerializeToString()
+    return b"\x12" + _varint(len(message)) + message
+
+
 def feed_head(length: int, dtype: DType, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
     """Write a `Feed` without its offset."""
     feed = worker_pb2.Feed(length=length, shape=shape)

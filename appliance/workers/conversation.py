@@ -24,6 +24,7 @@ from appliance.wire.pb import worker_pb2
 from appliance.wire.worker import (
     MAX_DATAGRAM,
     WORKER_PROTOCOL,
+    encode_stage,
     spec_from_ready,
     times_from_ready,
 )
@@ -104,9 +105,7 @@ class Conversation:
         if message.model >= len(self._slot.models):
             raise LocalProtocolError(f"{self._worker} has no model {message.model}")
         self.batches.stage(message, now_ns)
-        envelope = worker_pb2.ToWorker()  # filled in place: half the time of keyword arguments
-        envelope.stage.CopyFrom(message)
-        return envelope.SerializeToString()
+        return encode_stage(message)
 
     def go(self, batch_id: int, now_ns: int) -> bytes:
         """Return the datagram that starts a staged batch.
