@@ -184,3 +184,30 @@ def test_absurd_clocks_are_bounded_by_the_time_to_live() -> None:
     gate = admission(scheduling=Scheduling(request_ttl_ms=100))
     assert admit(gate, age_us=86_400_000_000).deadline.deadline_ns == NOW_NS - 100 * MS
     assert admit(gate, latency_budget_us=10**10).deadline.deadline_ns == NOW_NS + 100 * MS
+
+
+def test_what_was_found_for_one_observation_holds_for_its_like_until_something_changes() -> None:
+    gate = admission()
+    found = admit(gate)
+    assert gate.still_admits(found.spec, found.policy, "arm")
+    assert not gate.still_admits(evolve(found.spec), found.policy, "arm")
+    assert not gate.still_admits(found.spec, evolve(found.policy), "arm")
+    assert not gate.still_admits(found.spec, found.policy, "stranger")
+    served = gate.catalog.models["policy"]
+    served.workers.clear()  # being started again: requests wait
+    assert gate.still_admits(found.spec, found.policy, "arm")
+    served.error = "broken"
+    assert not gate.still_admits(found.spec, found.policy, "arm")
+    served.error = ""
+    gate.draining = True
+    assert not gate.still_admits(found.spec, found.policy, "arm")
+
+
+def test_a_token_is_taken_by_whoever_may_come() -> None:
+    gate = admission(rate_limits=RateLimits(per_client_hz=1.0, burst_s=2.0))
+    found = admit(gate)
+    assert gate.is_limited(found.spec, found.policy)
+    assert gate.may_come(found.spec, found.policy, "arm", NOW_NS)
+    assert not gate.may_come(found.spec, found.policy, "arm", NOW_NS)
+    assert refused(gate).outcome is Outcome.RATE_LIMITED
+    assert gate.may_come(found.spec, found.policy, "other", NOW_NS)

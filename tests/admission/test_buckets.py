@@ -159,3 +159,29 @@ def test_only_so_many_clients_are_remembered_the_longest_silent_is_not(
     limiter.check("d", "m", 0.0, 0)
     assert set(limiter._clients) == {"c", "a", "d"}
     refused(limiter, 0, client="a")
+
+
+@pytest.mark.parametrize(
+    ("limits", "max_rate_hz", "applies"),
+    [
+        (RateLimits(), 0.0, False),
+        (RateLimits(), 5.0, True),
+        (RateLimits(per_client_hz=5.0), 0.0, True),
+        (RateLimits(global_hz=5.0), 0.0, True),
+        (RateLimits(per_model_hz={"policy": 5.0}), 0.0, True),
+        (RateLimits(per_model_hz={"other": 5.0}), 0.0, False),
+        (RateLimits(per_model_hz={"policy": 0.0}), 0.0, False),
+    ],
+)
+def test_a_limit_applies_if_it_could_ever_refuse(
+    limits: RateLimits, max_rate_hz: float, *, applies: bool
+) -> None:
+    limiter = RateLimiter(limits)
+    assert limiter.applies("policy", max_rate_hz) is applies
+    refused = 0
+    for _ in range(100):
+        try:
+            limiter.check("arm", "policy", max_rate_hz, 0)
+        except Rejected:  # noqa: PERF203  # each is its own
+            refused += 1
+    assert (refused > 0) is applies

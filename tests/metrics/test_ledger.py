@@ -37,6 +37,19 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.ended(model, outcome, late=late)
         self.ended.append(outcome)
 
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def answer_rows(self, data: st.DataObject) -> None:
+        model = data.draw(st.sampled_from(self.open))
+        known = model if model in SERVED else ""
+        waiting = [name for name in self.open if (name if name in SERVED else "") == known]
+        rows = data.draw(st.integers(1, len(waiting)))
+        self.ledger.answered(model, rows, data.draw(st.integers(0, rows)))
+        for name in waiting[:rows]:
+            self.open.remove(name)
+        self.rows_finished += rows
+        self.ended += [Outcome.OK] * rows
+
     @rule()
     def waste(self) -> None:
         self.rows_finished += 1
@@ -47,6 +60,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def end_once_too_often(self, model: str) -> None:
         with pytest.raises(LocalProtocolError, match="already has one"):
             self.ledger.ended(model, Outcome.OK)
+        with pytest.raises(LocalProtocolError, match="already have an outcome"):
+            self.ledger.answered(model, 1, 0)
 
     @invariant()
     def balances(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trio
+import zmq
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.core import MS, Core
+from trio.testing import wait_all_tasks_blocked
 from wire.wire_strategies import durations, optional, uint32s, uint64s
 
 from appliance.errors import Outcome
-from appliance.sessions import fastpath
+from appliance.io.zmq_socket import ZmqSocket
+from appliance.sessions import door, fastpath
 from appliance.sessions.door import BURST
 from appliance.wire.session import encode_observation
 from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec, with_hash
@@ -382,3 +388,45 @@ async def test_a_session_whose_observations_never_repeat_stops_learning(pair: Pa
     (session,) = pair.fast.door.table
     assert session.unused_forms == len(session.forms) * 4 == 16
     assert pair.fast.fast == 0
+
+
+class Untouched(ZmqSocket):
+    """Does not hear that the socket underneath was used."""
+
+    def touched(self) -> None:
+        return
+
+
+@pytest.mark.parametrize(("kind", "taken"), [(ZmqSocket, 41), (Untouched, 40)])
+async def test_answers_do_not_leave_the_receiver_asleep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[ZmqSocket], taken: int
+) -> None:
+    """An observation arrives, and answers are sent before the event loop can look."""
+    monkeypatch.setattr(door, "ZmqSocket", kind)
+    core = Core(f"ipc://{tmp_path}/door", SPEC)
+    raw, robot = core.door._raw, core.robot(b"arm-3")
+
+    def edge_is_pending() -> bool:
+        return bool(select.select([raw.getsockopt(zmq.FD)], [], [], 0)[0])
+
+    def ask(number: int) -> None:
+        observation = evolve(BARE, sequence=number, keep=Keep.ALL)
+        robot.send_multipart([b"", encode_observation(observation), payload_of(BARE)])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(core.door._receive)
+        for number in range(40):
+            ask(number)
+        with trio.fail_after(10):
+            while len(core.posted) < 40:
+                await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked(0.01)
+        ask(40)
+        select.select([raw.getsockopt(zmq.FD)], [], [], 5)
+        while edge_is_pending():
+            time.sleep(0.002)  # noqa: ASYNC251  # libzmq looks for commands only so often
+            assert core.finish()
+        await wait_all_tasks_blocked(0.01)
+        assert len(core.posted) == taken
+        nursery.cancel_scope.cancel()
+    core.close()
