@@ -11,6 +11,7 @@ import zmq
 from google.protobuf.internal import api_implementation
 
 import appliance
+from appliance.sessions import fastpath
 
 PACKAGES = ("trio", "pyzmq", "protobuf", "numpy", "onnxruntime")
 
@@ -20,6 +21,9 @@ def describe() -> dict[str, str]:
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     packages = [f"{name} {_version(name)}" for name in PACKAGES]
     packages.append(f"libzmq {zmq.zmq_version()}, protobuf in {api_implementation.Type()}")
+    packages.append(
+        f"no fast path: {fastpath.missing}" if fastpath.missing else "fast path compiled"
+    )
     return {
         "machine": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores; load average {load}",
         "kernel": f"{platform.system()} {platform.release()}",
