@@ -36,7 +36,6 @@ cdef enum:
 cdef object _OK = Outcome.OK
 
 cdef Py_ssize_t ANSWER_REQUEST = offset_of(Answer, "request")
-cdef Py_ssize_t ANSWER_OUTCOME = offset_of(Answer, "outcome")
 cdef Py_ssize_t ANSWER_LATE = offset_of(Answer, "late")
 cdef Py_ssize_t ANSWER_BATCH = offset_of(Answer, "batch")
 cdef Py_ssize_t ANSWER_ROW = offset_of(Answer, "row")

@@ -24,10 +24,13 @@ from appliance.errors import Rejected
 from appliance.metrics.ledger import Count
 from appliance.scheduling.events import Arrived, Request
 from appliance.sessions.table import Session
+from appliance.wire.checks import MAX_ENVELOPE_BYTES
 
 cdef extern from "errno.h":
     int EAGAIN
     int EINTR
+
+cdef Py_ssize_t MOST_ENVELOPE_BYTES = MAX_ENVELOPE_BYTES
 
 cdef enum:
     PARTS = 4
@@ -145,7 +148,7 @@ cdef class Arrivals:
         self._burst = 0
 
     def take_some(self, most: int, until_ns: int) -> int:
-        """Take what is there, at most `most` messages; none is begun after `until_ns`.
+        """Take what is there, at most `most` messages, and no further one after `until_ns`.
 
         Returns:
             How many; 0: nothing is there.
@@ -163,7 +166,7 @@ cdef class Arrivals:
                 break
             taken += 1
             self.fast += is_fast
-            if not is_fast and self._clock() > until_ns:
+            if self._clock() > until_ns:
                 break
         self.received += <uint64_t>taken
         return taken
@@ -229,6 +232,8 @@ cdef class Arrivals:
             ),
         )
         if found == NULL or libzmq.size(&parts[1]) != 0:
+            return False
+        if libzmq.size(&parts[2]) > <size_t>MOST_ENVELOPE_BYTES:
             return False
         session = <object>found
         forms = get(session, SESSION_FORMS)
