@@ -151,9 +151,7 @@ class SessionTable:
         for session in self.by_routing_id.values():
             if now_ns - session.last_seen_ns <= self.timeout_ns:
                 break  # they are in order of last_seen_ns
-            if not session.silent:
-                session.silent = True
-                self.gone += 1
+            if self.left(session):
                 fallen.append(session)
         while len(self.by_routing_id) > self.max_sessions:
             oldest = self.by_routing_id.pop(next(iter(self.by_routing_id)))
@@ -162,9 +160,10 @@ class SessionTable:
         return fallen
 
     def left(self, session: Session) -> bool:
-        """Note that a session's connection is gone; return whether that is news."""
+        """Note that a session is silent or its connection gone; return whether that is news."""
         news = not session.silent
         session.silent = True
+        session.forms.clear()  # they refer to it
         self.gone += news
         return news
 
