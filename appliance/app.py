@@ -54,6 +54,7 @@ from appliance.sessions.binds import try_binds
 from appliance.sessions.document import client_documents
 from appliance.sessions.door import ZmqDoor
 from appliance.sessions.replies import Replies
+from appliance.timeslice import SERVING_NS, set_time_slice
 from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
 from appliance.workers.placement import slots_of
@@ -77,6 +78,7 @@ def serve(config: Config) -> int:
         ConfigError: Something configured cannot be had: a port, a path, a repository.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    set_time_slice(SERVING_NS)
     app = Appliance(config)
     try:
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])

@@ -25,6 +25,7 @@ from appliance.engines.gather import Gathered, cut
 from appliance.engines.load import load
 from appliance.engines.model import LoadedModel
 from appliance.errors import ApplianceError, EngineError, PeerProtocolError
+from appliance.timeslice import SERVING_NS, set_time_slice
 from appliance.values import value
 from appliance.wire.pb import worker_pb2
 from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
@@ -97,6 +98,7 @@ class Worker:
         # What loading left behind lives as long as the process: the collector need not look.
         gc.collect()
         gc.freeze()
+        set_time_slice(SERVING_NS)
         self._send(worker_pb2.FromWorker(ready=worker_pb2.Ready()))
 
     def _load_model(self, path: worker_pb2.ModelPath, arena: ArenaView, progress: float) -> None:

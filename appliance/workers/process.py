@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
+from appliance.timeslice import set_time_slice
 from appliance.workers.output import Lines
 
 _CHUNK_BYTES = 1 << 16
@@ -92,6 +93,7 @@ async def start_process(
         start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
     )
+    set_time_slice(0, process.pid)  # it has ours; while models load, others come first
     try:
         return WorkerProcess(process)
     except OSError:  # no descriptor is left to watch it by
