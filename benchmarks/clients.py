@@ -20,6 +20,7 @@ import zmq
 from appliance.errors import Outcome
 from appliance.wire.session import decode_response, encode_observation
 from appliance.wire.types import DType, Keep, Lateness, Observation, Tensor
+from appliance.wire.worker import encode_varint
 from benchmarks.stdio import answer
 
 PATIENCE_MS = 5000
@@ -81,7 +82,7 @@ class Asker:
 
     def send(self) -> None:
         """Send the next observation."""
-        envelope = self._head + SEQUENCE_TAG + _varint(next(self._numbers))
+        envelope = self._head + SEQUENCE_TAG + encode_varint(next(self._numbers))
         # The payload is handed over if that is cheaper; see zmq.COPY_THRESHOLD.
         self.socket.send_multipart((b"", envelope, self._payload), copy=False)
 
@@ -94,17 +95,6 @@ class Asker:
         response = decode_response(parts[1], len(parts[2]))
         if response.outcome is not Outcome.OK:
             raise RuntimeError(f"{response.outcome.name}: {response.message}")
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _percentiles(times_ns: list[int]) -> dict[str, float]:

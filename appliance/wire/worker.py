@@ -32,19 +32,19 @@ def encode_feed(head: bytes, offset: int) -> bytes:
     Protobuf messages that are written one after the other merge into one when read: a row is its
     feeds, and what else it has, in a row. So a head is written once for all rows of one form.
     """
-    feed = head if head is ABSENT else head + b"\x08" + _varint(offset)
-    return b"\x0a" + _varint(len(feed)) + feed
+    feed = head if head is ABSENT else head + b"\x08" + encode_varint(offset)
+    return b"\x0a" + encode_varint(len(feed)) + feed
 
 
 def encode_rows(rows: Iterable[bytes]) -> bytes:
     """Write rows of a `Stage`."""
-    return b"".join([b"\x1a" + _varint(len(row)) + row for row in rows])
+    return b"".join([b"\x1a" + encode_varint(len(row)) + row for row in rows])
 
 
 def encode_stage(stage: worker_pb2.Stage) -> bytes:
     """Write `ToWorker(stage=stage)`, without a copy of it."""
     message = stage.SerializeToString()
-    return b"\x12" + _varint(len(message)) + message
+    return b"\x12" + encode_varint(len(message)) + message
 
 
 def feed_head(length: int, dtype: DType, encoding: Encoding, shape: tuple[int, ...]) -> bytes:
@@ -59,7 +59,8 @@ ABSENT = worker_pb2.Feed(absent=True).SerializeToString()
 """The head of an optional input that was left out."""
 
 
-def _varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """Write a protobuf varint; `value` is not negative."""
     if value < 0x80:
         return _SMALL[value]
     out = bytearray()
