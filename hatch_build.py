@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -42,7 +44,8 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if self.target_name != "wheel" or os.environ.get(PURE):
             return
         if compile_room(root):
-            build_data["artifacts"].append(f"/{COMPILED}/*.so")
+            # Not what was compiled for other Pythons in the same tree.
+            build_data["artifacts"].append(f"/{COMPILED}/*{sysconfig.get_config_var('EXT_SUFFIX')}")
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 
@@ -108,9 +111,16 @@ def compile_room(root: Path) -> bool:
 
 
 def _missing() -> str:
-    """Return what is missing to compile, if anything is."""
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
-    if shutil.which(compiler) is None:
-        return f"C compiler ({compiler})"
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return "" if header.exists() else f"{header} (Debian: python3-dev)"
+    """Return what is missing to compile, if anything is, by trying."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        return f"C compiler ({compiler[0]})"
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, "trial.c")
+        source.write_text("#include <Python.h>\nint trial(void) { return 0; }\n")
+        include = sysconfig.get_path("include")
+        command = [*compiler, "-I", include, "-c", str(source), "-o", f"{scratch}/trial.o"]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode == 0:
+        return ""
+    return f"C compiler that finds Python.h (Debian: gcc, python3-dev): {tried.stderr[-500:]}"

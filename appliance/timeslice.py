@@ -42,10 +42,11 @@ def set_time_slice(slice_ns: int, pid: int = 0) -> bool:
         pid: Of a child, whose main thread is meant; 0 is the calling thread.
 
     Returns:
-        Whether the kernel took it. An older one takes it and changes nothing.
+        Whether the kernel took it. An older one takes it and changes nothing. A thread whose
+        scheduling policy was chosen by somebody else is left alone.
     """
     number = _NUMBERS.get(platform.machine())
-    if number is None:
+    if number is None or os.sched_getscheduler(pid) != os.SCHED_OTHER:
         return False
     attributes = _SchedulingAttributes(
         size=ctypes.sizeof(_SchedulingAttributes),

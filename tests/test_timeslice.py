@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 
@@ -43,6 +44,20 @@ def test_a_slice_is_taken_and_given_back() -> None:
     if default_ns == 0:
         pytest.skip("this kernel knows no slices")
     assert in_a_thread((SERVING_NS, 0)) == [SERVING_NS, default_ns]
+
+
+@pytest.mark.skipif(platform.machine() not in SCHED_GETATTR, reason="another architecture")
+def test_a_policy_that_somebody_chose_stays() -> None:
+    seen: list[object] = []
+
+    def ask() -> None:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        seen.extend((set_time_slice(SERVING_NS), os.sched_getscheduler(0)))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert seen == [False, os.SCHED_BATCH]
 
 
 def test_another_architecture_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ class Dispatcher:
 
     Attributes:
         answer_rows: A fast path for rows of a batch that are OK, if a door has one: it ends those
-            it can and returns the others.
+            it can and returns the others, which come after them.
     """
 
     scheduler: Scheduler

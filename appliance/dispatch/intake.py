@@ -44,6 +44,8 @@ class Intake:
     ) -> Request | None:
         """Take an observation in, or end it with a refusal. Either way it is counted.
 
+        `sessions.fastpath.arrivals` does the same for an observation of a form that passed.
+
         Args:
             payload: Read before this returns, not after.
             now_ns: When it was received.

@@ -31,6 +31,7 @@ from appliance.wire.types import Kind, Observation
 
 SECOND_NS = 1_000_000_000
 HEARTBEATS_MISSED = 3
+FRAMES = 4
 BURST = 64
 SLICE_NS = 2_000_000
 """A burst ends after so many messages or so long: finished batches do not wait for a flood."""
@@ -178,10 +179,11 @@ class ZmqDoor:
 
     def _take(self, parts: list[Part], now_ns: int) -> None:
         routing_id = bytes(parts[0])
-        if len(parts) != 4 or parts[1]:
+        if len(parts) != FRAMES or parts[1]:
             rejected = Rejected(
                 Outcome.INVALID,
-                f"expected frames [routing id, '', envelope, payload], came {len(parts)} frames",
+                "expected frames [routing id, '', envelope, payload], came "
+                + (f"{len(parts)}" if len(parts) <= FRAMES else "more"),
             )
             self._refuse(routing_id, NOBODY, rejected, now_ns)
             return

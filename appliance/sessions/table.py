@@ -43,7 +43,8 @@ class Session:
         silent: It has been silent for longer than the disconnect time-out, or has left.
         observations, ended_count: What came of it, and what of that has its outcome.
         forms: Of its observations that may take the fast path (see `fastpath`).
-        unused_forms: How many were learnt since one was last of use.
+        unused_forms: How often one was to be learnt since one was last of use.
+        learns_ns: None is learnt before.
     """
 
     routing_id: bytes
@@ -65,6 +66,7 @@ class Session:
     last_outcome: Outcome | None = None
     forms: list[Any] = field(factory=list[Any], repr=False)
     unused_forms: int = 0
+    learns_ns: int = 0
 
     def introduced(self, observation: Observation) -> None:
         """Take in who it is from the first message that says so."""
@@ -125,7 +127,10 @@ class SessionTable:
         return self.by_routing_id.get(routing_id)
 
     def seen(self, routing_id: bytes, observation: Observation, now_ns: int) -> Session:
-        """Return the session of a connection that just sent something; a new one if need be."""
+        """Return the session of a connection that just sent something; a new one if need be.
+
+        `fastpath.arrivals` does the same for a session it knows.
+        """
         session = self.by_routing_id.pop(routing_id, None)
         if session is None:
             session = Session(

@@ -17,7 +17,7 @@ import zmq
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.core import MS, Core
+from support.core import MS, SECOND_NS, Core
 from trio.testing import wait_all_tasks_blocked
 from wire.wire_strategies import durations, optional, uint32s, uint64s
 
@@ -397,20 +397,44 @@ async def test_a_large_image_is_copied_whole(stack: ExitStack, tmp_path: Path) -
     assert core.fast == 2
 
 
-async def test_an_envelope_that_is_too_long_is_not_even_read(pair: Pair) -> None:
-    pair.ask(BARE, payload_of(BARE))
-    again = encode_observation(BARE)
-    longest = again + b"\x10\x01" * ((MAX_ENVELOPE_BYTES - len(again)) // 2)  # the time, again
-    for core in pair:
-        core.ask(b"arm-3", b"", longest, payload_of(BARE))
-        core.ask(b"arm-3", b"", longest + b"\x10\x01", payload_of(BARE))
+@pytest.mark.parametrize(
+    ("size", "fast"), [(2048, 2), (2049, 0), (MAX_ENVELOPE_BYTES, 0), (MAX_ENVELOPE_BYTES + 1, 0)]
+)
+async def test_long_envelopes_are_read_by_the_slow_path_and_kept_by_nobody(
+    pair: Pair, size: int, fast: int
+) -> None:
+    again = encode_observation(evolve(BARE, timestamp_ns=1))
+    pairs, odd = divmod(size - len(again), 2)
+    last = b"\x10\x81\x00" if odd else b"\x10\x01"
+    long = again + b"\x10\x01" * (pairs - 1) + last  # the time, again and again
+    assert len(long) == size
+    for _ in range(3):
+        for core in pair:
+            core.ask(b"arm-3", b"", long, payload_of(BARE))
     pair.finish()
     pair.check()
-    assert pair.fast.fast == 1
-    assert pair.fast.ledger.overall.outcomes()["TOO_LARGE"] == 1
+    assert pair.fast.fast == fast
+    (session,) = pair.fast.door.table
+    assert len(session.forms) == (fast > 0)
 
 
-async def test_a_session_whose_observations_never_repeat_stops_learning(pair: Pair) -> None:
+@pytest.mark.parametrize(
+    "overlong",
+    [
+        pytest.param(b"\x90\x80\x80\x80\x80\x00\x01", id="tag"),
+        pytest.param(b"\x8a\x02\x81\x80\x80\x80\x80\x00x", id="size"),
+    ],
+)
+async def test_what_protobuf_calls_too_long_is_no_number(pair: Pair, overlong: bytes) -> None:
+    for envelope in (encode_observation(BARE), encode_observation(BARE) + overlong):
+        for core in pair:
+            core.ask(b"arm-3", b"", envelope, payload_of(BARE))
+    pair.finish()
+    pair.check()
+    assert pair.fast.fast == 0
+
+
+async def test_a_session_whose_observations_never_repeat_learns_seldom(pair: Pair) -> None:
     for number in range(40):
         observation = evolve(BARE, metadata={"prompt": f"take {number}"})
         pair.ask(observation, payload_of(observation))
@@ -419,6 +443,21 @@ async def test_a_session_whose_observations_never_repeat_stops_learning(pair: Pa
     (session,) = pair.fast.door.table
     assert session.unused_forms == len(session.forms) * 4 == 16
     assert pair.fast.fast == 0
+    for core in pair:
+        core.now_ns += SECOND_NS
+    for _ in range(3):
+        pair.ask(BARE, payload_of(BARE))
+    assert pair.fast.fast == 2
+    assert session.unused_forms == 0
+
+
+async def test_files_are_not_learnt_and_soon_not_tried(pair: Pair) -> None:
+    picture = Tensor("camera", DType.UINT8, (), 16, 18, Encoding.PNG)
+    for _ in range(20):
+        pair.ask(evolve(BARE, tensors=(STATE, picture)), payload_of(FORMS[1]))
+    pair.check()
+    (session,) = pair.fast.door.table
+    assert session.forms == []
 
 
 class Untouched(ZmqSocket):

@@ -261,7 +261,7 @@ class Core:
             {
                 a.name: getattr(session, a.name)
                 for a in attrs.fields(type(session))
-                if a.name not in {"forms", "unused_forms"}
+                if a.name not in {"forms", "unused_forms", "learns_ns"}
             }
             for session in self.door.table
         ]

@@ -24,13 +24,10 @@ from appliance.errors import Rejected
 from appliance.metrics.ledger import Count
 from appliance.scheduling.events import Arrived, Request
 from appliance.sessions.table import Session
-from appliance.wire.checks import MAX_ENVELOPE_BYTES
 
 cdef extern from "errno.h":
     int EAGAIN
     int EINTR
-
-cdef Py_ssize_t MOST_ENVELOPE_BYTES = MAX_ENVELOPE_BYTES
 
 cdef enum:
     PARTS = 4
@@ -77,7 +74,7 @@ cdef class Part:
         )
 
 
-cdef object _part(libzmq.Message* message):
+cdef object _as_python(libzmq.Message* message):
     """Return a part as Python takes it: `bytes`, or of a large one a view."""
     cdef Py_ssize_t size = <Py_ssize_t>libzmq.size(message)
     cdef Part part
@@ -173,34 +170,29 @@ cdef class Arrivals:
 
     cdef bint _receive(self, object now_ns, bint* is_fast) except -1:
         """Receive one message and take it; return whether one was there."""
-        cdef libzmq.Message parts[PARTS]
+        cdef libzmq.Message parts[PARTS + 1]  # the last is any that nobody should send
         cdef int count = 0
         cdef int index
         cdef bint more = True
-        cdef list rest = None
         try:
             while more:
-                if count == PARTS:
-                    if rest is None:
-                        rest = [_part(&parts[index]) for index in range(PARTS)]
-                    rest.append(self._more(&more))
-                    continue
-                libzmq.message_init(&parts[count])
-                count += 1
-                if not self._part(&parts[count - 1], &more):
+                if count > PARTS:
+                    libzmq.message_close(&parts[PARTS])
+                else:
+                    count += 1
+                libzmq.message_init(&parts[count - 1])
+                if not self._receive_part(&parts[count - 1], &more):
                     return False
-            if rest is None:
-                if count == PARTS and self._take_fast(parts, now_ns):
-                    is_fast[0] = True
-                    return True
-                rest = [_part(&parts[index]) for index in range(count)]
-            self._take(rest, now_ns)
+            if count == PARTS and self._take_fast(parts, now_ns):
+                is_fast[0] = True
+            else:
+                self._take([_as_python(&parts[index]) for index in range(count)], now_ns)
             return True
         finally:
             for index in range(count):
                 libzmq.message_close(&parts[index])
 
-    cdef bint _part(self, libzmq.Message* into, bint* more) except -1:
+    cdef bint _receive_part(self, libzmq.Message* into, bint* more) except -1:
         """Receive one part; return whether one was there."""
         while libzmq.receive(into, self._socket, libzmq.DONTWAIT) < 0:
             if libzmq.error_number() == EAGAIN:
@@ -209,16 +201,6 @@ cdef class Arrivals:
                 raise zmq.ZMQError(libzmq.error_number())
         more[0] = libzmq.message_more(into) != 0
         return True
-
-    cdef object _more(self, bint* more):
-        """Receive one more part than anybody should send."""
-        cdef libzmq.Message part
-        libzmq.message_init(&part)
-        try:
-            self._part(&part, more)
-            return _part(&part)
-        finally:
-            libzmq.message_close(&part)
 
     cdef bint _take_fast(self, libzmq.Message* parts, object now_ns) except -1:
         """Take a message if it is an observation of a known form; return whether it was."""
@@ -233,8 +215,6 @@ cdef class Arrivals:
         )
         if found == NULL or libzmq.size(&parts[1]) != 0:
             return False
-        if libzmq.size(&parts[2]) > <size_t>MOST_ENVELOPE_BYTES:
-            return False
         session = <object>found
         forms = get(session, SESSION_FORMS)
         if not forms or get(session, SESSION_SILENT) or not read_envelope(
@@ -248,7 +228,7 @@ cdef class Arrivals:
                 break
         else:
             return False
-        if form.burst != self._burst and not self._renew(form):
+        if form.burst != self._burst and not self._still_holds(form):
             (<list>forms).remove(form)
             return False
         if form.limited and not self._may_come(form.spec, form.policy, form.client, now_ns):
@@ -258,8 +238,8 @@ cdef class Arrivals:
         )
         return True
 
-    cdef bint _renew(self, Form form) except -1:
-        """Look whether what a form stands on is still so; return whether it is."""
+    cdef bint _still_holds(self, Form form) except -1:
+        """Return whether what a form stands on is still so; if it is, bring it up to date."""
         found = self._intake.still_admits(form.spec, form.policy, form.client)
         if found is None:
             return False

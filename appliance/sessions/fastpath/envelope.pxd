@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
+    MOST_BYTES = 2048  # each session keeps some
     MOST_TENSORS = 16
     MOST_DIMENSIONS = 8
     MOST_METADATA = 8

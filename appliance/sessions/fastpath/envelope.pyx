@@ -43,9 +43,18 @@ cdef uint64_t _varint(Reader* reader) noexcept nogil:
     return 0
 
 
+cdef uint64_t _tag_or_size(Reader* reader) noexcept nogil:
+    """Read a varint that protobuf takes in at most five bytes."""
+    cdef const unsigned char* start = reader.at
+    cdef uint64_t value = _varint(reader)
+    if reader.at - start > 5:
+        reader.bad = True
+    return value
+
+
 cdef Span _counted(Reader* reader) noexcept nogil:
     cdef Span span
-    cdef uint64_t count = _varint(reader)
+    cdef uint64_t count = _tag_or_size(reader)
     span.data = reader.at
     span.size = 0
     if reader.bad or count > <uint64_t>(reader.end - reader.at):
@@ -119,7 +128,7 @@ cdef void _tensor(Reader* outer, TensorHeader* into) noexcept nogil:
     memset(into, 0, sizeof(TensorHeader))
     reader.at, reader.end, reader.bad = span.data, span.data + span.size, outer.bad
     while reader.at < reader.end and not reader.bad:
-        tag = _varint(&reader)
+        tag = _tag_or_size(&reader)
         if tag == (1 << 3 | COUNTED):
             into.key = _name(&reader)
         elif tag == (2 << 3 | VARINT):
@@ -150,6 +159,8 @@ cdef bint read_envelope(const unsigned char* data, Py_ssize_t size, Envelope* in
     cdef uint64_t tag
     cdef Varying* varying = &into.varying
     cdef bint has_client = False
+    if size > MOST_BYTES:
+        return False
     reader.at, reader.end, reader.bad = data, data + size, False
     # All but the tensors, of which those that are there are set one by one.
     into.client.size = into.model_id.size = into.model_version.size = into.spec_hash.size = 0
@@ -161,7 +172,7 @@ cdef bint read_envelope(const unsigned char* data, Py_ssize_t size, Envelope* in
     varying.steps_remaining = varying.round_trip_us = varying.latency_budget_us = -1
     varying.committed_steps = varying.inference_delay_steps = -1
     while reader.at < reader.end and not reader.bad:
-        tag = _varint(&reader)
+        tag = _tag_or_size(&reader)
         if tag == (1 << 3 | COUNTED):
             into.client = _counted(&reader)
             reader.bad |= has_client  # two of them would be merged

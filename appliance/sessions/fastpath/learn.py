@@ -18,7 +18,9 @@ MOST_FORMS = 4
 """Kept for one session, which may ask several models, or change what it sends."""
 
 MOST_UNUSED = 16
-"""A session whose observations never repeat a form learns no more after so many."""
+"""A session whose observations do not repeat a form learns only once a second after so many."""
+
+SECOND_NS = 1_000_000_000
 
 
 def learn(
@@ -35,13 +37,16 @@ def learn(
         request: What was posted of it; nobody has taken it up yet.
         envelope, payload: As they came.
     """
-    if session.unused_forms == MOST_UNUSED:
+    now_ns = request.arrived_ns
+    if now_ns < session.learns_ns:
         return
+    session.unused_forms += 1
+    if session.unused_forms >= MOST_UNUSED:
+        session.learns_ns = now_ns + SECOND_NS
     try:
         form = _form(request, envelope, payload, intake)
     except NoForm:
         return
-    session.unused_forms += 1
     if len(session.forms) == MOST_FORMS:
         del session.forms[0]
     session.forms.append(form)
@@ -53,6 +58,8 @@ def _form(request: Request, envelope: bytes, payload: memoryview, intake: Intake
     assert spec is not None
     if spec.recurrent:
         raise NoForm("each observation of a recurrent model is one of a kind")
+    if any(tensor.encoding is not Encoding.RAW for tensor in observation.tensors):
+        raise NoForm("a file has a header of its own")
     return Form(
         envelope,
         len(payload),
@@ -86,8 +93,6 @@ def _feeds(
         if feed.data is None:
             feeds.append((-1, ABSENT, b""))
             continue
-        if feed.encoding is not Encoding.RAW:
-            raise NoForm("a file has a header of its own")
         head = feed_head(len(feed.data), feed.dtype, feed.encoding, feed.shape)
         if isinstance(feed.data, bytes):
             feeds.append((-1, head, feed.data))
