@@ -30,7 +30,7 @@ cdef Py_ssize_t offset_of(type cls, str name) except -1:
 
 
 cdef class Template:
-    """Makes objects that hold what an example holds: the same objects, so nobody may change them."""
+    """Makes objects that hold what an example holds: the very same, so nobody may change it."""
 
     def __cinit__(self, example: object) -> None:
         names = {
