@@ -2,123 +2,27 @@
 
 from __future__ import annotations
 
-import select
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pytest
-import trio
-import zmq
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.core import MS, SECOND_NS, Core
-from trio.testing import wait_all_tasks_blocked
+from support.core import MS, SECOND_NS
+from support.pair import BARE, CAMERA, FORMS, SPEC, STATE, Pair, fresh_pair, payload_of
 from wire.wire_strategies import durations, optional, uint32s, uint64s
 
 from appliance.errors import Outcome
-from appliance.io.zmq_socket import ZmqSocket
-from appliance.sessions import door, fastpath
-from appliance.sessions.door import BURST, SLICE_NS
+from appliance.sessions import fastpath
 from appliance.wire.checks import MAX_ENVELOPE_BYTES
 from appliance.wire.session import encode_observation
-from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec, with_hash
+from appliance.wire.spec import with_hash
 from appliance.wire.tensors import DAY_US
 from appliance.wire.types import DType, Encoding, Keep, Lateness, Observation, Tensor
 
 pytestmark = pytest.mark.skipif(bool(fastpath.missing), reason=fastpath.missing)
-
-STATE = Tensor("state", DType.FLOAT32, (4,), 0, 16)
-CAMERA = Tensor("camera", DType.UINT8, (2, 3, 3), 16, 18)
-SPEC = with_hash(
-    ModelSpec(
-        "policy",
-        "3",
-        (
-            InputSpec("x", "state", DType.FLOAT32, (4,), (4,)),
-            InputSpec("image", "camera", DType.UINT8, (2, 3, 3), (2, 3, 3), optional=True),
-            InputSpec("text", "metadata:prompt", DType.STRING, (1,), (1,), optional=True),
-        ),
-        (OutputSpec("y", DType.UINT8, (16,)),),
-        max_batch=4,
-        output_bytes_per_row=16,
-    )
-)
-BARE = Observation(
-    client_id="arm-3",
-    client_type="arm",
-    model_id="policy",
-    tensors=(STATE,),
-    protocol_version=1,
-    wants_status=True,
-)
-FORMS = (
-    BARE,
-    evolve(BARE, tensors=(STATE, CAMERA)),
-    evolve(BARE, metadata={"prompt": "pick up the cup"}),
-    evolve(BARE, tensors=(STATE, CAMERA), metadata={"prompt": "é"}, model_version="3"),
-    evolve(BARE, spec_hash=SPEC.hash),
-    Observation(client_id="arm-3", client_type="arm", model_id="policy", tensors=(STATE,)),
-)
-
-
-class Pair:
-    """The same core twice: one with a fast path, one without."""
-
-    def __init__(self, directory: Path, document: dict[str, Any] | None = None) -> None:
-        self.fast = Core(f"ipc://{directory}/fast", SPEC, document)
-        self.slow = Core(f"ipc://{directory}/slow", SPEC, document, fast_path=False)
-
-    def close(self) -> None:
-        for core in self:
-            core.close()
-
-    def __iter__(self) -> Iterator[Core]:
-        return iter((self.fast, self.slow))
-
-    def ask(self, observation: Observation, payload: bytes, name: bytes = b"arm-3") -> None:
-        for core in self:
-            core.ask(name, b"", encode_observation(observation), payload)
-
-    def finish(self) -> None:
-        for core in self:
-            while core.finish():
-                pass
-
-    def check(self, *names: bytes) -> None:
-        """Compare all that can be told apart from outside."""
-        fast, slow = self.fast, self.slow
-        assert fast.posted == slow.posted
-        assert [str(m) for m in fast.told] == [str(m) for m in slow.told]
-        assert bytes(fast.arena.memory) == bytes(slow.arena.memory)
-        for name in names or (b"arm-3",):
-            assert _comparable(fast.heard(name)) == _comparable(slow.heard(name))
-        fast_books, slow_books = fast.books(), slow.books()
-        for name in slow_books:
-            assert fast_books[name] == slow_books[name], name
-
-
-def _comparable(heard: list[Any]) -> list[Any]:
-    """Drop what no two answers have in common."""
-    return [
-        (evolve(response, response_id="", timestamp_ns=0), payload) for response, payload in heard
-    ]
-
-
-@pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    with closing(Pair(tmp_path)) as made:
-        yield made
-
-
-def payload_of(observation: Observation, number: int = 0) -> bytes:
-    end = max((t.offset + t.length for t in observation.tensors), default=0)
-    return bytes((number + index) % 256 for index in range(end))
 
 
 varying = st.fixed_dictionaries(
@@ -143,18 +47,6 @@ varying = st.fixed_dictionaries(
         "trace_id": st.text(max_size=80),
     }
 )
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@contextmanager
-def fresh_pair() -> Iterator[Pair]:
-    with TemporaryDirectory() as directory, closing(Pair(Path(directory))) as made:
-        yield made
 
 
 @settings(max_examples=150)
@@ -312,7 +204,7 @@ async def test_robots_share_batches_across_the_two_paths(pair: Pair) -> None:
     pair.check(b"arm-3", b"old")
 
 
-async def test_a_robot_that_left_or_does_not_read_costs_only_its_own_answers(pair: Pair) -> None:
+async def test_a_robot_that_left_costs_only_its_own_answers(pair: Pair) -> None:
     for number in range(3):
         pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number), b"arm-3")
         pair.ask(evolve(BARE, sequence=number), payload_of(BARE, number), b"gone")
@@ -344,57 +236,6 @@ async def test_a_session_that_says_who_it_is_later_is_counted_as_that(pair: Pair
         pair.ask(observation, payload_of(observation), b"arm-9")
     pair.finish()
     pair.check(b"arm-9")
-
-
-async def test_bursts_are_bounded_in_number(pair: Pair) -> None:
-    robot = pair.fast.robot(b"arm-3")
-    for number in range(200):
-        observation = evolve(BARE, sequence=number, keep=Keep.ALL)
-        robot.send_multipart([b"", encode_observation(observation), payload_of(BARE)])
-    sizes: list[int] = []
-    while len(pair.fast.posted) < 200:
-        before = len(pair.fast.posted)
-        assert pair.fast.door._raw.poll(5000)
-        pair.fast.door._take_burst()
-        sizes.append(len(pair.fast.posted) - before)
-    assert max(sizes) <= BURST
-    assert [seen["tag"] for seen in pair.fast.posted] == list(range(200))
-
-
-async def test_bursts_are_bounded_in_time(pair: Pair) -> None:
-    core, robot = pair.fast, pair.fast.robot(b"arm-3")
-    core.ask(b"arm-3", b"", encode_observation(BARE), payload_of(BARE))
-    core.tick_ns = SLICE_NS // 2 + 1
-    for number in range(10):
-        observation = evolve(BARE, sequence=number, keep=Keep.ALL)
-        robot.send_multipart([b"", encode_observation(observation), payload_of(BARE)])
-    while len(core.posted) < 11:
-        before = len(core.posted)
-        assert core.door._raw.poll(5000)
-        core.door._take_burst()
-        assert len(core.posted) - before <= 2
-    assert core.fast == 10
-
-
-async def test_a_large_image_is_copied_whole(stack: ExitStack, tmp_path: Path) -> None:
-    image = np.random.default_rng(1).integers(0, 255, (480, 640, 3), np.uint8)
-    spec = with_hash(
-        ModelSpec(
-            "policy",
-            "1",
-            (InputSpec("image", "camera", DType.UINT8, image.shape, image.shape),),
-            (OutputSpec("y", DType.UINT8, (16,)),),
-            output_bytes_per_row=16,
-        )
-    )
-    core = stack.enter_context(closing(Core(f"ipc://{tmp_path}/door", spec)))
-    sent = evolve(BARE, tensors=(Tensor("camera", DType.UINT8, image.shape, 0, image.nbytes),))
-    for _ in range(3):
-        core.ask(b"arm-3", b"", encode_observation(sent), image.tobytes())
-        row = core.told[-1].rows[0].feeds[0]
-        assert bytes(core.arena.view(row.offset, row.length)) == image.tobytes()
-        core.finish()
-    assert core.fast == 2
 
 
 @pytest.mark.parametrize(
@@ -458,54 +299,3 @@ async def test_files_are_not_learnt_and_soon_not_tried(pair: Pair) -> None:
     pair.check()
     (session,) = pair.fast.door.table
     assert session.forms == []
-
-
-class Untouched(ZmqSocket):
-    """Does not hear that the socket underneath was used."""
-
-    def touched(self) -> None:
-        return
-
-
-@pytest.mark.parametrize(("kind", "saved"), [(ZmqSocket, 1), (Untouched, 0)])
-async def test_answers_do_not_leave_the_receiver_asleep(
-    stack: ExitStack,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type[ZmqSocket],
-    saved: int,
-) -> None:
-    """An observation arrives, and answers are sent before the event loop can look."""
-    monkeypatch.setattr(door, "ZmqSocket", kind)
-    core = stack.enter_context(closing(Core(f"ipc://{tmp_path}/door", SPEC)))
-    raw, robot = core.door._raw, core.robot(b"arm-3")
-
-    def edge_is_pending() -> bool:
-        return bool(select.select([raw.getsockopt(zmq.FD)], [], [], 0)[0])
-
-    def ask(number: int) -> None:
-        observation = evolve(BARE, sequence=number, keep=Keep.ALL)
-        robot.send_multipart([b"", encode_observation(observation), payload_of(BARE)])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(core.door._receive)
-        for number in range(20):  # few enough for libzmq not to say that there is room again
-            ask(number)
-        with trio.fail_after(10):
-            while len(core.posted) < 20:
-                await trio.lowlevel.checkpoint()
-        await wait_all_tasks_blocked(0.01)
-        while edge_is_pending():  # of what came before
-            await wait_all_tasks_blocked(0.001)
-        ask(20)
-        assert select.select([raw.getsockopt(zmq.FD)], [], [], 5)[0]
-        while edge_is_pending():
-            time.sleep(0.002)  # noqa: ASYNC251  # libzmq looks for commands only so often
-            assert core.finish()
-        # It is there, its edge is gone, and nobody but us has run.
-        assert raw.getsockopt(zmq.EVENTS) & zmq.POLLIN
-        assert core.door._socket.statistics().edges_saved == saved
-        if saved:
-            await wait_all_tasks_blocked(0.01)
-            assert len(core.posted) == 21
-        nursery.cancel_scope.cancel()
