@@ -15,6 +15,9 @@ import platform
 SERVING_NS = 100_000
 """The shortest there is."""
 
+LOADING_NS = 100_000_000
+"""The longest there is: whoever wakes up is let in before this thread's is used up."""
+
 _NUMBERS = {"x86_64": 314, "aarch64": 274}
 """Of the system call sched_setattr, for which older C libraries have no function."""
 

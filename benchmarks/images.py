@@ -11,8 +11,8 @@ from benchmarks.box import box, image
 from benchmarks.children import role
 from benchmarks.report import Limit, Line
 
-ROUNDS = 5
-ROUND_S = 1.5
+ROUNDS = 11
+ROUND_S = 0.8
 SHAPE = (480, 640, 3)
 
 

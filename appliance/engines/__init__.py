@@ -6,6 +6,7 @@ that never returns is the core's business: it kills the process.
 
 ```
 __main__   start: lifeline, arguments          loop       Hello, Load, Stage/Go/Revoke/Stop, Done
+forkserver what every worker is a copy of
 load       manifest + engine + warm-up         model      one loaded model: stage, execute
 gather     rows -> batched arrays              preprocess one input's rows
 images     Pillow, only where needed           sounds     libsndfile, only where needed
@@ -14,5 +15,5 @@ registry   engine by name                      onnxruntime, python   the engines
 ```
 
 Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as
-`python -m appliance.engines`; nothing imports it.
+`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it.
 """

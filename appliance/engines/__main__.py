@@ -1,4 +1,10 @@
-"""`python -m appliance.engines --control-fd N --arena-fd M`; standard input is the lifeline."""
+"""The processes that run models; standard input is the lifeline.
+
+```
+python -m appliance.engines --fork-server-fd N             the fork server, and by copy each worker
+python -m appliance.engines --control-fd N --arena-fd M    one worker
+```
+"""
 
 from __future__ import annotations
 
@@ -17,25 +23,40 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def main() -> int:
     """Serve until the core says Stop or is gone; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m appliance.engines")
-    parser.add_argument("--control-fd", type=int, required=True)
-    parser.add_argument("--arena-fd", type=int, required=True)
+    parser.add_argument("--fork-server-fd", type=int)
+    parser.add_argument("--control-fd", type=int)
+    parser.add_argument("--arena-fd", type=int)
     arguments = parser.parse_args()
-    for fd in (arguments.control_fd, arguments.arena_fd):
-        os.set_inheritable(fd, False)  # noqa: FBT003  what a model starts must not hold them
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     # Its wheels report to their vendor, over the network, unless told not to before they load.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    control_fd, arena_fd = arguments.control_fd, arguments.arena_fd
     try:
-        lifeline.arm(sys.stdin.fileno())
-        heap.keep_freed()
-        from appliance.engines.loop import Worker  # noqa: PLC0415  numpy reads the variables
+        if arguments.fork_server_fd is not None:
+            lifeline.arm(sys.stdin.fileno())
+            from appliance.engines import forkserver  # noqa: PLC0415  numpy reads the variables
 
-        with socket.socket(fileno=arguments.control_fd) as control:
-            Worker(control, arguments.arena_fd).run()
+            born = forkserver.serve(socket.socket(fileno=arguments.fork_server_fd))
+            if born is None:
+                return 0
+            control_fd, arena_fd = born.control_fd, born.arena_fd
+        return _work(control_fd, arena_fd)
     except (ApplianceError, OSError) as error:
         print(f"worker: {error}", file=sys.stderr)  # noqa: T201  the core reads it
         return 1
+
+
+def _work(control_fd: int, arena_fd: int) -> int:
+    """Be a worker."""
+    for fd in (control_fd, arena_fd):
+        os.set_inheritable(fd, False)  # noqa: FBT003  what a model starts must not hold them
+    lifeline.arm(sys.stdin.fileno())
+    heap.keep_freed()
+    from appliance.engines.loop import Worker  # noqa: PLC0415  numpy reads the variables
+
+    with socket.socket(fileno=control_fd) as control:
+        Worker(control, arena_fd).run()
     return 0
 
 

@@ -17,6 +17,7 @@ from appliance.scheduling.events import WorkerRef
 from appliance.wire.pb import worker_pb2
 from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent
+from appliance.workers.forkserver import ForkServer
 from appliance.workers.restart import RestartPolicy
 from appliance.workers.slot import Slot, WorkerStatistics
 from appliance.workers.supervisor import Supervisor, Surroundings
@@ -50,8 +51,10 @@ class WorkerPool:
         Raises:
             ValueError: Two slots have one name, or the arena has too few ledgers.
         """
+        self._fork_server = ForkServer()
         around = Surroundings(
             arena=arena,
+            fork_server=self._fork_server,
             restart=restart,
             stop_grace_s=stop_grace_s,
             on_event=on_event,
@@ -69,15 +72,18 @@ class WorkerPool:
 
         Started at once, before any worker is up. No process of ours remains afterwards.
         """
-        async with trio.open_nursery() as nursery:
-            for supervisor in self._supervisors.values():
-                nursery.start_soon(supervisor.supervise)
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
+        try:
+            async with trio.open_nursery() as nursery:
                 for supervisor in self._supervisors.values():
-                    supervisor.stop()
+                    nursery.start_soon(supervisor.supervise)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    for supervisor in self._supervisors.values():
+                        supervisor.stop()
+        finally:
+            await self._fork_server.close()
 
     def stage(self, worker: WorkerRef, message: worker_pb2.Stage) -> None:
         """Give a READY worker a batch, to be executed at once (`message.go`) or on `go`.

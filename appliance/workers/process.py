@@ -13,10 +13,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import trio
 
-from appliance.timeslice import set_time_slice
+from appliance.timeslice import LOADING_NS, set_time_slice
 from appliance.workers.output import Lines
 
 _CHUNK_BYTES = 1 << 16
@@ -29,24 +30,43 @@ class WorkerProcess:
         pid: Its process id, and that of its process group.
     """
 
-    def __init__(self, process: trio.Process) -> None:
-        self.pid = process.pid
-        self._process = process
-        self._pidfd = os.pidfd_open(process.pid)
-        self._stdout = Lines()
-        self._stderr = Lines()
+    def __init__(
+        self,
+        pid: int,
+        *,
+        lifeline: trio.abc.AsyncResource,
+        outputs: Sequence[trio.abc.ReceiveStream],
+        reap: Callable[[], int],
+    ) -> None:
+        """Take over a child of this process; nothing is taken if that fails.
+
+        Args:
+            lifeline: The other end of its standard input.
+            outputs: Those of its standard output and error.
+            reap: Called once, when it has exited; reaps it and returns its exit status, or minus
+                the signal that ended it.
+
+        Raises:
+            OSError: No descriptor is left to watch it by.
+        """
+        self._pidfd = os.pidfd_open(pid)
+        self.pid = pid
+        self._pipes = (lifeline, *outputs)
+        self._outputs = outputs
+        self._lines = [Lines() for _ in outputs]
+        self._reap = reap
         self._reaped = False
 
     async def relay_output(self, on_line: Callable[[str], None]) -> None:
         """Hand over what it writes, line by line, until nobody can write any more."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_relay, self._process.stdout, self._stdout, on_line)
-            nursery.start_soon(_relay, self._process.stderr, self._stderr, on_line)
+            for output, lines in zip(self._outputs, self._lines, strict=True):
+                nursery.start_soon(_relay, output, lines, on_line)
 
     @property
     def stderr_tail(self) -> tuple[str, ...]:
         """The last lines it wrote to standard error."""
-        return tuple(self._stderr.tail)
+        return tuple(self._lines[-1].tail)
 
     async def wait_exited(self) -> None:
         """Return when it has exited. It is not reaped, so its process group is still its own."""
@@ -56,30 +76,34 @@ class WorkerProcess:
         """Kill it, if it is not reaped, and all that it started and left in its group."""
         if self._reaped:  # the number may be another's by now
             return
-        os.killpg(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has only just been forked, and has no group yet
+            os.killpg(self.pid, signal.SIGKILL)
+            return
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def reap(self) -> int:
         """Wait for its end and return its exit status, or minus the signal that ended it."""
-        status = await self._process.wait()
+        await self.wait_exited()
+        status = self._reap()
         self._reaped = True
         return status
 
     async def close(self) -> None:
         """Kill and reap it if that is not done, and close the pipes."""
         try:
-            self.kill()
-            await self.reap()
+            if not self._reaped:
+                self.kill()
+                await self.reap()
         finally:
             os.close(self._pidfd)
-            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-                assert stream is not None
-                await trio.aclose_forcefully(stream)
+            for pipe in self._pipes:
+                await trio.aclose_forcefully(pipe)
 
 
-async def start_process(
+async def start_program(
     command: Sequence[str], *, pass_fds: Sequence[int], environment: Mapping[str, str]
 ) -> WorkerProcess:
-    """Start a worker process.
+    """Start a program as a worker process.
 
     Raises:
         OSError: It cannot be started.
@@ -93,19 +117,32 @@ async def start_process(
         start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
     )
-    set_time_slice(0, process.pid)  # it has ours; while models load, others come first
+    set_time_slice(LOADING_NS, process.pid)  # it has ours; while models load, others come first
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     try:
-        return WorkerProcess(process)
-    except OSError:  # no descriptor is left to watch it by
+        return WorkerProcess(
+            process.pid,
+            lifeline=process.stdin,
+            outputs=(process.stdout, process.stderr),
+            reap=lambda: _returncode(process),
+        )
+    except OSError:
         process.kill()
         await process.wait()
         raise
 
 
+def _returncode(process: trio.Process) -> int:
+    status = process.returncode  # looking reaps it
+    assert status is not None
+    return status
+
+
 async def _relay(
-    stream: trio.abc.ReceiveStream | None, lines: Lines, on_line: Callable[[str], None]
+    stream: trio.abc.ReceiveStream, lines: Lines, on_line: Callable[[str], None]
 ) -> None:
-    assert stream is not None
     while chunk := await stream.receive_some(_CHUNK_BYTES):
         for line in lines.feed(bytes(chunk), time.monotonic_ns()):
             on_line(line)

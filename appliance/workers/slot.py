@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Literal
 
@@ -42,7 +41,8 @@ class Slot:
         start_timeout_ns: While loading, without any progress.
         hang_floor_ns: No batch is called hung before this.
         hang_factor: Nor before this times the slowest batch seen of its model.
-        command: What is run, before `--control-fd N --arena-fd M`.
+        command: A program to be run instead of a copy of the fork server, before
+            `--control-fd N --arena-fd M`.
         environment: Added to the core's own.
     """
 
@@ -52,7 +52,7 @@ class Slot:
     start_timeout_ns: int = field(default=120 * _SECOND, validator=gt(0))
     hang_floor_ns: int = field(default=2000 * _MS, validator=gt(0))
     hang_factor: float = field(default=10.0, validator=ge(1))
-    command: tuple[str, ...] = (sys.executable, "-m", "appliance.engines")
+    command: tuple[str, ...] | None = None
     environment: Mapping[str, str] = field(factory=dict[str, str])
 
 

@@ -14,9 +14,10 @@ from appliance.workers.arena import Arena
 from appliance.workers.channel import Channel, open_channel
 from appliance.workers.conversation import Conversation
 from appliance.workers.events import PoolEvent, WorkerDown
+from appliance.workers.forkserver import ForkServer
 from appliance.workers.generation import Ending, Generation
 from appliance.workers.hang import HangBound
-from appliance.workers.process import WorkerProcess, start_process
+from appliance.workers.process import WorkerProcess, start_program
 from appliance.workers.restart import Life, Quarantine, RestartPolicy
 from appliance.workers.slot import Slot, WorkerState, WorkerStatistics
 
@@ -32,6 +33,7 @@ class Surroundings:
     """What the slots of a pool share. `WorkerPool` says what each is."""
 
     arena: Arena
+    fork_server: ForkServer
     restart: RestartPolicy
     stop_grace_s: float
     on_event: Callable[[PoolEvent], None]
@@ -158,13 +160,19 @@ class Supervisor:
         channel, theirs = open_channel()
         with theirs:
             control, arena = theirs.fileno(), self._around.arena.fd
+            slot = self._slot
             try:
-                process = await start_process(
-                    [*self._slot.command, f"--control-fd={control}", f"--arena-fd={arena}"],
-                    pass_fds=(control, arena),
-                    environment=self._slot.environment,
-                )
-            except OSError:
+                if slot.command is None:
+                    process = await self._around.fork_server.start_worker(
+                        slot.name, control, arena, slot.environment
+                    )
+                else:
+                    process = await start_program(
+                        [*slot.command, f"--control-fd={control}", f"--arena-fd={arena}"],
+                        pass_fds=(control, arena),
+                        environment=slot.environment,
+                    )
+            except BaseException:
                 channel.close()
                 raise
         return process, channel

@@ -54,7 +54,6 @@ def slot(root: Path, **others: int) -> Slot:
     return Slot(
         name="cpu",
         models=models,
-        environment={"PYTHONPATH": str(Path(__file__).parents[2])},
         **{"start_timeout_ns": 10**6 * SECOND, "hang_floor_ns": 10**6 * SECOND, **others},
     )
 
