@@ -19,9 +19,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from appliance.client.aio import AsyncConnection, AsyncModel
+    from appliance.client.chunks import Blend
     from appliance.client.connection import Connection, Model
+    from appliance.client.episode import Episode, Step
     from appliance.client.result import Encoded, Result
     from appliance.client.statistics import Statistics
+    from appliance.client.ticks import Tick
     from appliance.errors import ApplianceError, Outcome, WindowFull
 
 __version__ = "0.1.0"
@@ -30,12 +33,16 @@ __all__ = [
     "ApplianceError",
     "AsyncConnection",
     "AsyncModel",
+    "Blend",
     "Connection",
     "Encoded",
+    "Episode",
     "Model",
     "Outcome",
     "Result",
     "Statistics",
+    "Step",
+    "Tick",
     "WindowFull",
 ]
 
@@ -43,12 +50,16 @@ _HOMES = {
     "ApplianceError": "appliance.errors",
     "AsyncConnection": "appliance.client.aio",
     "AsyncModel": "appliance.client.aio",
+    "Blend": "appliance.client.chunks",
     "Connection": "appliance.client.connection",
     "Encoded": "appliance.client.result",
+    "Episode": "appliance.client.episode",
     "Model": "appliance.client.connection",
     "Outcome": "appliance.errors",
     "Result": "appliance.client.result",
     "Statistics": "appliance.client.statistics",
+    "Step": "appliance.client.episode",
+    "Tick": "appliance.client.ticks",
     "WindowFull": "appliance.errors",
 }
 

@@ -10,6 +10,7 @@ event loop brings, whether somebody waits or not.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
+from appliance.client.ticks import Tick, Ticker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -314,6 +316,15 @@ class AsyncModel(ModelHandle):
             if result is None:
                 return
             yield result
+
+    async def ticks(self, hz: float) -> AsyncIterator[Tick]:
+        """Yield the turns of a control loop; see `Model.ticks`."""
+        ticker = Ticker(time.monotonic_ns(), hz)
+        while True:
+            # The event loop rounds up to a millisecond; what it slept too long, `late_ns` says.
+            await asyncio.sleep(max(0, ticker.next_ns - time.monotonic_ns()) / 1e9)
+            self._link.pump()
+            yield ticker.tick(max(ticker.next_ns, time.monotonic_ns()))
 
     async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""

@@ -9,6 +9,11 @@ from appliance.errors import Outcome
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Keep, Observation
 
+SLOTS = 2
+"""Observations of a model on the wire and unanswered: one executed, one to follow it."""
+
+SLOT_NS = 1_000_000_000
+
 
 @define(eq=False)
 class Asked:
@@ -35,6 +40,10 @@ class Channel:
         held: Sequences outstanding; under `keep` latest the older ones only wait to be counted.
         answers: By sequence, not yet collected.
         describing: Sequence of the DESCRIBE under way; 0 is none.
+        takes_older: Under `keep` latest, too, each answer is collected: chunks that come late are
+            of use.
+        waiting: Under `keep` latest, the newest, as long as `SLOTS` are on the wire unanswered.
+        on_wire: Sequences that take a slot, and when they were sent.
     """
 
     model_id: str
@@ -48,15 +57,28 @@ class Channel:
     answers: dict[int, Result] = field(factory=dict[int, Result])
     describing: int = 0
     spec: ModelSpec | None = None
+    takes_older: bool = False
+    waiting: Asked | None = None
+    on_wire: dict[int, int] = field(factory=dict[int, int])
 
     @property
     def keeps_all(self) -> bool:
-        """Whether every answer is for collection, not only the latest."""
+        """Whether no observation replaces another."""
         return self.keep is Keep.ALL
+
+    def has_slot(self, now_ns: int) -> bool:
+        """Whether another observation may be sent.
+
+        What is on the wire nothing here replaces. A slot whose answer is long overdue is free
+        again: it may have been lost.
+        """
+        while self.on_wire and now_ns - next(iter(self.on_wire.values())) >= SLOT_NS:
+            del self.on_wire[next(iter(self.on_wire))]
+        return self.keeps_all or len(self.on_wire) < SLOTS
 
     def awaits(self, sequence: int) -> bool:
         """Whether an answer to this observation is outstanding and would be given to somebody."""
         asked = self.held.get(sequence)
         if asked is None or asked.withdrawn:
             return False
-        return self.keeps_all or sequence == self.latest
+        return self.keeps_all or self.takes_older or sequence == self.latest

@@ -15,6 +15,7 @@ from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
+from appliance.client.ticks import Tick, Ticker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -135,6 +136,17 @@ class Connection:
         self._link.wait(lambda: not core.outstanding, timeout_ms)
         return not core.outstanding
 
+    def fileno(self) -> int:
+        """Return a descriptor that turns readable when `pump` may have something to do.
+
+        For a program with an event loop of its own, which also calls `pump` once a second.
+        """
+        return self._link.fileno()
+
+    def pump(self) -> None:
+        """Send and receive what can be, without waiting; every other call does so, too."""
+        self._link.pump(prompt=True)
+
     def statistics(self) -> Statistics:
         """Return what became of everything asked so far."""
         return self._link.core.statistics()
@@ -209,6 +221,19 @@ class Model(ModelHandle):
             if result is None:
                 return
             yield result
+
+    def ticks(self, hz: float) -> Iterator[Tick]:
+        """Yield the turns of a control loop, at absolute instants; messages move meanwhile.
+
+        A loop that takes too long misses ticks: they are skipped, and the next one says so.
+
+        Raises:
+            ValueError: `hz` is not above 0.
+        """
+        ticker = Ticker(time.monotonic_ns(), hz)
+        while True:
+            self._link.wait_until(ticker.next_ns)
+            yield ticker.tick(time.monotonic_ns())
 
     def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""

@@ -7,7 +7,9 @@ matched by sequence, so that the answer to an older observation is never taken f
 
 Per model, `keep` decides what a newer observation does:
 
-- latest: it replaces the one that still waits here; answers to older ones are counted and dropped.
+- latest: it replaces the one that still waits here, and at most two are on the wire unanswered, so
+  that the newest is never far behind; answers to older ones are counted and dropped, unless the
+  channel `takes_older`.
 - all: nothing is replaced, every answer is kept until collected, and a full window refuses.
 
 Bounded: the window limits what one model has outstanding and uncollected; the line holds no more
@@ -118,7 +120,11 @@ class Core:
             self._make_room(channel)
         sequence = observation.sequence
         asked = Asked(channel, observation, payload, now_ns)
-        self._line[sequence] = self._outstanding[sequence] = channel.held[sequence] = asked
+        self._outstanding[sequence] = channel.held[sequence] = asked
+        if channel.has_slot(now_ns):
+            self._line[sequence] = asked
+        else:
+            channel.waiting = asked
         channel.latest = sequence
         channel.status = None
         channel.message = ""
@@ -126,9 +132,13 @@ class Core:
 
     def _make_room(self, channel: Channel) -> None:
         """Under `keep` latest: whatever is older is not wanted any more."""
-        self.ledger.stale_dropped += len(channel.answers)
-        channel.answers.clear()
-        if channel.latest in self._line:
+        if not channel.takes_older:
+            self.ledger.stale_dropped += len(channel.answers)
+            channel.answers.clear()
+        elif len(channel.answers) >= channel.window:
+            self.ledger.stale_dropped += 1
+            del channel.answers[next(iter(channel.answers))]
+        if channel.latest in channel.held and channel.held[channel.latest].sent_ns is None:
             self._end(channel.held[channel.latest], Outcome.SUPERSEDED)
             self.ledger.superseded_locally += 1
         while len(channel.held) >= channel.window:
@@ -198,14 +208,31 @@ class Core:
     # ----------------------------------------------------------------------------- sending
 
     def tick(self, now_ns: int) -> None:
-        """Give up what is too old, and say that we are here if nothing was said for a second."""
+        """Give up what is too old, and say that we are here if nothing was said for a second.
+
+        What waited for a slot is put in the line when there is one.
+        """
         while self._outstanding:
             oldest = next(iter(self._outstanding.values()))
             if now_ns - oldest.asked_ns < self.give_up_ns:
                 break
             self._give_up(oldest)
+        for channel in self._channels.values():
+            if channel.waiting is not None and channel.has_slot(now_ns):
+                self._let_go(channel)
         if not self._line and now_ns - self._spoke_ns >= HEARTBEAT_NS:
             self.greet()
+
+    def _let_go(self, channel: Channel) -> None:
+        """Put what waited for a slot in the line."""
+        asked, channel.waiting = channel.waiting, None
+        if asked is not None:
+            self._line[asked.observation.sequence] = asked
+
+    def lost(self) -> None:
+        """The connection is over, and nothing that was sent will be answered."""
+        for channel in self._channels.values():
+            channel.on_wire.clear()
 
     @property
     def has_outgoing(self) -> bool:
@@ -231,6 +258,8 @@ class Core:
             asked.sent_ns = now_ns
             asked.payload = b""
             self.ledger.sent += 1
+            if not asked.channel.keeps_all:
+                asked.channel.on_wire[asked.observation.sequence] = now_ns
 
     # --------------------------------------------------------------------------- receiving
 
@@ -321,9 +350,14 @@ class Core:
 
     def _forget(self, asked: Asked) -> None:
         sequence = asked.observation.sequence
+        channel = asked.channel
         self._line.pop(sequence, None)
         del self._outstanding[sequence]
-        del asked.channel.held[sequence]
+        del channel.held[sequence]
+        if channel.waiting is asked:
+            channel.waiting = None
+        elif channel.on_wire.pop(sequence, None) is not None:
+            self._let_go(channel)
 
     def _note(self, asked: Asked, outcome: Outcome, message: str) -> None:
         if asked.observation.sequence == asked.channel.latest:

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from appliance.client.chunks import Merge
 from appliance.client.codec import Value, pack_inputs
+from appliance.client.episode import Dry, Episode
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.errors import Outcome
 from appliance.wire.types import PROTOCOL_VERSION, Keep, Lateness, Observation
+
+DEFAULT_STEP_US = 20_000
+"""How long an action lasts if neither the model nor its user says."""
 
 
 def lateness_of(name: str | None) -> Lateness:
@@ -170,6 +175,42 @@ class ModelHandle:
         self._core.end_episode(self._channel)
         self._link.pump()
 
+    def episode(
+        self,
+        *,
+        observation_hz: float | None = None,
+        action: str | None = None,
+        merge: str | Merge = "replace",
+        dry: Dry = "none",
+        **constant: Value,
+    ) -> Episode:
+        """Begin an episode, for a loop that acts at each instant; use it by `with`.
+
+        Args:
+            observation_hz: How often to observe; None: when an answer to a later observation
+                would come too late.
+            action: The output that holds the actions; not needed if there is only one.
+            merge: What becomes of the present plan when a chunk comes: "replace" it, "freeze" what
+                is committed of it, `Blend(steps)`, or a function (see `chunks.Merge`).
+            dry: What to do without a row: "none", "hold" the last one, "zero", or a function.
+            constant: Sent with each observation, such as a prompt.
+
+        Raises:
+            LocalProtocolError: The model has an episode on this connection, which is not over.
+            ValueError: An option is out of range.
+        """
+        return Episode(
+            self._link,
+            self._channel,
+            self.observe_at,
+            constant,
+            observation_hz=observation_hz,
+            step_ns=(self._options.step_period_us or DEFAULT_STEP_US) * 1000,
+            action=action,
+            merge=merge,
+            dry=dry,
+        )
+
     @property
     def model_id(self) -> str:
         """The model's name."""
@@ -181,7 +222,7 @@ class ModelHandle:
         return len(self._channel.held)
 
     @property
-    def episode(self) -> int:
+    def episode_number(self) -> int:
         """The episode that observations belong to; 0 until episodes are used."""
         return self._channel.episode
 

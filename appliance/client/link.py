@@ -13,6 +13,7 @@ back too, but drops the answers with them.)
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -59,6 +60,7 @@ class Link:
         core: What is asked and answered.
         arrived: Messages received so far.
         up: The connection is there, as far as was heard.
+        pumped_ns: When messages were moved last.
         edge_triggered: Somebody waits on the descriptor itself: every pump has to end with a look
             that finds nothing, because sending may swallow the news of an arrival.
     """
@@ -77,6 +79,7 @@ class Link:
         self.core = core
         self.arrived = 0
         self.up = False
+        self.pumped_ns = 0
         self._address = address(server)
         self._first_pause_ns = self._pause_ns = max(1, reconnect_ivl_ms) * 1_000_000
         self._longest_pause_ns = max(reconnect_ivl_ms, reconnect_max_ms) * 1_000_000
@@ -96,6 +99,7 @@ class Link:
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
+        self._epoll: select.epoll | None = None
         self._watch = Watch(self._socket, self._context, f"link-{id(self)}")
         try:
             self._socket.connect(self._address)
@@ -114,6 +118,14 @@ class Link:
         """What turns readable when there may be something to do (edge-triggered: pump it dry)."""
         return int(self._socket.getsockopt(zmq.FD)), self._watch.descriptor
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when a pump may have something to do."""
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            for descriptor in self.descriptors:
+                self._epoll.register(descriptor, select.EPOLLIN)
+        return self._epoll.fileno()
+
     @property
     def idle_ns(self) -> int:
         """In how long, at most, a pump may have something to do though nothing came."""
@@ -131,6 +143,7 @@ class Link:
         if core.closed:
             raise LocalProtocolError("the connection is closed")
         now_ns = time.monotonic_ns()
+        self.pumped_ns = now_ns
         core.tick(now_ns)
         self._follow(now_ns)
         for _ in range(MAX_MOVES):
@@ -164,6 +177,7 @@ class Link:
         self._again_ns = None
         self._tried_ns = now_ns
         self._socket.disconnect(self._address)
+        self.core.lost()
         # An appliance that has not noticed the loss yet would not hear a second one of that name.
         self._name_anew()
         self._socket.connect(self._address)
@@ -208,9 +222,24 @@ class Link:
             if ready():
                 return
 
+    def wait_until(self, time_ns: int) -> None:
+        """Move messages until an instant, and once more then."""
+        while (remaining_ns := time_ns - time.monotonic_ns()) > 0:
+            whole_ms = min(remaining_ns, self.idle_ns) // 1_000_000
+            if whole_ms:
+                poller = self._both if self.up and self.core.has_outgoing else self._arrivals
+                if not poller.poll(whole_ms):
+                    continue
+                self.pump(prompt=True)
+            else:
+                time.sleep(min(remaining_ns, 1_000_000) / 1e9)  # exact, where polling is not
+        self.pump()
+
     def close(self) -> None:
         """Close the socket, dropping what is unsent."""
         self.core.close()
+        if self._epoll is not None:
+            self._epoll.close()
         self._watch.close()
         self._socket.close(linger=0)
         if self._own_context:

@@ -446,7 +446,7 @@ def test_cancel_and_end_of_episode_reach_the_appliance(
     model.end_episode()
     end = appliance.receive().observation
     assert (end.kind, end.model_id, end.episode) == (Kind.END_EPISODE, "p", 0)
-    assert model.episode == 1
+    assert model.episode_number == 1
 
 
 def test_the_round_trip_travels_with_the_next_observation(

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from appliance.client.channel import Channel
+from appliance.client.channel import SLOT_NS, Channel
 from appliance.client.core import HEARTBEAT_NS, Core
 from appliance.errors import Outcome, WindowFull
 from appliance.wire.session import decode_observation, encode_response
@@ -419,3 +419,71 @@ def test_only_the_last_description_asked_for_counts() -> None:
     core.receive(answer(stale, kind=Kind.DESCRIBE), 0, prompt=True)
     assert channel.describing
     assert core.statistics().unmatched == 1
+
+
+def test_two_are_on_the_wire_and_the_newest_waits_here() -> None:
+    core = new_core(give_up_ns=10**12)
+    channel = core.channel("p")
+    for _ in range(2):
+        ask(core, channel)
+        send(core)
+    third, fourth = ask(core, channel), ask(core, channel)
+    assert not core.has_outgoing
+    assert channel.waiting is not None
+    assert channel.waiting.observation.sequence == fourth
+    assert core.statistics().superseded_locally == 1
+    assert third not in channel.held
+    core.receive(answer(1, Outcome.SUPERSEDED), 5, prompt=True)
+    assert send(core).sequence == fourth
+    assert not core.has_outgoing
+
+
+def test_what_waits_here_can_be_cancelled_and_given_up() -> None:
+    core = new_core()
+    channel = core.channel("p")
+    for _ in range(2):
+        ask(core, channel)
+        send(core)
+    core.cancel(channel, ask(core, channel))
+    assert channel.waiting is None
+    assert core.statistics().cancelled_locally == 1
+    ask(core, channel)
+    core.close()
+    assert core.statistics().unanswered == 3
+    assert core.outstanding == 0
+
+
+def test_answers_that_never_come_do_not_stop_what_follows() -> None:
+    core = new_core(give_up_ns=10**12)
+    channel = core.channel("p")
+    for _ in range(2):
+        ask(core, channel)
+        send(core)
+    waiting = ask(core, channel)
+    core.tick(SLOT_NS - 1)
+    assert not core.has_outgoing or core._line.keys() == {(Kind.HEARTBEAT, "", 0)}
+    core.tick(SLOT_NS)
+    assert waiting in core._line
+
+
+def test_a_lost_connection_frees_the_wire() -> None:
+    core = new_core(give_up_ns=10**12)
+    channel = core.channel("p")
+    for _ in range(2):
+        ask(core, channel)
+        send(core)
+    core.lost()
+    assert send_after(core, ask(core, channel))
+
+
+def send_after(core: Core, sequence: int) -> bool:
+    return send(core).sequence == sequence
+
+
+def test_keep_all_is_bound_by_its_window_alone() -> None:
+    core = new_core(give_up_ns=10**12)
+    channel = core.channel("p", keep=Keep.ALL, window=10)
+    for _ in range(10):
+        ask(core, channel)
+        send(core)
+    assert not channel.on_wire

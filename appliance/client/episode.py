@@ -1,0 +1,318 @@
+"""An episode of a model: what to observe when, and the action for each instant.
+
+Nothing here waits. Answers are taken in when they are asked for: by `action`, `due` and `observe`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import define, frozen
+
+from appliance.client.chunks import MERGES, Chunk, Merge, Plan, Rows
+from appliance.client.codec import Value
+from appliance.client.ticks import Instant, instant_ns
+from appliance.errors import LocalProtocolError, Outcome
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from appliance.client.channel import Channel
+    from appliance.client.link import Link
+    from appliance.client.result import Result
+
+PUMP_NS = 1_000_000
+"""Whoever did not move messages for this long, does so before looking for answers."""
+
+MOST_ASKED = 1024
+"""Observations remembered that were not answered."""
+
+
+@frozen
+class Step:
+    """What to do at one instant.
+
+    Attributes:
+        action: One row of the model's chunk; without one, what the dry policy gives, or None.
+        reason: Empty for a row of the model. Else why there is none: NOT_YET (no answer in this
+            episode so far), DRY (all rows are used up), LINK_DOWN (the appliance cannot be
+            reached), or the outcome that the latest observation ended in, such as SHED.
+    """
+
+    action: Rows | None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a row of the model."""
+        return not self.reason
+
+
+Dry = Literal["none", "hold", "zero"] | Callable[["Step"], "Rows | None"]
+"""What a robot gets that has no row: nothing, its last row, zeros in its shape, or what a function
+returns that is given the step."""
+
+
+@define(eq=False)
+class Counts:
+    """What became of an episode's answers and instants.
+
+    Attributes:
+        chunks: Answers taken over.
+        stale: Answers of no use: older than one taken before, or over.
+        steps: Instants asked about.
+        dry: Of these, without a row, after the first chunk had come.
+    """
+
+    chunks: int = 0
+    stale: int = 0
+    steps: int = 0
+    dry: int = 0
+
+
+class Episode:
+    """See `ModelHandle.episode`, which begins it. Leave it by `with`, or `close` it.
+
+    Attributes:
+        number: Of this episode on the wire.
+        counts: Of this episode.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        channel: Channel,
+        observe_at: Callable[..., int],
+        constant: Mapping[str, Value],
+        *,
+        observation_hz: float | None,
+        step_ns: int,
+        action: str | None,
+        merge: str | Merge,
+        dry: Dry,
+    ) -> None:
+        """Begin it.
+
+        Args:
+            observe_at: Of the model's handle.
+            step_ns: How long an action lasts, if the model does not say.
+        """
+        if observation_hz is not None and not 0 < observation_hz <= 1e6:
+            raise ValueError(f"observation_hz {observation_hz!r} is not above 0")
+        if not callable(dry) and dry not in ("none", "hold", "zero"):
+            raise ValueError(f"dry {dry!r} is not 'none', 'hold', 'zero' or a function")
+        if isinstance(merge, str) and merge not in MERGES:
+            raise ValueError(f"merge {merge!r} is not {', '.join(MERGES)} or a function")
+        if channel.takes_older:
+            raise LocalProtocolError(f"model {channel.model_id!r} has an episode that is not over")
+        self._link = link
+        self._core = link.core
+        self._channel = channel
+        self._observe_at = observe_at
+        self._constant = constant
+        self._period_ns = None if observation_hz is None else round(1e9 / observation_hz)
+        self._step_ns = step_ns
+        self._action_key = action
+        self._dry: Dry = dry
+        self._plan = Plan(MERGES[merge] if isinstance(merge, str) else merge)
+        self._closed = False
+        self._latency_ns = 0
+        self._asked: dict[int, tuple[int, int]] = {}
+        channel.takes_older = True
+        self._begin()
+
+    def _begin(self) -> None:
+        channel = self._channel
+        self.number = channel.episode = max(1, channel.episode)
+        self.counts = Counts()
+        self._next_ns: int | None = None
+        self._retry_ns = 0
+
+    # ----------------------------------------------------------------------------- observing
+
+    def due(self, now: Instant | None = None) -> bool:
+        """Return whether to observe now.
+
+        That is: at the first instant of an episode; at the observation rate, shifted as the
+        appliance advises; and, if nothing is under way, when what is left would run out before
+        an answer to a later observation came. Not before the appliance wants to be asked again.
+        """
+        now_ns = time.monotonic_ns() if now is None else instant_ns(now)
+        self._collect(now_ns)
+        if now_ns < self._retry_ns:
+            return False
+        if self._next_ns is None:
+            return True
+        if self._period_ns is not None and now_ns + self._period_ns // 16 >= self._next_ns:
+            return True
+        plan = self._plan
+        left_ns = plan.remaining(now_ns) * plan.step_ns
+        return not self._channel.held and left_ns <= self._latency_ns + plan.step_ns
+
+    def observe(self, captured: Instant | None = None, **values: Value) -> int:
+        """Ask for the next chunk; returns at once, with the observation's number.
+
+        Args:
+            captured: When the values were; now if None.
+            values: As `Model.observe` takes them. What the episode was begun with is added.
+
+        Raises:
+            LocalProtocolError: The episode is over, or the connection closed.
+            TypeError: A value cannot be sent.
+        """
+        if self._closed:
+            raise LocalProtocolError("the episode is over")
+        now_ns = time.monotonic_ns()
+        captured_ns = now_ns if captured is None else instant_ns(captured)
+        self._collect(now_ns)
+        plan = self._plan
+        remaining = plan.remaining(captured_ns)
+        delay = -(-self._latency_ns // plan.step_ns) if plan.latest_ns is not None else None
+        committed = None if delay is None else min(delay, remaining)
+        sequence = self._observe_at(
+            {**self._constant, **values},
+            steps_remaining=remaining if plan.latest_ns is not None else None,
+            age_us=max(0, now_ns - captured_ns) // 1000,
+            committed_steps=committed,
+            inference_delay_steps=delay,
+        )
+        if len(self._asked) >= MOST_ASKED:
+            del self._asked[next(iter(self._asked))]
+        self._asked[sequence] = (captured_ns, captured_ns + (committed or 0) * plan.step_ns)
+        self._plan_next(captured_ns)
+        return sequence
+
+    def _plan_next(self, captured_ns: int) -> None:
+        period_ns = self._period_ns
+        if period_ns is None:
+            self._next_ns = captured_ns
+            return
+        # On the grid of the first one, whatever the jitter of this one; a pause begins a new grid.
+        next_ns = captured_ns if self._next_ns is None else self._next_ns
+        if not -period_ns < captured_ns - next_ns < period_ns:
+            next_ns = captured_ns
+        self._next_ns = next_ns + period_ns
+
+    # ------------------------------------------------------------------------------- acting
+
+    def action(self, now: Instant | None = None) -> Step:
+        """Return the action for an instant, or why there is none."""
+        now_ns = time.monotonic_ns() if now is None else instant_ns(now)
+        self._collect(now_ns)
+        self.counts.steps += 1
+        row = self._plan.at(now_ns)
+        return Step(row) if row is not None else self._without()
+
+    def _without(self) -> Step:
+        plan, status = self._plan, self._channel.status
+        started = plan.latest_ns is not None
+        self.counts.dry += started
+        if not self._link.up:
+            reason = "LINK_DOWN"
+        elif status is not None and status is not Outcome.OK:
+            reason = status.name
+        else:
+            reason = "DRY" if started else "NOT_YET"
+        last = plan.last
+        if callable(self._dry):
+            return Step(self._dry(Step(last, reason)), reason)
+        if self._dry == "none" or last is None:
+            return Step(None, reason)
+        return Step(last if self._dry == "hold" else last * 0, reason)
+
+    # ------------------------------------------------------------------------------ answers
+
+    def _collect(self, now_ns: int) -> None:
+        """Take in what has come."""
+        if now_ns - self._link.pumped_ns > PUMP_NS:
+            self._link.pump()
+        while self._channel.answers:
+            result = self._core.take_first(self._channel)
+            if result is not None:
+                self._answered(result, now_ns)
+
+    def _answered(self, result: Result, now_ns: int) -> None:
+        if result.episode != self.number:
+            return
+        asked = self._asked.get(result.sequence)
+        if asked is None:  # something later was answered before
+            self.counts.stale += result.ok
+            return
+        for sequence in [number for number in self._asked if number <= result.sequence]:
+            del self._asked[sequence]
+        if not result.ok:
+            if result.retry_after_s is not None:
+                self._retry_ns = now_ns + round(result.retry_after_s * 1e9)
+            return
+        # Follows what is slower at once, and what is faster slowly.
+        latency_ns, elapsed_ns = self._latency_ns, result.elapsed_ns
+        self._latency_ns = max(elapsed_ns, latency_ns - (latency_ns - elapsed_ns) // 8)
+        self._shift(result.response.phase_advice_us)
+        captured_ns, committed_until_ns = asked
+        step_ns = result.response.step_period_us * 1000 or self._step_ns
+        rows = self._rows(result)
+        start_ns = captured_ns + result.first_step * step_ns
+        chunk = Chunk(rows, captured_ns, start_ns, step_ns, committed_until_ns)
+        if self._plan.take(chunk, now_ns):
+            self.counts.chunks += 1
+        else:
+            self.counts.stale += 1
+
+    def _shift(self, advice_us: int) -> None:
+        """Move the next observation as the appliance advises, by half a period at most."""
+        if advice_us and self._period_ns is not None and self._next_ns is not None:
+            most_ns = self._period_ns // 2
+            self._next_ns += max(-most_ns, min(most_ns, advice_us * 1000))
+
+    def _rows(self, result: Result) -> Rows:
+        key = self._action_key
+        if key is None:
+            keys = [tensor.key for tensor in result.response.tensors]
+            if len(keys) != 1:
+                raise ValueError(
+                    f"model {self._channel.model_id!r} answers with {', '.join(keys) or 'nothing'}:"
+                    " episode(action=...) has to say which one holds the actions"
+                )
+            key = keys[0]
+        if key not in result:
+            raise ValueError(f"model {self._channel.model_id!r} answers without {key!r}")
+        rows: Any = result[key]
+        return rows if result.horizon else rows[None]
+
+    # --------------------------------------------------------------------------------- ends
+
+    def reset(self) -> None:
+        """End the episode and begin the next; nothing of the old one is delivered any more.
+
+        Raises:
+            LocalProtocolError: The episode is over, or the connection closed.
+        """
+        if self._closed:
+            raise LocalProtocolError("the episode is over")
+        self._end()
+        self._begin()
+
+    def close(self) -> None:
+        """End the episode. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._channel.takes_older = False
+            if not self._core.closed:
+                self._end()
+
+    def _end(self) -> None:
+        for sequence in self._asked:
+            self._core.cancel(self._channel, sequence)
+        self._asked.clear()
+        self._channel.answers.clear()
+        self._plan.clear()
+        self._core.end_episode(self._channel)
+        self._link.pump()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
