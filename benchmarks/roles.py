@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from benchmarks import clients, floors
+from benchmarks import clients, controller, floors
 
 ROLES: dict[str, Callable[..., None]] = {
     "ping": clients.ping,
@@ -17,6 +17,8 @@ ROLES: dict[str, Callable[..., None]] = {
     "rain": clients.rain,
     "sdk_ping": clients.sdk_ping,
     "sdk_loop": clients.sdk_loop,
+    "controller": controller.controller,
+    "bare_loop": controller.bare_loop,
     "echo_router": floors.echo_router,
     "echo_worker": floors.echo_worker,
     "bare_copies": floors.bare_copies,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -38,7 +38,7 @@ class AsyncLink(Link):
 
     def __init__(
         self,
-        server: str,
+        servers: str | Sequence[str],
         core: Core,
         *,
         reconnect_ivl_ms: int,
@@ -49,7 +49,7 @@ class AsyncLink(Link):
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         super().__init__(
-            server,
+            servers,
             core,
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
@@ -90,6 +90,11 @@ class AsyncLink(Link):
         if self._detach():
             self._wake()
         super().close()
+
+    def _shut(self) -> None:
+        """As `Link._shut`; the descriptors are watched no more, the next ones soon."""
+        self._detach()
+        super()._shut()
 
     def _attach(self) -> asyncio.AbstractEventLoop | None:
         """Have the running loop watch the descriptors; without one, the next call will do."""
@@ -149,11 +154,14 @@ class AsyncConnection:
 
     Args:
         server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
+            Several, best first: the first that answers is used.
         client_id: Who this is, to the appliance; made up if empty.
         client_type: What kind of client this is.
         reconnect_ivl_ms: First pause before connecting again.
         reconnect_max_ms: The pauses double up to this.
         give_up_s: After so long an observation without an answer counts as unanswered.
+        heartbeat_ms: How often a sign of life is given at least. One of several appliances that
+            gives none for two of these is left for another.
         context: To share one ZeroMQ context between many connections, each of which takes three of
             its MAX_SOCKETS; made here if None.
 
@@ -163,18 +171,19 @@ class AsyncConnection:
 
     def __init__(
         self,
-        server: str = "localhost:5555",
+        server: str | Sequence[str] = "localhost:5555",
         client_id: str | int = "",
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
         *,
         give_up_s: float = GIVE_UP_S,
+        heartbeat_ms: float = 1000,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self._link = AsyncLink(
             server,
-            new_core(client_id, client_type, give_up_s),
+            new_core(client_id, client_type, give_up_s, heartbeat_ms),
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
             context=context,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -26,7 +26,7 @@ WINDOW = 256
 GIVE_UP_S = 30.0
 
 
-def new_core(client_id: str | int, client_type: str, give_up_s: float) -> Core:
+def new_core(client_id: str | int, client_type: str, give_up_s: float, heartbeat_ms: float) -> Core:
     """Return the memory of a new connection; a client without a name gets one."""
     name = str(client_id) or f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
     return Core(
@@ -35,6 +35,7 @@ def new_core(client_id: str | int, client_type: str, give_up_s: float) -> Core:
         nonce=int.from_bytes(os.urandom(8), "little"),
         give_up_ns=int(give_up_s * 1e9),
         started_ns=time.monotonic_ns(),
+        heartbeat_ns=max(1, round(heartbeat_ms * 1e6)),
     )
 
 
@@ -45,11 +46,14 @@ class Connection:
 
     Args:
         server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
+            Several, best first: the first that answers is used.
         client_id: Who this is, to the appliance; made up if empty.
         client_type: What kind of client this is.
         reconnect_ivl_ms: First pause before connecting again.
         reconnect_max_ms: The pauses double up to this.
         give_up_s: After so long an observation without an answer counts as unanswered.
+        heartbeat_ms: How often a sign of life is given at least. One of several appliances that
+            gives none for two of these is left for another.
         context: To share one ZeroMQ context between many connections, each of which takes three of
             its MAX_SOCKETS; made here if None.
 
@@ -59,18 +63,19 @@ class Connection:
 
     def __init__(
         self,
-        server: str = "localhost:5555",
+        server: str | Sequence[str] = "localhost:5555",
         client_id: str | int = "",
         client_type: str = "",
         reconnect_ivl_ms: int = 100,
         reconnect_max_ms: int = 5000,
         *,
         give_up_s: float = GIVE_UP_S,
+        heartbeat_ms: float = 1000,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
         self._link = Link(
             server,
-            new_core(client_id, client_type, give_up_s),
+            new_core(client_id, client_type, give_up_s, heartbeat_ms),
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
             context=context,

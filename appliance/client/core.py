@@ -57,6 +57,9 @@ class Core:
     Attributes:
         nonce: Random, one per connection.
         give_up_ns: Age at which an unanswered observation is given up.
+        heartbeat_ns: Something is said at least so often.
+        watches_silence: Something is to be heard as often, too.
+        draining: The appliance said that it is about to end.
         last_heard_ns: When the appliance was last heard; None is never.
         closed: Nothing can be asked any more.
     """
@@ -66,7 +69,10 @@ class Core:
     nonce: int
     give_up_ns: int
     started_ns: int
+    heartbeat_ns: int = HEARTBEAT_NS
     last_heard_ns: int | None = None
+    watches_silence: bool = False
+    draining: bool = False
     closed: bool = False
     ledger: Ledger = field(factory=Ledger)
     round_trip: RoundTrip = field(factory=RoundTrip)
@@ -76,9 +82,10 @@ class Core:
     _describing: dict[int, Channel] = field(factory=dict[int, Channel])
     _sequence: int = 0
     _spoke_ns: int = field(init=False)
+    _greeted_ns: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._spoke_ns = self.started_ns
+        self._spoke_ns = self._greeted_ns = self.started_ns
 
     # ------------------------------------------------------------------------------ asking
 
@@ -220,8 +227,15 @@ class Core:
         for channel in self._channels.values():
             if channel.waiting is not None and channel.has_slot(now_ns):
                 self._let_go(channel)
-        if not self._line and now_ns - self._spoke_ns >= HEARTBEAT_NS:
+        if not self._line and now_ns - self._spoke_ns >= self.heartbeat_ns:
+            self._greeted_ns = now_ns
             self.greet()
+        elif self.watches_silence and now_ns - self._greeted_ns >= self.heartbeat_ns:
+            # What is under way may take long: that is no reason to say nothing.
+            heard_ns = self.started_ns if self.last_heard_ns is None else self.last_heard_ns
+            if now_ns - heard_ns >= self.heartbeat_ns:
+                self._greeted_ns = now_ns
+                self.greet()
 
     def _let_go(self, channel: Channel) -> None:
         """Put what waited for a slot in the line."""
@@ -230,9 +244,11 @@ class Core:
             self._line[asked.observation.sequence] = asked
 
     def lost(self) -> None:
-        """The connection is over, and nothing that was sent will be answered."""
-        for channel in self._channels.values():
-            channel.on_wire.clear()
+        """The connection is over: nothing that was sent will be answered."""
+        self.draining = False
+        for asked in [asked for asked in self._outstanding.values() if asked.sent_ns is not None]:
+            self._give_up(asked)
+        self._describing.clear()
 
     @property
     def has_outgoing(self) -> bool:
@@ -277,6 +293,7 @@ class Core:
             self.ledger.bad_answers += 1
             return
         self.last_heard_ns = now_ns
+        self.draining = response.outcome is Outcome.DRAINING
         if response.kind is Kind.DESCRIBE:
             self._described(response)
         elif response.kind is Kind.OBSERVE:

@@ -151,7 +151,7 @@ class Episode:
         left_ns = plan.remaining(now_ns) * plan.step_ns
         return not self._channel.held and left_ns <= self._latency_ns + plan.step_ns
 
-    def observe(self, captured: Instant | None = None, **values: Value) -> int:
+    def observe(self, captured: Instant | None = None, /, **values: Value) -> int:
         """Ask for the next chunk; returns at once, with the observation's number.
 
         Args:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import zmq
 
-from appliance.client.core import HEARTBEAT_NS, Core
+from appliance.client.boxes import Boxes
+from appliance.client.core import Core
+from appliance.client.probe import Probe
 from appliance.client.watch import Watch
 from appliance.errors import LocalProtocolError
 
@@ -35,6 +37,9 @@ MAX_MOVES = 512
 NOT_BY_ITSELF_MS = 1 << 30
 """How long libzmq waits before it connects again: days. Told never to, it would drop what it
 received; told twice as long, some versions overflow and do it at once."""
+
+EXACT_NS = 2_000_000
+"""So long before an instant polling ends."""
 
 # Plain integers: arithmetic on pyzmq's enums costs more than the calls they are for.
 _EVENTS, _POLLIN, _POLLOUT = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.POLLOUT)
@@ -69,7 +74,7 @@ class Link:
 
     def __init__(
         self,
-        server: str,
+        servers: str | Sequence[str],
         core: Core,
         *,
         reconnect_ivl_ms: int,
@@ -80,13 +85,28 @@ class Link:
         self.arrived = 0
         self.up = False
         self.pumped_ns = 0
-        self._address = address(server)
+        named = (servers,) if isinstance(servers, str) else tuple(servers)
+        if not named:
+            raise ValueError("no server is named")
         self._first_pause_ns = self._pause_ns = max(1, reconnect_ivl_ms) * 1_000_000
         self._longest_pause_ns = max(reconnect_ivl_ms, reconnect_max_ms) * 1_000_000
         self._tried_ns = time.monotonic_ns()
         self._again_ns: int | None = None  # when to connect anew
+        self._lost = False  # it was up and is over
+        self._boxes = Boxes(tuple(map(address, named)), core.heartbeat_ns, self._tried_ns)
+        core.watches_silence = len(named) > 1
+        self._probes: dict[str, Probe] = {}
         self._own_context = context is None
         self._context = zmq.Context() if context is None else context
+        self._epoll: select.epoll | None = None
+        self._open()
+
+    def _open(self) -> None:
+        """Make a socket for the appliance in use, and begin to connect it.
+
+        Raises:
+            ValueError: It has no address that can be connected to.
+        """
         self._socket = self._context.socket(zmq.DEALER)
         self._name_anew()
         for option, value in (
@@ -99,19 +119,29 @@ class Link:
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
-        self._epoll: select.epoll | None = None
-        self._watch = Watch(self._socket, self._context, f"link-{id(self)}")
+        self._watch = Watch(self._socket, self._context, f"link-{id(self)}-{self._tried_ns}")
         try:
-            self._socket.connect(self._address)
+            self._socket.connect(self._boxes.address)
         except zmq.ZMQError as error:
             self.close()
-            raise ValueError(f"server {server!r}: {error}") from error
+            raise ValueError(f"server {self._boxes.address!r}: {error}") from error
         self._arrivals = zmq.Poller()
         self._arrivals.register(self._socket, zmq.POLLIN)
         self._both = zmq.Poller()
         self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
         for poller in (self._arrivals, self._both):
             poller.register(self._watch.descriptor, zmq.POLLIN)
+        if self._epoll is not None:
+            for descriptor in self.descriptors:
+                self._epoll.register(descriptor, select.EPOLLIN)
+
+    def _shut(self) -> None:
+        """Close the socket, dropping what is unsent."""
+        if self._epoll is not None and not self._epoll.closed:
+            for descriptor in self.descriptors:
+                self._epoll.unregister(descriptor)
+        self._watch.close()
+        self._socket.close(linger=0)
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -129,9 +159,10 @@ class Link:
     @property
     def idle_ns(self) -> int:
         """In how long, at most, a pump may have something to do though nothing came."""
+        heartbeat_ns = self.core.heartbeat_ns
         if self._again_ns is None:
-            return HEARTBEAT_NS
-        return min(HEARTBEAT_NS, max(0, self._again_ns - time.monotonic_ns()))
+            return heartbeat_ns
+        return min(heartbeat_ns, max(0, self._again_ns - time.monotonic_ns()))
 
     def pump(self, *, prompt: bool = False) -> bool:
         """Send and receive what can be without waiting; return whether more is left to move.
@@ -139,13 +170,16 @@ class Link:
         Raises:
             LocalProtocolError: The connection is closed.
         """
-        socket, core = self._socket, self.core
+        core = self.core
         if core.closed:
             raise LocalProtocolError("the connection is closed")
         now_ns = time.monotonic_ns()
         self.pumped_ns = now_ns
         core.tick(now_ns)
         self._follow(now_ns)
+        if core.watches_silence:
+            self._choose(now_ns)
+        socket = self._socket
         for _ in range(MAX_MOVES):
             events = int(socket.getsockopt(_EVENTS))
             if self.up and events & _POLLOUT and core.has_outgoing:
@@ -169,18 +203,51 @@ class Link:
             elif self._again_ns is None:
                 # What was lost may still be there for the appliance, which would not take another.
                 self._again_ns = self._pause_ns + (now_ns if self.up else self._tried_ns)
+                self._lost = self.up
                 self._pause_ns = min(2 * self._pause_ns, self._longest_pause_ns)
             self.up = up
+
+    def _choose(self, now_ns: int) -> None:
+        """Of several appliances, go to another if the one in use is of no use, or to a better."""
+        boxes, core = self._boxes, self.core
+        heard_ns = core.last_heard_ns
+        over = self._again_ns is not None and (self._lost or now_ns >= self._again_ns)
+        if over or core.draining or boxes.is_silent(heard_ns, now_ns):
+            boxes.leave(now_ns)
+            self._move(now_ns)
+            return
+        if self.up and heard_ns is not None and now_ns - heard_ns < boxes.heartbeat_ns:
+            boxes.proved()
+        for better in boxes.better:
+            probe = self._probes.get(better)
+            if probe is None:
+                probe = self._probes[better] = Probe(better, self._context, core.client_id)
+            alive = probe.look(now_ns, boxes.heartbeat_ns)
+            if alive is not None and boxes.sign(better, now_ns, alive=alive):
+                self._move(now_ns)
+                return
+
+    def _move(self, now_ns: int) -> None:
+        """Go to the appliance that is to be used. Nothing is heard of the other one any more."""
+        self.core.lost()
+        self._shut()
+        for rank, address in enumerate(self._boxes.addresses):
+            if rank >= self._boxes.current and address in self._probes:
+                self._probes.pop(address).close()
+        self.up = self._lost = False
+        self._again_ns = None
+        self._tried_ns = now_ns
+        self._open()
 
     def _connect_anew(self, now_ns: int) -> None:
         """Leave the connection that is over, with what it did not send, for another."""
         self._again_ns = None
         self._tried_ns = now_ns
-        self._socket.disconnect(self._address)
+        self._socket.disconnect(self._boxes.address)
         self.core.lost()
         # An appliance that has not noticed the loss yet would not hear a second one of that name.
         self._name_anew()
-        self._socket.connect(self._address)
+        self._socket.connect(self._boxes.address)
 
     def _name_anew(self) -> None:
         # Random, so that nobody else's replies can come here; printable, for those who debug.
@@ -225,22 +292,23 @@ class Link:
     def wait_until(self, time_ns: int) -> None:
         """Move messages until an instant, and once more then."""
         while (remaining_ns := time_ns - time.monotonic_ns()) > 0:
-            whole_ms = min(remaining_ns, self.idle_ns) // 1_000_000
-            if whole_ms:
-                poller = self._both if self.up and self.core.has_outgoing else self._arrivals
-                if not poller.poll(whole_ms):
-                    continue
+            # Polling may take a millisecond longer than it is told; sleeping is exact.
+            poll_ms = (min(remaining_ns, self.idle_ns) - EXACT_NS) // 1_000_000
+            if poll_ms <= 0:
+                time.sleep(min(remaining_ns, EXACT_NS) / 1e9)
+                continue
+            poller = self._both if self.up and self.core.has_outgoing else self._arrivals
+            if poller.poll(poll_ms):
                 self.pump(prompt=True)
-            else:
-                time.sleep(min(remaining_ns, 1_000_000) / 1e9)  # exact, where polling is not
         self.pump()
 
     def close(self) -> None:
-        """Close the socket, dropping what is unsent."""
+        """Close all sockets, dropping what is unsent."""
         self.core.close()
+        self._shut()
+        for probe in self._probes.values():
+            probe.close()
         if self._epoll is not None:
             self._epoll.close()
-        self._watch.close()
-        self._socket.close(linger=0)
         if self._own_context:
             self._context.term()

@@ -237,7 +237,8 @@ class ZmqDoor:
         elif kind is Kind.DESCRIBE:
             self._send(session, [self.replies.description(observation), b""])
         else:
-            self._send(session, [self.replies.heartbeat(observation), b""])
+            draining = self.intake.admission.draining
+            self._send(session, [self.replies.heartbeat(observation, draining=draining), b""])
 
     # ----------------------------------------------------------------------------------- out
 

@@ -126,9 +126,10 @@ class Replies:
             horizon=spec.horizon if spec else 0,
         )
 
-    def heartbeat(self, observation: Observation) -> bytes:
-        """Return the envelope that answers a heartbeat."""
-        return encode_response(self._control(observation))
+    def heartbeat(self, observation: Observation, *, draining: bool) -> bytes:
+        """Return the envelope that answers a heartbeat; who may go elsewhere hears of a drain."""
+        outcome = Outcome.DRAINING if draining else Outcome.OK
+        return encode_response(self._control(observation, outcome))
 
     def description(self, observation: Observation) -> bytes:
         """Return the envelope that answers DESCRIBE: the model's spec, or why there is none."""

@@ -20,7 +20,6 @@ from fake_appliance import PATIENCE_MS, FakeAppliance
 from numpy.typing import NDArray
 
 from appliance import AsyncConnection, Connection, Outcome
-from appliance.client import core as core_module
 from appliance.client import link as link_module
 from appliance.client.link import Link
 from appliance.wire.types import Kind
@@ -199,14 +198,9 @@ def test_pauses_double_up_to_the_longest_and_begin_again(tmp_path: Path) -> None
     fake.close()
 
 
-def test_an_event_loop_that_runs_keeps_the_session(
-    appliance: FakeAppliance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (core_module, link_module):
-        monkeypatch.setattr(module, "HEARTBEAT_NS", 5_000_000)
-
+def test_an_event_loop_that_runs_keeps_the_session(appliance: FakeAppliance) -> None:
     async def main() -> None:
-        async with AsyncConnection(appliance.address) as connection:
+        async with AsyncConnection(appliance.address, heartbeat_ms=5) as connection:
             connection.model("p").cancel()  # any call: from here on nobody waits for anything
             for _ in range(5):
                 received = await appliance.arrival(heartbeat=True)
