@@ -34,6 +34,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "timer": timer.measure,
     "fairness": fairness.measure,
     "controllers": controllers.measure,
+    "outages": controllers.outages,
 }
 WIDTH = 150
 """Columns where there is no terminal to ask."""

@@ -8,7 +8,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,64 @@ START_S = 60.0
 
 @define(eq=False)
 class Box:
-    """One running `appliance serve`."""
+    """One `appliance serve`, in a directory of its own."""
 
     directory: Path
-    pid: int
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         """Where robots connect."""
         return f"ipc://{self.directory}/door"
+
+    @property
+    def pid(self) -> int:
+        """Of the core."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and return when it is ready.
+
+        Raises:
+            RuntimeError: It is not.
+        """
+        command = [
+            *(sys.executable, "-m", "appliance", "serve"),
+            *("--config", str(self.directory / "appliance.toml")),
+            *("--models", str(self.directory / "models")),
+            *("--bind", self.address),
+            *("--socket", str(self.directory / "admin.sock")),
+        ]
+        with (self.directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_S
+        state = ""
+        while state != "ready":
+            ended = self._process.poll() is not None
+            if ended or state == "degraded" or time.monotonic() > deadline:
+                log_text = (self.directory / "log").read_text("utf-8", "replace")[-4000:]
+                raise RuntimeError(f"the appliance did not start: {state}\n{log_text}")
+            time.sleep(0.05)
+            with suppress(AdminUnreachable):
+                state = self.status()["state"]
+
+    def kill(self) -> None:
+        """Kill it, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Let it end, or kill it."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def status(self) -> dict[str, Any]:
         """Return its status document."""
@@ -48,44 +97,15 @@ class Box:
 def box(*models: Model, config: str = "") -> Generator[Box, None, None]:
     """Run an appliance that serves `models`, with a configuration in TOML; ended by leaving."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        directory = Path(name)
+        running = Box(Path(name))
         for model in models:
-            model.write(directory / "models")
-        (directory / "appliance.toml").write_text(config, "utf-8")
-        command = [
-            *(sys.executable, "-m", "appliance", "serve"),
-            *("--config", str(directory / "appliance.toml")),
-            *("--models", str(directory / "models")),
-            *("--bind", f"ipc://{directory}/door"),
-            *("--socket", str(directory / "admin.sock")),
-        ]
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        running = Box(directory, process.pid)
+            model.write(running.directory / "models")
+        (running.directory / "appliance.toml").write_text(config, "utf-8")
         try:
-            _wait_ready(running, process)
+            running.start()
             yield running
         finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait_ready(running: Box, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    state = ""
-    while state != "ready":
-        if process.poll() is not None or state == "degraded" or time.monotonic() > deadline:
-            log = (running.directory / "log").read_text("utf-8", "replace")[-4000:]
-            raise RuntimeError(f"the appliance did not start: {state}\n{log}")
-        time.sleep(0.05)
-        try:
-            state = running.status()["state"]
-        except AdminUnreachable:
-            continue
+            running.stop()
 
 
 @define(eq=False)

@@ -41,15 +41,16 @@ def clock_policy(*, ms: float) -> Model:
     return Model("clock", manifest + chunk, policy)
 
 
-def controller(*, address: str, number: int) -> None:
+def controller(*, addresses: list[str], number: int) -> None:
     """Control for `seconds`; answer with what was executed, and what the SDK took of each tick."""
-    connection = Connection(address, client_id=f"controller-{number}", reconnect_max_ms=100)
+    connection = Connection(addresses, client_id=f"controller-{number}", reconnect_max_ms=100)
     model = connection.model("clock", latency_budget_ms=100, step_period_ms=STEP_MS)
     connection.wait_reachable(5000)
 
     def run(seconds: float) -> dict[str, Any]:
         wrong = executed = missed = 0
         reasons: Counter[str] = Counter()
+        longest = without = 0
         late_ns: list[int] = []
         spent_ns: list[int] = []
         time.sleep(random.random() / CONTROL_HZ)
@@ -62,6 +63,8 @@ def controller(*, address: str, number: int) -> None:
                 spent_ns.append(time.monotonic_ns() - began)
                 late_ns.append(tick.late_ns)
                 missed += tick.missed
+                without = 0 if step.ok else without + 1
+                longest = max(longest, without if executed else 0)
                 if step.ok and step.action is not None:
                     captured, row = map(int, step.action)
                     executed += 1
@@ -74,6 +77,7 @@ def controller(*, address: str, number: int) -> None:
             "executed": executed,
             "wrong": wrong,
             "reasons": reasons,
+            "longest_dry_s": longest / CONTROL_HZ,
             "missed": missed,
             "late_us": [time_ns / 1000 for time_ns in late_ns],
             "spent_us": [time_ns / 1000 for time_ns in spent_ns],

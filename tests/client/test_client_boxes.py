@@ -163,7 +163,7 @@ def test_what_was_not_sent_goes_to_the_other(
     with Connection([fake.address for fake in pair], "r1", reconnect_ivl_ms=5) as connection:
         model = connection.model("p")
         model.observe(state=state)
-        connection._link.wait(pair[1].has_message, PATIENCE_MS)
+        wait_for_arrival(connection, pair[1])
         pair[1].reply(pair[1].receive())
         assert model.get_result(PATIENCE_MS) is not None
 
@@ -176,7 +176,7 @@ def test_a_lost_connection_moves_on_at_once(
         connection._link.wait(lambda: connection._link.up, PATIENCE_MS)
         first.stop()
         connection.model("p").observe(state=state)
-        connection._link.wait(second.has_message, PATIENCE_MS)
+        wait_for_arrival(connection, second)
         assert second.receive().observation.model_id == "p"
 
 
@@ -191,7 +191,7 @@ def test_draining_moves_on(pair: tuple[FakeAppliance, FakeAppliance], state: Sta
         assert refused is not None
         assert refused.status is Outcome.DRAINING
         model.observe(state=state)
-        connection._link.wait(second.has_message, PATIENCE_MS)
+        wait_for_arrival(connection, second)
         assert second.receive().observation.model_id == "p"
 
 
@@ -212,7 +212,7 @@ def test_back_to_the_better_one_when_it_answers_again(
             connection._link.wait(lambda: False, 1)
         model = connection.model("p")
         model.observe(state=state)
-        connection._link.wait(first.has_message, PATIENCE_MS)
+        wait_for_arrival(connection, first)
 
 
 def test_an_event_loop_follows(pair: tuple[FakeAppliance, FakeAppliance], state: State) -> None:
