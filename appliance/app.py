@@ -43,6 +43,7 @@ from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
+from appliance.io.unix_listener import somebody_listens
 from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
@@ -50,7 +51,7 @@ from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
-from appliance.sessions.binds import try_binds
+from appliance.sessions.binds import are_released, try_binds
 from appliance.sessions.document import client_documents
 from appliance.sessions.door import ZmqDoor
 from appliance.sessions.replies import Replies
@@ -67,19 +68,26 @@ if sys.version_info < (3, 11):
 SWITCH_INTERVAL_S = 0.0005
 SLOW_STEP_NS = 5_000_000
 FAREWELL_S = 0.5
-"""Between the last answers and the door's end: a robot whose socket has ZMQ_IMMEDIATE loses what it
-has not read when the connection ends, and robots look once in their period."""
+"""Between the last answers and the door's end: a client of the old wire loses what it has not read
+when the connection ends, and robots look once in their period."""
+
+RELEASE_LOOK_S = 0.01
+ADMIN_LOOK_S = 0.1
+"""How often one that stands by looks whether it may take over."""
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, *, standby: bool = False) -> int:
     """Run the appliance until it is drained; return its exit code, 0.
+
+    Args:
+        standby: Another instance serves. Load the models, and take its place when it ends.
 
     Raises:
         ConfigError: Something configured cannot be had: a port, a path, a repository.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     set_time_slice(SERVING_NS)
-    app = Appliance(config)
+    app = Appliance(config, standby)
     try:
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
@@ -104,6 +112,7 @@ class Appliance:
     """One appliance: everything it owns, wired together, and its life."""
 
     config: Config
+    standby: bool = False
     state: State = field(default="starting", init=False)
     arena: Arena = field(init=False)
     pool: WorkerPool = field(init=False)
@@ -178,18 +187,22 @@ class Appliance:
         async with trio.open_nursery() as root:
             await root.start(self._signals)
             admin = self.config.admin
-            await root.start(
-                partial(
-                    serve_admin, self._admin_sources(), socket=admin.socket, listen=admin.listen
-                )
-            )
-            try_binds(self.config.transport.bind)
+            if self.standby:
+                beside = await root.start(self._admin, f"{admin.socket}.standby", "")
+            else:
+                beside = await root.start(self._admin, admin.socket, admin.listen)
+                try_binds(self.config.transport.bind)
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
                 await self._settled.wait()
+                if self.standby and not await self._succeed():
+                    services.cancel_scope.cancel()
+                    await trio.sleep_forever()
                 door = await services.start(self._run_door)
                 self._ready()
+                if self.standby:
+                    root.start_soon(self._take_admin, beside)
                 task_status.started()
                 await self._drain.wait()
                 await self._finish()
@@ -203,6 +216,36 @@ class Appliance:
             async with trio.open_nursery() as nursery:
                 self._binds = await nursery.start(self.door.run)
                 task_status.started(scope)
+
+    async def _admin(
+        self, socket: str, listen: str, *, task_status: trio.TaskStatus[trio.CancelScope]
+    ) -> None:
+        """Serve the admin documents until the scope that is reported is cancelled."""
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    partial(serve_admin, self._admin_sources(), socket=socket, listen=listen)
+                )
+                task_status.started(scope)
+
+    async def _succeed(self) -> bool:
+        """Wait until the other instance has given its addresses up; return False if drained."""
+        self.state = "standby"
+        structlog.get_logger("appliance").info("standby", waits_for=self.config.transport.bind)
+        while not (released := are_released(self.config.transport.bind)):
+            with trio.move_on_after(RELEASE_LOOK_S):
+                await self._drain.wait()
+                break
+        return released
+
+    async def _take_admin(self, beside: trio.CancelScope) -> None:
+        """Serve where the other instance did, once it has ended, and no more beside it."""
+        admin = self.config.admin
+        while somebody_listens(Path(admin.socket)):  # noqa: ASYNC110  nobody tells
+            await trio.sleep(ADMIN_LOOK_S)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._admin, admin.socket, admin.listen)
+            beside.cancel()
 
     def _ready(self) -> None:
         if self._drain.is_set():
@@ -246,7 +289,7 @@ class Appliance:
         with trio.move_on_after(self.config.drain.grace_s):
             await self.dispatcher.wait_idle()
         self.dispatcher.abandon()
-        if self.door.table.connected():
+        if any(not session.protocol for session in self.door.table if not session.silent):
             await trio.sleep(FAREWELL_S)
 
     # ------------------------------------------------------------------------------- wiring

@@ -45,27 +45,42 @@ class Box:
         Raises:
             RuntimeError: It is not.
         """
+        self._process = self._launch("ready", "admin.sock")
+
+    def upgrade(self) -> None:
+        """Let another instance stand by, and then take the place of this one.
+
+        Raises:
+            RuntimeError: It does not.
+        """
+        before, after = self._process, self._launch("standby", "admin.sock.standby", "--standby")
+        assert before is not None
+        before.terminate()
+        self._process = after
+        before.wait(START_S)
+
+    def _launch(self, awaited: str, socket: str, *flags: str) -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, "-m", "appliance", "serve"),
             *("--config", str(self.directory / "appliance.toml")),
             *("--models", str(self.directory / "models")),
             *("--bind", self.address),
             *("--socket", str(self.directory / "admin.sock")),
+            *flags,
         ]
-        with (self.directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        with (self.directory / "log").open("ab") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
         state = ""
-        while state != "ready":
-            ended = self._process.poll() is not None
+        while state != awaited:
+            ended = process.poll() is not None
             if ended or state == "degraded" or time.monotonic() > deadline:
                 log_text = (self.directory / "log").read_text("utf-8", "replace")[-4000:]
                 raise RuntimeError(f"the appliance did not start: {state}\n{log_text}")
             time.sleep(0.05)
             with suppress(AdminUnreachable):
-                state = self.status()["state"]
+                state = self._document(socket)["state"]
+        return process
 
     def kill(self) -> None:
         """Kill it, as a crash would."""
@@ -84,7 +99,10 @@ class Box:
 
     def status(self) -> dict[str, Any]:
         """Return its status document."""
-        document = admin.get(self.directory / "admin.sock", "/v1/status", 10.0)
+        return self._document("admin.sock")
+
+    def _document(self, socket: str) -> dict[str, Any]:
+        document = admin.get(self.directory / socket, "/v1/status", 10.0)
         assert isinstance(document, dict)
         return document
 

@@ -68,31 +68,39 @@ def measure() -> Iterator[str | Line]:
 
 
 def outages() -> Iterator[str | Line]:
-    """Kill the box in the middle: with another one beside it, and with none, to start it again."""
-    for number, (name, boxes) in enumerate((("another takes over", 2), ("it starts again", 1))):
-        with ExitStack() as stack:
-            policy = clock_policy(ms=MODEL_MS)
-            appliances = [stack.enter_context(box(policy)) for _ in range(boxes)]
-            addresses = [appliance.address for appliance in appliances]
-            controllers = roles(stack, FEWER, "controller", addresses=addresses)
-            yield name
-            for child in controllers:
-                child.tell(seconds=OUTAGE_S)
-            time.sleep(OUTAGE_S / 3)
+    """Take the box away in the middle, in three ways."""
+    yield from _outage("outages", "killed, another takes over", boxes=2, limit_s=0.0)
+    yield from _outage("", "replaced by one that stood by", boxes=1, limit_s=0.0)
+    yield from _outage("", "killed and started again", boxes=1, limit_s=2.0)
+
+
+def _outage(name: str, how: str, *, boxes: int, limit_s: float) -> Iterator[str | Line]:
+    with ExitStack() as stack:
+        policy = clock_policy(ms=MODEL_MS)
+        appliances = [stack.enter_context(box(policy)) for _ in range(boxes)]
+        addresses = [appliance.address for appliance in appliances]
+        controllers = roles(stack, FEWER, "controller", addresses=addresses)
+        yield how
+        for child in controllers:
+            child.tell(seconds=OUTAGE_S)
+        time.sleep(OUTAGE_S / 3)
+        if how.startswith("replaced"):
+            appliances[0].upgrade()
+        else:
             appliances[0].kill()
             if boxes == 1:
                 appliances[0].start()
-            answers = [child.hear() for child in controllers]
-        dry = sorted(sum(answer["reasons"].values()) for answer in answers)
-        yield Line(
-            name="" if number else "outages",
-            measured=f"longest without an action; a box is killed, {name}",
-            unit="s",
-            ours=(max(answer["longest_dry_s"] for answer in answers),),
-            limit=Limit("figure", "<=", 2.0 if boxes == 1 else 0.5),
-            note=f"dry ticks of each controller: {', '.join(map(str, dry))}; "
-            f"{sum(answer['wrong'] for answer in answers)} rows at another instant than theirs",
-        )
+        answers = [child.hear() for child in controllers]
+    dry = sorted(sum(answer["reasons"].values()) for answer in answers)
+    yield Line(
+        name=name,
+        measured=f"longest time without an action; {FEWER} controllers, their box is {how}",
+        unit="s",
+        ours=(max(answer["longest_dry_s"] for answer in answers),),
+        limit=Limit("figure", "<=", limit_s),
+        note=f"dry ticks of each: {', '.join(map(str, dry))}; "
+        f"{sum(answer['wrong'] for answer in answers)} rows at another instant than theirs",
+    )
 
 
 def _quantile(times: list[float], rank: float) -> float:

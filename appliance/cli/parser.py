@@ -55,6 +55,11 @@ def _serving(commands: Commands) -> None:
         default=[],
         help="any key of the configuration, as in scheduling.max_queue_size=100",
     )
+    serve.add_argument(
+        "--standby",
+        action="store_true",
+        help="load the models and wait; take the place of the instance that serves when it ends",
+    )
     check = commands.add_parser("check-config", help="say whether a configuration can be used")
     check.add_argument("config", metavar="FILE")
 

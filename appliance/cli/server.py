@@ -22,7 +22,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from appliance.cli.logs import configure
 
     configure(config.log)
-    return run(config)
+    return run(config, standby=arguments.standby)
 
 
 def configuration(arguments: argparse.Namespace) -> Config:

@@ -23,6 +23,7 @@ STATE_STYLES = {
     "starting": "cyan",
     "loading": "cyan",
     "draining": "yellow",
+    "standby": "yellow",
     "degraded": "yellow",
     "failed": "red",
     "unreachable": "red",

@@ -38,6 +38,7 @@ NOT_BY_ITSELF_MS = 1 << 30
 """How long libzmq waits before it connects again: days. Told never to, it would drop what it
 received; told twice as long, some versions overflow and do it at once."""
 
+DRAINED_PAUSE_NS = 10_000_000
 EXACT_NS = 2_000_000
 """So long before an instant polling ends."""
 
@@ -204,6 +205,8 @@ class Link:
                 # What was lost may still be there for the appliance, which would not take another.
                 self._again_ns = self._pause_ns + (now_ns if self.up else self._tried_ns)
                 self._lost = self.up
+                if self.core.draining:  # as it said; another one may be there at once
+                    self._again_ns = now_ns + DRAINED_PAUSE_NS
                 self._pause_ns = min(2 * self._pause_ns, self._longest_pause_ns)
             self.up = up
 

@@ -83,7 +83,7 @@ def _of_process(status: Status) -> Iterator[Family]:
     )
     yield build
     state = Family(f"{PREFIX}state", "stateset", "The state of the appliance.")
-    for name in ("starting", "ready", "degraded", "draining"):
+    for name in ("starting", "standby", "ready", "degraded", "draining"):
         state.add(int(status["state"] == name), {f"{PREFIX}state": name})
     yield state
     arena, clients = status["arena"], status["clients"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 Stage = Literal["age", "queue", "batch", "execute", "reply", "total", "slack", "lateness"]
-State = Literal["starting", "ready", "degraded", "draining"]
+State = Literal["starting", "standby", "ready", "degraded", "draining"]
 ModelState = Literal["loading", "ready", "failed"]
 
 

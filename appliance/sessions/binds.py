@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import zmq
 from appliance.errors import ConfigError
 from appliance.io.unix_listener import somebody_listens
 
+ACCEPTS = 1 << 16
+"""Flag of a socket that listens, `__SO_ACCEPTCON`."""
 IPV4 = re.compile(r"tcp://[0-9.]+:")
 
 
@@ -63,3 +67,40 @@ def try_binds(addresses: Iterable[str]) -> None:
         probe.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
         for address in addresses:
             bind(probe, address)
+
+
+def are_released(addresses: Iterable[str]) -> bool:
+    """Return whether nobody listens at any of the addresses any more.
+
+    Nobody is connected to for that: it may be asked often. What is no address counts as released;
+    binding it says what is wrong.
+    """
+    return all(_is_released(address) for address in addresses)
+
+
+def _is_released(address: str) -> bool:
+    transport, _, place = address.partition("://")
+    if transport == "ipc":
+        return place not in _listening_paths()  # libzmq leaves the file behind
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]").replace("*", "")
+    if transport != "tcp" or not port.isdecimal():
+        return True
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+        return True
+
+
+def _listening_paths() -> set[str]:
+    """Return where on this machine somebody listens on a unix socket (see proc_net(5))."""
+    paths: set[str] = set()
+    for line in Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and int(fields[3], 16) & ACCEPTS:
+            paths.add(fields[7])
+    return paths
