@@ -42,7 +42,7 @@ def set_time_slice(slice_ns: int, pid: int = 0) -> bool:
 
     Args:
         slice_ns: 100,000 to 100,000,000; 0 is the kernel's default.
-        pid: Of a child, whose main thread is meant; 0 is the calling thread.
+        pid: Of a thread, or of a process, whose main thread is meant; 0 is the calling thread.
 
     Returns:
         Whether the kernel took it. An older one takes it and changes nothing. A thread whose

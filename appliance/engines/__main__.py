@@ -27,16 +27,19 @@ def main() -> int:
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--arena-fd", type=int)
     arguments = parser.parse_args()
+    control_fd, arena_fd = arguments.control_fd, arguments.arena_fd
+    if arguments.fork_server_fd is None and None in (control_fd, arena_fd):
+        parser.error("the following arguments are required: --control-fd, --arena-fd")
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     # Its wheels report to their vendor, over the network, unless told not to before they load.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    control_fd, arena_fd = arguments.control_fd, arguments.arena_fd
     try:
         if arguments.fork_server_fd is not None:
             lifeline.arm(sys.stdin.fileno())
             from appliance.engines import forkserver  # noqa: PLC0415  numpy reads the variables
 
+            # It returns in each worker, and in the fork server at its end.
             born = forkserver.serve(socket.socket(fileno=arguments.fork_server_fd))
             if born is None:
                 return 0

@@ -19,6 +19,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
 from appliance.engines.gather import Gathered, cut
@@ -98,7 +99,8 @@ class Worker:
         # What loading left behind lives as long as the process: the collector need not look.
         gc.collect()
         gc.freeze()
-        set_time_slice(SERVING_NS)
+        for thread in Path("/proc/self/task").iterdir():  # models may have started some
+            set_time_slice(SERVING_NS, int(thread.name))
         self._send(worker_pb2.FromWorker(ready=worker_pb2.Ready()))
 
     def _load_model(self, path: worker_pb2.ModelPath, arena: ArenaView, progress: float) -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import trio
@@ -22,12 +22,15 @@ from appliance.workers.output import Lines
 
 _CHUNK_BYTES = 1 << 16
 
+UNKNOWN = -256
+"""An exit status that nobody could tell."""
+
 
 class WorkerProcess:
     """A started process. `close` has to be called in the end.
 
     Attributes:
-        pid: Its process id, and that of its process group.
+        pid: Its process id, and soon after its start that of its process group.
     """
 
     def __init__(
@@ -36,15 +39,15 @@ class WorkerProcess:
         *,
         lifeline: trio.abc.AsyncResource,
         outputs: Sequence[trio.abc.ReceiveStream],
-        reap: Callable[[], int],
+        reap: Callable[[], Awaitable[int]],
     ) -> None:
-        """Take over a child of this process; nothing is taken if that fails.
+        """Take over a process; nothing is taken if that fails.
 
         Args:
             lifeline: The other end of its standard input.
             outputs: Those of its standard output and error.
-            reap: Called once, when it has exited; reaps it and returns its exit status, or minus
-                the signal that ended it.
+            reap: Called once, when it has exited; has it reaped and returns its exit status, minus
+                the signal that ended it, or UNKNOWN.
 
         Raises:
             OSError: No descriptor is left to watch it by.
@@ -82,9 +85,9 @@ class WorkerProcess:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def reap(self) -> int:
-        """Wait for its end and return its exit status, or minus the signal that ended it."""
+        """Wait for its end; return its exit status, minus the signal that ended it, or UNKNOWN."""
         await self.wait_exited()
-        status = self._reap()
+        status = await self._reap()
         self._reaped = True
         return status
 
@@ -126,18 +129,12 @@ async def start_program(
             process.pid,
             lifeline=process.stdin,
             outputs=(process.stdout, process.stderr),
-            reap=lambda: _returncode(process),
+            reap=process.wait,
         )
     except OSError:
         process.kill()
         await process.wait()
         raise
-
-
-def _returncode(process: trio.Process) -> int:
-    status = process.returncode  # looking reaps it
-    assert status is not None
-    return status
 
 
 async def _relay(
@@ -152,6 +149,8 @@ async def _relay(
 
 def describe_exit(status: int, stderr: Sequence[str]) -> str:
     """Say in one line how a process ended, with its last word if it had one."""
+    if status == UNKNOWN:
+        return "ended, and so did the fork server, which would know how"
     if status < 0:
         return f"killed by {_signal_name(-status)}"
     last = next((line.strip() for line in reversed(stderr) if line.strip()), "")

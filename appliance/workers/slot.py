@@ -43,7 +43,7 @@ class Slot:
         hang_factor: Nor before this times the slowest batch seen of its model.
         command: A program to be run instead of a copy of the fork server, before
             `--control-fd N --arena-fd M`.
-        environment: Added to the core's own.
+        environment: Added to the core's own; see `ForkServer.start_worker`.
     """
 
     name: str = field(validator=min_len(1))

@@ -1,8 +1,10 @@
-"""Workers are copies of a fork server, and children of this process."""
+"""Workers are copies of a fork server."""
 
 from __future__ import annotations
 
+import errno
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -21,7 +23,7 @@ from test_real_engine import run, slot
 from appliance.engines import forkserver as engine_side
 from appliance.wire.pb import worker_pb2
 from appliance.workers import forkserver
-from appliance.workers.events import WorkerDown
+from appliance.workers.events import WorkerDown, WorkerUp
 from appliance.workers.restart import RestartPolicy
 from appliance.workers.slot import Slot
 
@@ -39,10 +41,13 @@ DRAWS = """
             return {"y": np.random.random(inputs["x"].shape).astype(np.float32)}
 """
 
-LEAVES_A_CHILD = """
+LEAVES_CHILDREN = """
     import subprocess, sys
 
+    script = "sleep 0.01 & echo $!; exec >/dev/null; setsid sleep 0.02 &"
+    subprocess.run(["sh", "-c", script])
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    print(child.pid, flush=True)
     print(child.pid, flush=True)
 
     class Policy:
@@ -68,11 +73,11 @@ def fork_server(home: House) -> int:
     return running.process.pid
 
 
-async def test_a_worker_is_a_child_of_the_core_in_a_session_of_its_own() -> None:
+async def test_a_worker_is_in_a_session_of_its_own() -> None:
     async with house(empty_slot("arm")) as home:
         await home.up()
         pid = home.pid()
-        assert status_of(pid)["PPid"] == str(os.getpid())
+        assert status_of(pid)["PPid"] == str(fork_server(home))
         assert status_of(pid)["Name"] == "arm"
         assert os.getsid(pid) == os.getpgid(pid) == pid
         assert status_of(fork_server(home))["Threads"] == "1"
@@ -109,58 +114,99 @@ async def test_a_dead_fork_server_costs_no_worker() -> None:
         await gone(first)
         assert exists(worker)
         os.kill(worker, signal.SIGKILL)
-        assert (await home.next(WorkerDown)).cause == "killed by SIGKILL"
-        await home.up()
+        down = await home.next(WorkerDown)
+        assert down.cause == "ended, and so did the fork server, which would know how"
+        assert (await home.next(WorkerUp)).worker.generation == 2, "no start was in vain"
         assert fork_server(home) != first
+        assert not exists(first)
+
+
+async def test_worker_and_fork_server_killed_together_again_and_again() -> None:
+    async with house(empty_slot("a"), restart=AT_ONCE) as home:
+        for generation in range(1, 9):
+            up = await home.next(WorkerUp)
+            assert up.worker.generation == generation
+            os.kill(home.pid(), signal.SIGKILL)
+            os.kill(fork_server(home), signal.SIGKILL)
+            await home.next(WorkerDown)
+        await home.up()
+        assert not children_that_ended()
 
 
 async def test_a_fork_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forkserver, "_PATIENCE_S", 0.05)
     async with house(empty_slot("a"), restart=AT_ONCE) as home:
         await home.up()
         stuck, worker = fork_server(home), home.pid()
         os.kill(stuck, signal.SIGSTOP)
-        with monkeypatch.context() as patch:
-            patch.setattr(forkserver, "_PATIENCE_S", 0.05)
-            os.kill(worker, signal.SIGKILL)
-            assert (await home.next(WorkerDown)).cause == "killed by SIGKILL"
-            down = await home.next(WorkerDown)
-        assert down.cause == "cannot be started: the fork server did not answer for 0.05 s"
+        os.kill(worker, signal.SIGKILL)
+        down = await home.next(WorkerDown)
+        assert down.cause == "ended, and so did the fork server, which would know how"
         await home.up()
         assert not exists(stuck)
 
 
-async def test_no_zombies_are_left(tmp_path: Path) -> None:
-    add_python_model(tmp_path, "parent", LEAVES_A_CHILD)
-    async with house(slot(tmp_path), empty_slot("other"), restart=AT_ONCE) as home:
-        await home.up("cpu")
-        _, child = await home.line()
-        pid = home.pid()
-        os.kill(pid, signal.SIGKILL)
+async def test_what_models_leave_behind_is_no_concern_of_the_core(tmp_path: Path) -> None:
+    add_python_model(tmp_path, "parent", LEAVES_CHILDREN)
+    async with house(slot(tmp_path), restart=AT_ONCE) as home:
+        await home.up()
+        ended, _, lives = [int((await home.line())[1]) for _ in range(3)]
+        await gone(ended)
+        assert not children_that_ended()
+        os.kill(home.pid(), signal.SIGKILL)
         await home.next(WorkerDown)
-        assert not exists(pid)
-        await gone(int(child))
-        os.kill(home.pid(1), signal.SIGKILL)
-        await home.next(WorkerDown)  # at the latest now
-        assert not exists(int(child))
+        await gone(lives)
+        assert not children_that_ended()
 
 
-def test_no_more_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def children_that_ended() -> list[int]:
+    """Return the zombies among the children of this process."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in children if status_of(int(pid))["State"].startswith("Z")]
+
+
+async def test_nothing_is_left_open_when_descriptors_run_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipes = itertools.count(1)
+    make = os.pipe
+
+    def pipe() -> tuple[int, int]:
+        if next(pipes) % 3 == 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make()
+
+    server = forkserver.ForkServer()
+    before = set(Path("/proc/self/fd").iterdir())
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(OSError, match="Too many"):
+        await server.start_worker("x", 0, 0, {})
+    assert len(set(Path("/proc/self/fd").iterdir()) - before) <= 1  # of the listing itself
+
+
+@pytest.mark.parametrize("fds", ["none", "given"])
+def test_what_cannot_be_done_is_told(
+    fds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse() -> int:
-        raise BlockingIOError(11, "no more processes can be started")
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
 
-    monkeypatch.setattr(engine_side, "_fork_orphan", refuse)
+    monkeypatch.setattr(os, "fork", refuse)
+    order = worker_pb2.ToForkServer(reap=1)
+    if fds == "given":
+        order = worker_pb2.ToForkServer(fork=worker_pb2.Fork(name="x"))
     given = tmp_path / "given"
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, given.open("wb") as file:
-        order = worker_pb2.Fork(name="x").SerializeToString()
-        socket.send_fds(ours, [order], [file.fileno()] * engine_side.DESCRIPTORS)
+        numbers = [file.fileno()] * engine_side.DESCRIPTORS if fds == "given" else []
+        socket.send_fds(ours, [order.SerializeToString()], numbers)
         ours.shutdown(socket.SHUT_WR)
         assert engine_side.serve(theirs) is None
         gc.unfreeze()
         held = [fd for fd in Path("/proc/self/fd").iterdir() if _leads_to(fd, given)]
         assert held == [Path(f"/proc/self/fd/{file.fileno()}")]
-        forked = worker_pb2.Forked.FromString(ours.recv(1000))
-        assert forked.error == "fork: no more processes can be started"
+        answer = worker_pb2.FromForkServer.FromString(ours.recv(1000))
+        assert "no more processes" in answer.error or "No child" in answer.error
 
 
 def _leads_to(fd: Path, path: Path) -> bool:
@@ -168,6 +214,42 @@ def _leads_to(fd: Path, path: Path) -> bool:
         return fd.readlink() == path
     except FileNotFoundError:  # of the listing itself
         return False
+
+
+@pytest.mark.parametrize("start", ["trap '' CHLD; exec", "exec >&-; exec", "exec <&-; exec"])
+async def test_whatever_the_core_was_started_with(start: str) -> None:
+    """Signals ignored, standard descriptors closed: workers come up all the same."""
+    with trio.fail_after(PATIENCE_S):
+        done = await trio.run_process(
+            ["bash", "-c", f"{start} {sys.executable} -c '{CORE_UNTIL_UP}'"],
+            stdin=subprocess.DEVNULL,
+            capture_stderr=True,
+            cwd=ROOT,
+        )
+    assert b"up a" in done.stderr
+
+
+CORE_UNTIL_UP = """
+import sys, trio
+from appliance.workers.arena import Arena
+from appliance.workers.events import WorkerUp
+from appliance.workers.pool import WorkerPool
+from appliance.workers.slot import Slot
+
+async def main():
+    up = trio.Event()
+    def tell(event):
+        if isinstance(event, WorkerUp):
+            print("up", event.worker.slot, file=sys.stderr)
+            up.set()
+    pool = WorkerPool([Slot(name="a", models=())], Arena(1 << 16), on_event=tell)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run)
+        await up.wait()
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
 
 
 CORE = """
