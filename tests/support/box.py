@@ -97,16 +97,12 @@ def box(
     with tempfile.TemporaryDirectory(prefix="box-") as name:
         directory = Path(name)
         (directory / "config.toml").write_text(config)
-        command = [
-            *(sys.executable, "-m", "appliance", "serve"),
-            *("--config", str(directory / "config.toml")),
+        flags = [
             *("--models", str(models)),
             *(() if "bind" in config else ("--bind", f"ipc://{directory}/door")),
-            *("--socket", str(directory / "admin.sock")),
             *(argument for override in overrides for argument in ("--set", override)),
         ]
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
+        process = start(directory, *flags)
         running = Box(directory, process)
         try:
             if wait:
@@ -116,14 +112,47 @@ def box(
             end(process)
 
 
+@contextmanager
+def standby(serving: Box, models: Path, *flags: str) -> Iterator[Box]:
+    """Run an appliance that stands by for one that serves `models`."""
+    address = () if flags else ("--bind", serving.address)
+    process = start(serving.directory, "--standby", "--models", str(models), *address, *flags)
+    waiting = Box(serving.directory, process)
+    waiting.socket += ".standby"
+    try:
+        waiting.wait_until(lambda status: status["state"] == "standby", START_S)
+        yield waiting
+    finally:
+        end(process)
+
+
+def start(directory: Path, *flags: str) -> subprocess.Popen[bytes]:
+    """Start an appliance that has its files in `directory`."""
+    command = [
+        *(sys.executable, "-m", "appliance", "serve"),
+        *("--config", str(directory / "config.toml")),
+        *("--socket", str(directory / "admin.sock")),
+        *flags,
+    ]
+    with (directory / "log").open("ab") as log:
+        return subprocess.Popen(command, stderr=log, stdout=log, stdin=subprocess.DEVNULL)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     """Kill the appliance, and its workers: one that is stopped cannot notice that it is gone."""
     workers: list[int] = []
     if process.poll() is None:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        workers = [int(pid) for pid in children.read_text().split()]
+        workers = [child for server in children(process.pid) for child in children(server)]
         process.kill()
     process.wait(10)
     for pid in workers:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that the main thread of a process has started."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except FileNotFoundError:
+        return []
