@@ -21,6 +21,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -49,6 +50,7 @@ from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
+from appliance.reload import Reloader
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import are_released, try_binds
@@ -76,10 +78,18 @@ ADMIN_LOOK_S = 0.1
 """How often one that stands by looks whether it may take over."""
 
 
-def serve(config: Config, *, standby: bool = False) -> int:
+def serve(
+    config: Config,
+    read: Callable[[], Config],
+    *,
+    file: Path | None = None,
+    standby: bool = False,
+) -> int:
     """Run the appliance until it is drained; return its exit code, 0.
 
     Args:
+        read: Reads the configuration again.
+        file: Where it comes from, to be watched; None: only from flags.
         standby: Another instance serves. Load the models, and take its place when it ends.
 
     Raises:
@@ -88,6 +98,7 @@ def serve(config: Config, *, standby: bool = False) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     set_time_slice(SERVING_NS)
     app = Appliance(config, standby)
+    app.reloader = Reloader(config, lambda: app.checked(read()), app.apply, file)
     try:
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
@@ -119,7 +130,9 @@ class Appliance:
     dispatcher: Dispatcher = field(init=False)
     door: ZmqDoor = field(init=False)
     documents: Documents = field(init=False)
+    reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
+    _entries: list[ModelEntry] = field(init=False)
     _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
     _binds: list[str] = field(factory=list[str], init=False)
     _unsettled: set[str] = field(factory=set[str], init=False)
@@ -128,7 +141,8 @@ class Appliance:
 
     def __attrs_post_init__(self) -> None:
         config = self.config
-        entries = Repository(Path(config.models.directory)).scan()
+        self.reloader = Reloader(config, lambda: config, self.apply)
+        entries = self._entries = Repository(Path(config.models.directory)).scan()
         slots = slots_of(config, entries)
         catalog = _catalog(entries, slots)
         metrics, ledger = Metrics(), Ledger()
@@ -167,6 +181,7 @@ class Appliance:
             instance=instance,
             lifecycle=lambda: self.state,
             binds=lambda: self._binds,
+            config_error=lambda: self.reloader.error,
             clients=lambda: client_documents(
                 self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
             ),
@@ -203,6 +218,7 @@ class Appliance:
                 self._ready()
                 if self.standby:
                     root.start_soon(self._take_admin, beside)
+                services.start_soon(self.reloader.watch)
                 task_status.started()
                 await self._drain.wait()
                 await self._finish()
@@ -261,10 +277,13 @@ class Appliance:
     async def _signals(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """The first signal drains; a second one ends the grace."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """SIGHUP reloads; the first other signal drains, a second one ends the grace."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
-            async for _ in signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self.reloader.reload()
+                    continue
                 if self._drain.is_set():
                     self.dispatcher.abandon()
                 self.drain()
@@ -292,6 +311,31 @@ class Appliance:
         if any(not session.protocol for session in self.door.table if not session.silent):
             await trio.sleep(FAREWELL_S)
 
+    # ------------------------------------------------------------------------------- changes
+
+    def checked(self, config: Config) -> Config:
+        """Return a configuration that fits the models served.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        slots_of(config, self._entries)
+        return config
+
+    def apply(self, config: Config) -> None:
+        """Let another configuration hold from now on, as far as it may differ (see `reload`)."""
+        self.config = config
+        self._admission.reconfigure(config)
+        scheduling = config.scheduling
+        self.dispatcher.scheduler.reconfigure(
+            scheduling.max_queue_size, scheduling.overflow_policy, scheduling.max_retries
+        )
+        self.dispatcher.endings.log.sample = config.log.access_sample
+
+    async def _reload_document(self) -> dict[str, object]:
+        changed = await self.reloader.reload()
+        return {"changed": changed, "error": self.reloader.error}
+
     # ------------------------------------------------------------------------------- wiring
 
     def _on_pool_event(self, event: PoolEvent) -> None:
@@ -318,6 +362,7 @@ class Appliance:
             workers=lambda: {"workers": documents.status()["workers"]},
             metrics_text=self._metrics_text,
             drain=self._drain_document,
+            reload=self._reload_document,
         )
 
     def _metrics_text(self) -> str:

@@ -42,6 +42,7 @@ class Documents:
 
     Args:
         lifecycle: What the appliance as a whole is doing.
+        config_error: Why the configuration on disk does not hold.
         clients: The sessions; how many are connected and remembered, how many have left.
         clock: Monotonic nanoseconds.
     """
@@ -50,6 +51,7 @@ class Documents:
     instance: int
     lifecycle: Callable[[], State]
     binds: Callable[[], list[str]]
+    config_error: Callable[[], str]
     clients: Callable[[], list[Client]]
     client_counts: Callable[[], Clients]
     clock: Callable[[], int]
@@ -83,6 +85,7 @@ class Documents:
             pid=os.getpid(),
             uptime_s=round((now_ns - self._started_ns) / 1e9, 1),
             binds=self.binds(),
+            config_error=self.config_error(),
             requests=Requests(
                 asked=count.asked,
                 answered=count.answered,

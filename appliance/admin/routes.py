@@ -34,6 +34,7 @@ class AdminSources:
         workers: Worker processes and what they do.
         metrics_text: The OpenMetrics exposition.
         drain: Begins a drain (once; again is harmless) and tells how far it is.
+        reload: Reads the configuration again and tells what changed, or why nothing did.
     """
 
     status: Source
@@ -42,6 +43,7 @@ class AdminSources:
     workers: Source
     metrics_text: Source
     drain: Source
+    reload: Source
 
 
 @frozen
@@ -107,6 +109,7 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("GET", "/v1/workers", sources.workers),
         Route("GET", "/metrics", sources.metrics_text, OPENMETRICS),
         Route("POST", "/v1/drain", sources.drain),
+        Route("POST", "/v1/reload", sources.reload),
     ):
         router.add(route)
     return router

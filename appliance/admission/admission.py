@@ -65,6 +65,14 @@ class Admission:
         self._limiter = RateLimiter(self.config.rate_limits)
         self.ttl_ns = round(self.config.scheduling.request_ttl_ms * MILLISECOND_NS)
 
+    def reconfigure(self, config: Config) -> None:
+        """Let another configuration hold from now on; what was admitted stays admitted."""
+        if config.rate_limits != self.config.rate_limits:
+            self._limiter = RateLimiter(config.rate_limits)
+        self.config = config
+        self.ttl_ns = round(config.scheduling.request_ttl_ms * MILLISECOND_NS)
+        self._policies.clear()
+
     def policy(self, client: str) -> ClientPolicy:
         """Return what holds for a client.
 

@@ -76,11 +76,25 @@ def drain(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def reload(arguments: argparse.Namespace) -> int:
+    """Have it read its configuration again; 1 if that cannot be used."""
+    answer = admin.post(_socket(arguments), "/v1/reload", TIMEOUT_S)
+    with _readable():
+        document = cast("dict[str, Any]", answer)
+        error, changed = document["error"], document["changed"]
+    if error:
+        print(f"not applied: {error}")
+        return NOT_QUITE
+    print(f"applied: {', '.join(changed) or 'nothing has changed'}")
+    return OK
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": status,
     "clients": clients,
     "models": models,
     "drain": drain,
+    "reload": reload,
 }
 
 

@@ -77,6 +77,8 @@ def _asking(commands: Commands) -> None:
     drain = commands.add_parser("drain", help="finish what is in flight, then stop")
     _add_socket(drain)
     drain.add_argument("--wait", action="store_true", help="return when it has stopped")
+    reload = commands.add_parser("reload", help="read the configuration again, and apply it")
+    _add_socket(reload)
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from appliance.cli.logs import configure
 
     configure(config.log)
-    return run(config, standby=arguments.standby)
+    file = Path(arguments.config) if arguments.config else None
+    return run(config, lambda: configuration(arguments), file=file, standby=arguments.standby)
 
 
 def configuration(arguments: argparse.Namespace) -> Config:

@@ -25,7 +25,7 @@ def status_view(status: Status, width: int) -> RenderableType:
     """Lay the status document out for a terminal of `width` columns."""
     parts: list[RenderableType] = [
         _header(status),
-        *(Text(f"  {plain(reason)}", style="yellow") for reason in status["reasons"]),
+        *(Text(f"  {plain(reason)}", style="yellow") for reason in _notes(status)),
         Text(),
         *_facts(status),
         Text(),
@@ -41,6 +41,11 @@ def status_view(status: Status, width: int) -> RenderableType:
     else:
         parts.append(Text("no workers", style="yellow"))
     return Group(*parts)
+
+
+def _notes(status: Status) -> list[str]:
+    error = status.get("config_error")  # an older appliance does not say
+    return [*status["reasons"], *([f"configuration not applied: {error}"] if error else [])]
 
 
 def unreachable_view(message: str) -> RenderableType:

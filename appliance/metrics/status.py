@@ -104,7 +104,10 @@ class LedgerDocument(TypedDict):
 
 
 class Status(TypedDict):
-    """`GET /v1/status`. `reasons` says in words why the state is not `ready`."""
+    """`GET /v1/status`. `reasons` says in words why the state is not `ready`.
+
+    `config_error` says why the configuration on disk does not hold; empty if it does.
+    """
 
     state: State
     reasons: list[str]
@@ -114,6 +117,7 @@ class Status(TypedDict):
     pid: int
     uptime_s: float
     binds: list[str]
+    config_error: str
     requests: Requests
     outcomes: dict[str, int]
     replies_lost: dict[str, int]

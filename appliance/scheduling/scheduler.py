@@ -115,6 +115,14 @@ class Scheduler:
             wakeup_ns = due_ns
         return Decision(self._effects, wakeup_ns)
 
+    def reconfigure(
+        self, max_queue_size: int, overflow_policy: OverflowPolicy, max_retries: int
+    ) -> None:
+        """Let other bounds hold from now on; what waits stays."""
+        self.max_queue_size = self._queue.max_queue_size = max_queue_size
+        self.overflow_policy = self._queue.overflow_policy = overflow_policy
+        self.max_retries = max_retries
+
     def statistics(self) -> SchedulerStatistics:
         """Return a snapshot of what waits and runs."""
         batches = [b for w in self._workers for b in (w.executing, w.staged) if b]

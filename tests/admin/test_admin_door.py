@@ -39,6 +39,7 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
         workers=lambda: {"load": float("nan")},
         metrics_text=lambda: METRICS,
         drain=drain,
+        reload=lambda: {"changed": [], "error": ""},
     )
 
 

@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch, logs: list[Log]) -> list[Config]:
     """The configurations `serve` was called with, instead of running an appliance."""
     configs: list[Config] = []
 
-    def serve(config: Config) -> int:
+    def serve(config: Config, *_: object, **__: object) -> int:
         configs.append(config)
         return 7
 
