@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from appliance.client.result import Encoded, Result
     from appliance.client.statistics import Statistics
     from appliance.client.ticks import Tick
+    from appliance.client.trio import TrioConnection
     from appliance.errors import ApplianceError, Outcome, WindowFull
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "Statistics",
     "Step",
     "Tick",
+    "TrioConnection",
     "WindowFull",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "Statistics": "appliance.client.statistics",
     "Step": "appliance.client.episode",
     "Tick": "appliance.client.ticks",
+    "TrioConnection": "appliance.client.trio",
     "WindowFull": "appliance.errors",
 }
 

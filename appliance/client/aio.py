@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import zmq
 
@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from appliance.wire.spec import ModelSpec
 
 
-class AsyncLink(Link):
+class WaitingLink(Link):
+    """A link that tasks can wait on."""
+
+    async def wait_async(self, ready: Callable[[], bool], timeout_ms: float) -> None:
+        """Move messages until `ready()` or the time is up; 0 only looks."""
+        raise NotImplementedError
+
+
+class AsyncLink(WaitingLink):
     """A link whose waiting is done by the running event loop."""
 
     edge_triggered = True
@@ -149,110 +157,31 @@ def _finish(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class AsyncConnection:
-    """A connection to an appliance, which need not be there yet, for one event loop.
+class Ticks:
+    """The turns of a control loop.
 
-    Args:
-        server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
-            Several, best first: the first that answers is used.
-        client_id: Who this is, to the appliance; made up if empty.
-        client_type: What kind of client this is.
-        reconnect_ivl_ms: First pause before connecting again.
-        reconnect_max_ms: The pauses double up to this.
-        give_up_s: After so long an observation without an answer counts as unanswered.
-        heartbeat_ms: How often a sign of life is given at least. One of several appliances that
-            gives none for two of these is left for another.
-        context: To share one ZeroMQ context between many connections, each of which takes three of
-            its MAX_SOCKETS; made here if None.
-
-    Raises:
-        ValueError: `server` is no address.
+    Event loops sleep in whole milliseconds; what they slept too long, `Tick.late_ns` says. No
+    generator, so that leaving the loop early leaves nothing to be cleaned up.
     """
 
-    def __init__(
-        self,
-        server: str | Sequence[str] = "localhost:5555",
-        client_id: str | int = "",
-        client_type: str = "",
-        reconnect_ivl_ms: int = 100,
-        reconnect_max_ms: int = 5000,
-        *,
-        give_up_s: float = GIVE_UP_S,
-        heartbeat_ms: float = 1000,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
-    ) -> None:
-        self._link = AsyncLink(
-            server,
-            new_core(client_id, client_type, give_up_s, heartbeat_ms),
-            reconnect_ivl_ms=reconnect_ivl_ms,
-            reconnect_max_ms=reconnect_max_ms,
-            context=context,
-        )
+    def __init__(self, link: Link, hz: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Begin now.
 
-    def model(
-        self,
-        model_id: str,
-        latency_budget_ms: float = 50.0,
-        priority: int = 1,
-        *,
-        lateness: str | None = None,
-        keep: str | None = None,
-        window: int = WINDOW,
-        observation_period_ms: float | None = None,
-        step_period_ms: float | None = None,
-        model_version: str = "",
-    ) -> AsyncModel:
-        """Return a handle of a model; see `Connection.model`."""
-        return AsyncModel(
-            self._link,
-            model_id,
-            latency_budget_ms=latency_budget_ms,
-            priority=priority,
-            lateness=lateness,
-            keep=keep,
-            window=window,
-            observation_period_ms=observation_period_ms,
-            step_period_ms=step_period_ms,
-            model_version=model_version,
-        )
+        Raises:
+            ValueError: `hz` is not above 0.
+        """
+        self._link = link
+        self._ticker = Ticker(time.monotonic_ns(), hz)
+        self._sleep = sleep
 
-    async def wait_reachable(self, timeout_ms: float = 1000) -> bool:
-        """Wait for a sign of life of the appliance; return whether one came."""
-        core = self._link.core
-        heard_ns = core.last_heard_ns
-        core.greet()
-        await self._link.wait_async(lambda: core.last_heard_ns != heard_ns, timeout_ms)
-        return core.last_heard_ns != heard_ns
-
-    async def wait_settled(self, timeout_ms: float = 1000) -> bool:
-        """Wait until no observation is outstanding; return whether none is."""
-        core = self._link.core
-        await self._link.wait_async(lambda: not core.outstanding, timeout_ms)
-        return not core.outstanding
-
-    def statistics(self) -> Statistics:
-        """Return what became of everything asked so far."""
-        return self._link.core.statistics()
-
-    @property
-    def client_id(self) -> str:
-        """Who this is, to the appliance."""
-        return self._link.core.client_id
-
-    @property
-    def last_heard_ns(self) -> int | None:
-        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
-        return self._link.core.last_heard_ns
-
-    def close(self) -> None:
-        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
-        self._link.close()
-
-    async def __aenter__(self) -> Self:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        self.close()
+    async def __anext__(self) -> Tick:
+        next_ns = self._ticker.next_ns
+        await self._sleep(max(0, next_ns - time.monotonic_ns()) / 1e9)
+        self._link.pump()
+        return self._ticker.tick(max(next_ns, time.monotonic_ns()))
 
 
 class AsyncModel(ModelHandle):
@@ -260,7 +189,7 @@ class AsyncModel(ModelHandle):
 
     def __init__(
         self,
-        link: AsyncLink,
+        link: WaitingLink,
         model_id: str,
         *,
         latency_budget_ms: float,
@@ -317,26 +246,129 @@ class AsyncModel(ModelHandle):
 
     async def results(self, timeout_ms: float = 100) -> AsyncIterator[Result]:
         """Yield answers and refusals as they come, until none is outstanding or time is up."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_ms / 1000
+        deadline = time.monotonic() + timeout_ms / 1000
         while True:
-            await self._wait_async(self._has_any, (deadline - loop.time()) * 1000)
+            await self._wait_async(self._has_any, (deadline - time.monotonic()) * 1000)
             result = self._core.take_first(self._channel)
             if result is None:
                 return
             yield result
 
-    async def ticks(self, hz: float) -> AsyncIterator[Tick]:
+    def ticks(self, hz: float) -> AsyncIterator[Tick]:
         """Yield the turns of a control loop; see `Model.ticks`."""
-        ticker = Ticker(time.monotonic_ns(), hz)
-        while True:
-            # The event loop rounds up to a millisecond; what it slept too long, `late_ns` says.
-            await asyncio.sleep(max(0, ticker.next_ns - time.monotonic_ns()) / 1e9)
-            self._link.pump()
-            yield ticker.tick(max(ticker.next_ns, time.monotonic_ns()))
+        return Ticks(self._link, hz, asyncio.sleep)
 
     async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
         self._core.describe(self._channel, self._options.model_version)
         await self._wait_async(self._is_described, timeout_ms)
         return self._channel.spec
+
+
+class AsyncConnection:
+    """A connection to an appliance, which need not be there yet, for one event loop.
+
+    Args:
+        server: `host:port`, or an address with its transport (`tcp://...`, `ipc://...`).
+            Several, best first: the first that answers is used.
+        client_id: Who this is, to the appliance; made up if empty.
+        client_type: What kind of client this is.
+        reconnect_ivl_ms: First pause before connecting again.
+        reconnect_max_ms: The pauses double up to this.
+        give_up_s: After so long an observation without an answer counts as unanswered.
+        heartbeat_ms: How often a sign of life is given at least. One of several appliances that
+            gives none for two of these is left for another.
+        context: To share one ZeroMQ context between many connections, each of which takes three of
+            its MAX_SOCKETS; made here if None.
+
+    Raises:
+        ValueError: `server` is no address.
+    """
+
+    link_type: ClassVar[Callable[..., WaitingLink]] = AsyncLink
+    model_type: ClassVar[type[AsyncModel]] = AsyncModel
+
+    def __init__(
+        self,
+        server: str | Sequence[str] = "localhost:5555",
+        client_id: str | int = "",
+        client_type: str = "",
+        reconnect_ivl_ms: int = 100,
+        reconnect_max_ms: int = 5000,
+        *,
+        give_up_s: float = GIVE_UP_S,
+        heartbeat_ms: float = 1000,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self._link = self.link_type(
+            server,
+            new_core(client_id, client_type, give_up_s, heartbeat_ms),
+            reconnect_ivl_ms=reconnect_ivl_ms,
+            reconnect_max_ms=reconnect_max_ms,
+            context=context,
+        )
+
+    def model(
+        self,
+        model_id: str,
+        latency_budget_ms: float = 50.0,
+        priority: int = 1,
+        *,
+        lateness: str | None = None,
+        keep: str | None = None,
+        window: int = WINDOW,
+        observation_period_ms: float | None = None,
+        step_period_ms: float | None = None,
+        model_version: str = "",
+    ) -> AsyncModel:
+        """Return a handle of a model; see `Connection.model`."""
+        return self.model_type(
+            self._link,
+            model_id,
+            latency_budget_ms=latency_budget_ms,
+            priority=priority,
+            lateness=lateness,
+            keep=keep,
+            window=window,
+            observation_period_ms=observation_period_ms,
+            step_period_ms=step_period_ms,
+            model_version=model_version,
+        )
+
+    async def wait_reachable(self, timeout_ms: float = 1000) -> bool:
+        """Wait for a sign of life of the appliance; return whether one came."""
+        core = self._link.core
+        heard_ns = core.last_heard_ns
+        core.greet()
+        await self._link.wait_async(lambda: core.last_heard_ns != heard_ns, timeout_ms)
+        return core.last_heard_ns != heard_ns
+
+    async def wait_settled(self, timeout_ms: float = 1000) -> bool:
+        """Wait until no observation is outstanding; return whether none is."""
+        core = self._link.core
+        await self._link.wait_async(lambda: not core.outstanding, timeout_ms)
+        return not core.outstanding
+
+    def statistics(self) -> Statistics:
+        """Return what became of everything asked so far."""
+        return self._link.core.statistics()
+
+    @property
+    def client_id(self) -> str:
+        """Who this is, to the appliance."""
+        return self._link.core.client_id
+
+    @property
+    def last_heard_ns(self) -> int | None:
+        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
+        return self._link.core.last_heard_ns
+
+    def close(self) -> None:
+        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
+        self._link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
