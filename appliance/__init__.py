@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from appliance.client.connection import Connection, Model
     from appliance.client.result import Encoded, Result
     from appliance.client.statistics import Statistics
-    from appliance.errors import ApplianceError, Outcome, WindowFull
+    from appliance.errors import ApplianceError, KeyFileError, Outcome, WindowFull
+    from appliance.keys.files import ClientKeys
 
 __version__ = "0.1.0"
 
@@ -30,8 +31,10 @@ __all__ = [
     "ApplianceError",
     "AsyncConnection",
     "AsyncModel",
+    "ClientKeys",
     "Connection",
     "Encoded",
+    "KeyFileError",
     "Model",
     "Outcome",
     "Result",
@@ -43,8 +46,10 @@ _HOMES = {
     "ApplianceError": "appliance.errors",
     "AsyncConnection": "appliance.client.aio",
     "AsyncModel": "appliance.client.aio",
+    "ClientKeys": "appliance.keys.files",
     "Connection": "appliance.client.connection",
     "Encoded": "appliance.client.result",
+    "KeyFileError": "appliance.errors",
     "Model": "appliance.client.connection",
     "Outcome": "appliance.errors",
     "Result": "appliance.client.result",

@@ -10,18 +10,20 @@ event loop brings, whether somebody waits or not.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import zmq
 
 from appliance.client.codec import Value
-from appliance.client.connection import GIVE_UP_S, WINDOW, new_core
+from appliance.client.connection import GIVE_UP_S, WINDOW, named, new_core, read_keys
 from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
+from appliance.keys.files import ClientKeys
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,6 +43,7 @@ class AsyncLink(Link):
         *,
         reconnect_ivl_ms: int,
         reconnect_max_ms: int,
+        keys: ClientKeys | None,
         context: zmq.Context[zmq.Socket[bytes]] | None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -51,6 +54,7 @@ class AsyncLink(Link):
             core,
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
+            keys=keys,
             context=context,
         )
 
@@ -152,11 +156,14 @@ class AsyncConnection:
         reconnect_ivl_ms: First pause before connecting again.
         reconnect_max_ms: The pauses double up to this.
         give_up_s: After so long an observation without an answer counts as unanswered.
+        keys: The key file that `appliance keys new` wrote for this client, or what it holds. Only
+            its owner may be able to read the file. Without a `client_id`, this is who it names.
         context: To share one ZeroMQ context between many connections, each of which takes three of
             its MAX_SOCKETS; made here if None.
 
     Raises:
-        ValueError: `server` is no address.
+        ValueError: `server` is no address, or the keys are another client's.
+        KeyFileError: The key file cannot be read, others can read it, or it holds no keys.
     """
 
     def __init__(
@@ -168,13 +175,16 @@ class AsyncConnection:
         reconnect_max_ms: int = 5000,
         *,
         give_up_s: float = GIVE_UP_S,
+        keys: ClientKeys | str | os.PathLike[str] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
+        own = read_keys(keys, client_id)
         self._link = AsyncLink(
             server,
-            new_core(client_id, client_type, give_up_s),
+            new_core(named(client_id, own), client_type, give_up_s),
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
+            keys=own,
             context=context,
         )
 
@@ -232,6 +242,11 @@ class AsyncConnection:
     def last_heard_ns(self) -> int | None:
         """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
         return self._link.core.last_heard_ns
+
+    @property
+    def last_error(self) -> str:
+        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
+        return self._link.error
 
     def close(self) -> None:
         """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""

@@ -56,6 +56,7 @@ class Core:
         nonce: Random, one per connection.
         give_up_ns: Age at which an unanswered observation is given up.
         last_heard_ns: When the appliance was last heard; None is never.
+        refusal: Why the appliance answers but does not serve this client; empty if it does.
         closed: Nothing can be asked any more.
     """
 
@@ -65,6 +66,7 @@ class Core:
     give_up_ns: int
     started_ns: int
     last_heard_ns: int | None = None
+    refusal: str = ""
     closed: bool = False
     ledger: Ledger = field(factory=Ledger)
     round_trip: RoundTrip = field(factory=RoundTrip)
@@ -247,6 +249,11 @@ class Core:
         except PeerProtocolError:
             self.ledger.bad_answers += 1
             return
+        if response.kind is Kind.HEARTBEAT:
+            refused = response.outcome is not Outcome.OK
+            self.refusal = f"{response.outcome.name}: {response.message}" if refused else ""
+            if refused:
+                return
         self.last_heard_ns = now_ns
         if response.kind is Kind.DESCRIBE:
             self._described(response)

@@ -22,6 +22,7 @@ import zmq
 from appliance.client.core import HEARTBEAT_NS, Core
 from appliance.client.watch import Watch
 from appliance.errors import LocalProtocolError
+from appliance.keys.files import ClientKeys
 
 ZERO_COPY_BYTES = 64 * 1024
 """From here on handing over a reference costs less than copying."""
@@ -72,6 +73,7 @@ class Link:
         *,
         reconnect_ivl_ms: int,
         reconnect_max_ms: int,
+        keys: ClientKeys | None,
         context: zmq.Context[zmq.Socket[bytes]] | None,
     ) -> None:
         self.core = core
@@ -96,7 +98,14 @@ class Link:
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
-        self._watch = Watch(self._socket, self._context, f"link-{id(self)}")
+        if keys is not None:
+            for option, key in (
+                (zmq.CURVE_SERVERKEY, keys.server_key),
+                (zmq.CURVE_PUBLICKEY, keys.public_key),
+                (zmq.CURVE_SECRETKEY, keys.secret_key),
+            ):
+                self._socket.setsockopt(option, key.encode())
+        self._watch = Watch(self._socket, self._context, f"link-{id(self)}", keyed=keys is not None)
         try:
             self._socket.connect(self._address)
         except zmq.ZMQError as error:
@@ -108,6 +117,11 @@ class Link:
         self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
         for poller in (self._arrivals, self._both):
             poller.register(self._watch.descriptor, zmq.POLLIN)
+
+    @property
+    def error(self) -> str:
+        """Why nothing is answered, as far as it is known; empty if nothing is wrong."""
+        return self._watch.error or self.core.refusal
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -163,6 +177,7 @@ class Link:
         """Leave the connection that is over, with what it did not send, for another."""
         self._again_ns = None
         self._tried_ns = now_ns
+        self._watch.begin()
         self._socket.disconnect(self._address)
         # An appliance that has not noticed the loss yet would not hear a second one of that name.
         self._name_anew()
