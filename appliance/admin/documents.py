@@ -42,6 +42,8 @@ class Documents:
 
     Args:
         lifecycle: What the appliance as a whole is doing.
+        connections_refused: How many did not come to be, by cause.
+        key_problems: What is wrong with the keys, in words.
         clients: The sessions; how many are connected and remembered, how many have left.
         clock: Monotonic nanoseconds.
     """
@@ -52,6 +54,8 @@ class Documents:
     binds: Callable[[], list[str]]
     clients: Callable[[], list[Client]]
     client_counts: Callable[[], Clients]
+    connections_refused: Callable[[], dict[str, int]]
+    key_problems: Callable[[], list[str]]
     clock: Callable[[], int]
     metrics: Metrics
     ledger: Ledger
@@ -97,6 +101,7 @@ class Documents:
             models=self._models(snapshot),
             workers=[self._worker(index, worker) for index, worker in enumerate(workers)],
             clients=self.client_counts(),
+            connections_refused=self.connections_refused(),
             arena=self._arena(),
             timer_lateness_us=snapshot["timer_lateness_us"],
             ledger=self.ledger.document(self.fleet.rows_finished()),
@@ -118,6 +123,7 @@ class Documents:
             for served in self.catalog.models.values()
             if served.error
         )
+        reasons.extend(self.key_problems())
         return reasons
 
     def _models(self, snapshot: Snapshot) -> list[Model]:

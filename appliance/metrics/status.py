@@ -104,7 +104,10 @@ class LedgerDocument(TypedDict):
 
 
 class Status(TypedDict):
-    """`GET /v1/status`. `reasons` says in words why the state is not `ready`."""
+    """`GET /v1/status`. `reasons` says in words why the state is not `ready`.
+
+    `connections_refused` counts what failed in the handshake, by cause.
+    """
 
     state: State
     reasons: list[str]
@@ -121,6 +124,7 @@ class Status(TypedDict):
     models: list[Model]
     workers: list[Worker]
     clients: Clients
+    connections_refused: dict[str, int]
     arena: Arena
     timer_lateness_us: Latency
     ledger: LedgerDocument

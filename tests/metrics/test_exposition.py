@@ -34,6 +34,7 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
         },
         outcomes={},
         replies_lost={},
+        connections_refused={"no_key": 2, "revoked_key": 1},
         latency_us=snapshot["latency_us"],
         models=[
             Model(
