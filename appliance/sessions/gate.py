@@ -17,7 +17,7 @@ import zmq
 from attrs import define, field
 
 from appliance.config import Config
-from appliance.errors import KeyFileError, Outcome, PeerProtocolError, Rejected
+from appliance.errors import ConfigError, KeyFileError, Outcome, PeerProtocolError, Rejected
 from appliance.io.zmq_socket import ZmqSocket
 from appliance.keys.directory import KeyDirectory
 from appliance.keys.ring import Refusal, Ring
@@ -53,7 +53,7 @@ class Gate:
     """
 
     directory: KeyDirectory
-    secrets: dict[str, bytes]
+    secrets: dict[str, bytes] = field(repr=False)
     everywhere: bool = False
     clock: Callable[[], int] = time.monotonic_ns
     on_change: Callable[[], None] = _nothing
@@ -162,10 +162,13 @@ def gate_of(config: Config) -> Gate | None:
 
     Raises:
         KeyFileError: A key of the appliance's own, or the directory, cannot be used.
+        ConfigError: ZeroMQ cannot do it here.
     """
     keys = config.keys
     if not keys.required:
         return None
+    if not zmq.has("curve"):
+        raise ConfigError("keys.required: this pyzmq was built without CURVE; install its wheel")
     directory = KeyDirectory(Path(keys.directory))
     secrets = {
         address: directory.server_pair(keys.server_key_of.get(address, keys.server_key))

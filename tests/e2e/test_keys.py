@@ -187,6 +187,10 @@ def test_two_controllers_with_one_key_are_two_sessions_of_one_client(
         clients = running.clients()
         assert [client["id"] for client in clients] == ["arm", "arm"]
         assert clients[0]["session"] != clients[1]["session"]
+        assert running.stop() == 0
+        for connection in (one, two):
+            connection._link.wait(lambda link=connection._link: not link.up, PATIENCE_MS)
+            assert connection.last_error
 
 
 def test_a_task_is_told_too(running: Box, keys: KeyMaker) -> None:

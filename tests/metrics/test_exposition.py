@@ -170,6 +170,10 @@ def test_every_outcome_is_counted_once(text: str) -> None:
     errors = samples(families["appliance_observation_errors"])
     assert errors["_total", "policy", "INVALID"] == errors["_total", "", "UNKNOWN_MODEL"] == 1
     assert samples(families["appliance_send_errors"]) == {("_total", "slow_reader"): 1}
+    assert samples(families["appliance_connections_refused"]) == {
+        ("_total", "no_key"): 2,
+        ("_total", "revoked_key"): 1,
+    }
     assert samples(families["appliance_dispatch_retries"]) == {("_total", "isolated"): 1}
 
 
