@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from appliance.client.statistics import Statistics
     from appliance.client.ticks import Tick
     from appliance.client.trio import TrioConnection
-    from appliance.errors import ApplianceError, Outcome, WindowFull
+    from appliance.errors import ApplianceError, KeyFileError, Outcome, WindowFull
+    from appliance.keys.files import ClientKeys
 
 __version__ = "0.1.0"
 
@@ -35,9 +36,11 @@ __all__ = [
     "AsyncConnection",
     "AsyncModel",
     "Blend",
+    "ClientKeys",
     "Connection",
     "Encoded",
     "Episode",
+    "KeyFileError",
     "Model",
     "Outcome",
     "Result",
@@ -53,9 +56,11 @@ _HOMES = {
     "AsyncConnection": "appliance.client.aio",
     "AsyncModel": "appliance.client.aio",
     "Blend": "appliance.client.chunks",
+    "ClientKeys": "appliance.keys.files",
     "Connection": "appliance.client.connection",
     "Encoded": "appliance.client.result",
     "Episode": "appliance.client.episode",
+    "KeyFileError": "appliance.errors",
     "Model": "appliance.client.connection",
     "Outcome": "appliance.errors",
     "Result": "appliance.client.result",

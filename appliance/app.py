@@ -56,6 +56,7 @@ from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import are_released, try_binds
 from appliance.sessions.document import client_documents
 from appliance.sessions.door import ZmqDoor
+from appliance.sessions.gate import gate_of
 from appliance.sessions.replies import Replies
 from appliance.timeslice import SERVING_NS, set_time_slice
 from appliance.workers.arena import Arena
@@ -142,6 +143,7 @@ class Appliance:
     def __attrs_post_init__(self) -> None:
         config = self.config
         self.reloader = Reloader(config, lambda: config, self.apply)
+        gate = gate_of(config)
         entries = self._entries = Repository(Path(config.models.directory)).scan()
         slots = slots_of(config, entries)
         catalog = _catalog(entries, slots)
@@ -174,7 +176,7 @@ class Appliance:
         intake = Intake(self._admission, memory, endings, self.dispatcher)
         instance = secrets.randbits(64)
         replies = Replies(catalog, config.appliance_id, instance)
-        self.door = ZmqDoor(config.transport, intake, replies)
+        self.door = ZmqDoor(config.transport, intake, replies, gate)
         self.dispatcher.answer_rows = self.door.answer_rows
         self.documents = Documents(
             appliance_id=config.appliance_id,
@@ -186,6 +188,8 @@ class Appliance:
                 self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
             ),
             client_counts=self._client_counts,
+            connections_refused=self.door.refused_connections,
+            key_problems=gate.problems if gate is not None else list,
             clock=time.monotonic_ns,
             metrics=metrics,
             ledger=ledger,

@@ -69,7 +69,7 @@ class Transport:
 
     Attributes:
         bind: Any number of `tcp://HOST:PORT` and `ipc://PATH`.
-        insecure: Written consent to listen beyond loopback without keys.
+        insecure: Written consent to listen beyond loopback without keys (`keys.required`).
         max_message_bytes: A longer payload is TOO_LARGE; twice this ends the connection.
         receive_hwm: Messages queued per client before its socket blocks.
         send_hwm: Replies queued per client before it loses them.
@@ -91,6 +91,27 @@ class Transport:
     disconnect_timeout_s: float = field(default=10.0, validator=POSITIVE)
     heartbeat_interval_ms: int = field(default=1000, validator=and_(ge(10), le(60_000)))
     fast_path: bool = True
+
+
+@frozen(kw_only=True)
+class Keys:
+    """Who may come, by the CURVE key it holds.
+
+    Attributes:
+        required: Every `tcp://` bind asks for keys, and a client is who its key says.
+        ipc: So does every `ipc://` bind; if not, who may open the file comes as who it says.
+        directory: Holds `server/`, `authorised/` and `revoked/`.
+        server_key: Which of `server/` the appliance itself has.
+        server_key_of: Which it has at one address of `transport.bind`, instead.
+    """
+
+    required: bool = False
+    ipc: bool = False
+    directory: str = "./keys"
+    server_key: str = field(default="main", validator=matches_re(NAME))
+    server_key_of: dict[str, str] = field(
+        factory=dict[str, str], validator=deep_mapping(instance_of(str), matches_re(NAME))
+    )
 
 
 @frozen(kw_only=True)
@@ -284,6 +305,7 @@ class Config:
 
     appliance_id: str = ""
     transport: Transport = Transport()
+    keys: Keys = Keys()
     clients: Clients = Clients()
     scheduling: Scheduling = Scheduling()
     rate_limits: RateLimits = RateLimits()
@@ -311,7 +333,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         _apply(document, override)
     config = structure(document, Config, where)
     _check_names(config, where)
-    _check_binds(config.transport, where)
+    _check_binds(config, where)
     return config
 
 
@@ -366,8 +388,9 @@ def _check_names(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: workers: found none; at least one is needed")
 
 
-def _check_binds(transport: Transport, where: str) -> None:
+def _check_binds(config: Config, where: str) -> None:
     """Refuse ports that are none, and strangers, unless those are asked for in writing."""
+    transport, keys = config.transport, config.keys
     if not transport.bind:
         raise ConfigError(f"{where}: transport.bind: found none; at least one is needed")
     for index, address in enumerate(transport.bind):
@@ -376,10 +399,22 @@ def _check_binds(transport: Transport, where: str) -> None:
             raise ConfigError(
                 f"{where}: transport.bind.{index}: found {address!r}; a port is at most {LAST_PORT}"
             )
-        if not (transport.insecure or address.startswith("ipc://") or _is_loopback(address)):
+        if not (
+            keys.required
+            or transport.insecure
+            or address.startswith("ipc://")
+            or _is_loopback(address)
+        ):
             raise ConfigError(
                 f"{where}: transport.bind.{index}: found {address!r}, which others can reach, and "
-                "there are no keys; bind to 127.0.0.1, or write transport.insecure = true"
+                "no keys are asked for; write keys.required = true (docs/operations.md, Keys), "
+                "bind to 127.0.0.1, or write transport.insecure = true"
+            )
+    for address in keys.server_key_of:
+        if address not in transport.bind:
+            raise ConfigError(
+                f"{where}: keys.server_key_of: found {address!r}; allowed: an address of "
+                f"transport.bind as it is written there: {', '.join(transport.bind)}"
             )
 
 

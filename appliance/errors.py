@@ -3,6 +3,7 @@
 ```
 ApplianceError               code
 ├── ConfigError              CONFIG            a config or manifest key cannot be used
+├── KeyFileError             KEY_FILE          a key or its file cannot be used
 ├── WindowFull               WINDOW_FULL       the SDK holds as much as it was told to
 ├── Rejected                 (an Outcome)      a request is refused; its client is told
 ├── ProtocolError                              somebody broke a protocol
@@ -60,6 +61,12 @@ class ConfigError(ApplianceError):
     """
 
     code = "CONFIG"
+
+
+class KeyFileError(ApplianceError):
+    """A key or the file that holds it cannot be used; the message says what to do."""
+
+    code = "KEY_FILE"
 
 
 class WindowFull(ApplianceError):

@@ -312,6 +312,26 @@ def test_strangers_are_listened_to_only_if_that_is_written(address: str) -> None
     assert load(None, [bind, "transport.insecure=true"]).transport.bind[1] == address
 
 
+def test_strangers_are_listened_to_if_they_need_keys() -> None:
+    bind = 'transport.bind=["tcp://0.0.0.0:5555"]'
+    assert "keys.required = true" in refusal(None, bind)
+    assert load(None, [bind, "keys.required=true"]).keys.required
+
+
+def test_a_key_for_an_address_that_is_not_bound_is_refused(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        '[transport]\nbind = ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"]\n'
+        '[keys.server_key_of]\n"tcp://127.0.0.1:3" = "next"\n',
+    )
+    assert refusal(path) == (
+        f"{path}: keys.server_key_of: found 'tcp://127.0.0.1:3'; allowed: an address of "
+        "transport.bind as it is written there: tcp://127.0.0.1:1, tcp://127.0.0.1:2"
+    )
+    path.write_text(path.read_text().replace(":3", ":2"))
+    assert load(path).keys.server_key_of == {"tcp://127.0.0.1:2": "next"}
+
+
 @pytest.mark.parametrize(
     "address",
     [

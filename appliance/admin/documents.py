@@ -43,6 +43,8 @@ class Documents:
     Args:
         lifecycle: What the appliance as a whole is doing.
         config_error: Why the configuration on disk does not hold.
+        connections_refused: How many did not come to be, by cause.
+        key_problems: What is wrong with the keys, in words.
         clients: The sessions; how many are connected and remembered, how many have left.
         clock: Monotonic nanoseconds.
     """
@@ -54,6 +56,8 @@ class Documents:
     config_error: Callable[[], str]
     clients: Callable[[], list[Client]]
     client_counts: Callable[[], Clients]
+    connections_refused: Callable[[], dict[str, int]]
+    key_problems: Callable[[], list[str]]
     clock: Callable[[], int]
     metrics: Metrics
     ledger: Ledger
@@ -100,6 +104,7 @@ class Documents:
             models=self._models(snapshot),
             workers=[self._worker(index, worker) for index, worker in enumerate(workers)],
             clients=self.client_counts(),
+            connections_refused=self.connections_refused(),
             arena=self._arena(),
             timer_lateness_us=snapshot["timer_lateness_us"],
             ledger=self.ledger.document(self.fleet.rows_finished()),
@@ -121,6 +126,7 @@ class Documents:
             for served in self.catalog.models.values()
             if served.error
         )
+        reasons.extend(self.key_problems())
         return reasons
 
     def _models(self, snapshot: Snapshot) -> list[Model]:

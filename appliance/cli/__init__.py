@@ -78,6 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import server
 
         return server.serve(arguments) if command == "serve" else server.check_config(arguments)
+    if command == "keys":
+        from appliance.cli import keys
+
+        return keys.COMMANDS[arguments.action](arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

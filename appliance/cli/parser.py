@@ -29,6 +29,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _serving(commands)
     _asking(commands)
+    _keys(commands)
     demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
     if words and words[0] == "demo":  # only then pay for its imports
         from appliance.cli.demo import add_arguments
@@ -79,6 +80,30 @@ def _asking(commands: Commands) -> None:
     drain.add_argument("--wait", action="store_true", help="return when it has stopped")
     reload = commands.add_parser("reload", help="read the configuration again, and apply it")
     _add_socket(reload)
+
+
+def _keys(commands: Commands) -> None:
+    keys = commands.add_parser("keys", help="who may come: make keys, list and revoke them")
+    actions = keys.add_subparsers(dest="action", metavar="ACTION", required=True)
+    new = actions.add_parser("new", help="make a client's key and authorise it")
+    new.add_argument("name", metavar="NAME", help="the client's id")
+    new.add_argument(
+        "--out", metavar="FILE", help="where the client's secret goes; NAME.key if left out"
+    )
+    new.add_argument(
+        "--server-key", metavar="NAME", help="the key of the appliance that it is to expect"
+    )
+    new_server = actions.add_parser("new-server", help="make another key of the appliance's own")
+    new_server.add_argument("name", metavar="NAME", help="what to call it")
+    listing = actions.add_parser("list", help="every client's key, the revoked ones too")
+    listing.add_argument("--json", action="store_true", help="a document instead of a table")
+    revoke = actions.add_parser("revoke", help="let a client come no more with the key it has")
+    revoke.add_argument("name", metavar="NAME", help="the client's id")
+    show = actions.add_parser("show", help="a client's public key, or the appliance's own")
+    show.add_argument("name", metavar="NAME", nargs="?", help="the client's id")
+    for each in (new, new_server, listing, revoke, show):
+        each.add_argument("--config", metavar="FILE", help="configuration that says where they are")
+        each.add_argument("--directory", metavar="DIR", help="where they are: keys.directory")
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

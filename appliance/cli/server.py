@@ -100,7 +100,17 @@ def summary(config: Config, models: list[str] | None) -> list[str]:
         f"  binds    {', '.join(config.transport.bind)}",
         f"  models   {config.models.directory}: {held or 'none'}",
         f"  workers  {', '.join(workers)}",
+        f"  keys     {_keys(config)}",
         f"  clients  {len(clients.known)} known, others {others}; default {', '.join(rules)}",
         f"  arena    {config.arena.bytes / (1 << 20):g} MiB",
         f"  admin    {config.admin.socket or default_socket_path()}",
     ]
+
+
+def _keys(config: Config) -> str:
+    """Say where keys are asked for."""
+    keys = config.keys
+    if not keys.required:
+        return "not asked for"
+    binds = "tcp:// and ipc://" if keys.ipc else "tcp://"
+    return f"asked for at {binds}; {keys.directory}, server key {keys.server_key}"

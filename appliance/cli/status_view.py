@@ -86,6 +86,8 @@ def _facts(status: Status) -> list[Text]:
             f"timer late {latency(status['timer_lateness_us'])} ms",
         ),
     ]
+    if status["connections_refused"]:
+        lines.append(_line("refused", *_counts(status["connections_refused"]), style="yellow"))
     if status["replies_lost"]:
         lines.append(_line("replies lost", *_counts(status["replies_lost"]), style="yellow"))
     if not status["ledger"]["balanced"]:

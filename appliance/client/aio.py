@@ -10,6 +10,7 @@ event loop brings, whether somebody waits or not.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 import zmq
 
 from appliance.client.codec import Value
-from appliance.client.connection import GIVE_UP_S, WINDOW, new_core
+from appliance.client.connection import GIVE_UP_S, WINDOW, named, new_core, read_keys
 from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
 from appliance.client.ticks import Tick, Ticker
+from appliance.keys.files import ClientKeys
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,6 +53,7 @@ class AsyncLink(WaitingLink):
         *,
         reconnect_ivl_ms: int,
         reconnect_max_ms: int,
+        keys: ClientKeys | None,
         context: zmq.Context[zmq.Socket[bytes]] | None,
     ) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -61,6 +64,7 @@ class AsyncLink(WaitingLink):
             core,
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
+            keys=keys,
             context=context,
         )
 
@@ -278,11 +282,14 @@ class AsyncConnection:
         give_up_s: After so long an observation without an answer counts as unanswered.
         heartbeat_ms: How often a sign of life is given at least. One of several appliances that
             gives none for two of these is left for another.
+        keys: The key file that `appliance keys new` wrote for this client, or what it holds. Only
+            its owner may be able to read the file. Without a `client_id`, this is who it names.
         context: To share one ZeroMQ context between many connections, each of which takes three of
             its MAX_SOCKETS; made here if None.
 
     Raises:
-        ValueError: `server` is no address.
+        ValueError: `server` is no address, or the keys are another client's.
+        KeyFileError: The key file cannot be read, others can read it, or it holds no keys.
     """
 
     link_type: ClassVar[Callable[..., WaitingLink]] = AsyncLink
@@ -298,13 +305,16 @@ class AsyncConnection:
         *,
         give_up_s: float = GIVE_UP_S,
         heartbeat_ms: float = 1000,
+        keys: ClientKeys | str | os.PathLike[str] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
+        own = read_keys(keys, client_id)
         self._link = self.link_type(
             server,
-            new_core(client_id, client_type, give_up_s, heartbeat_ms),
+            new_core(named(client_id, own), client_type, give_up_s, heartbeat_ms),
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
+            keys=own,
             context=context,
         )
 
@@ -362,6 +372,11 @@ class AsyncConnection:
     def last_heard_ns(self) -> int | None:
         """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
         return self._link.core.last_heard_ns
+
+    @property
+    def last_error(self) -> str:
+        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
+        return self._link.error
 
     def close(self) -> None:
         """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""

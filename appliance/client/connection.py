@@ -16,6 +16,8 @@ from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
 from appliance.client.ticks import Tick, Ticker
+from appliance.errors import KeyFileError
+from appliance.keys.files import ClientKeys
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,6 +41,31 @@ def new_core(client_id: str | int, client_type: str, give_up_s: float, heartbeat
     )
 
 
+def read_keys(
+    keys: ClientKeys | str | os.PathLike[str] | None, client_id: str | int
+) -> ClientKeys | None:
+    """Return the keys of a connection.
+
+    Raises:
+        ValueError: They are another client's.
+        KeyFileError: Their file cannot be used.
+    """
+    if keys is None:
+        return None
+    if not zmq.has("curve"):
+        raise KeyFileError("this pyzmq was built without CURVE: keys cannot be used with it")
+    own = keys if isinstance(keys, ClientKeys) else ClientKeys.read(keys)
+    # An integer is a name, and 0 is one.
+    if own.client and str(client_id) not in ("", own.client):
+        raise ValueError(f"client_id {str(client_id)!r}: the keys are those of {own.client!r}")
+    return own
+
+
+def named(client_id: str | int, keys: ClientKeys | None) -> str | int:
+    """Return who a client is: as it says or, if it does not, as its keys do."""
+    return keys.client if client_id == "" and keys is not None else client_id
+
+
 class Connection:
     """A connection to an appliance, which need not be there yet.
 
@@ -54,11 +81,14 @@ class Connection:
         give_up_s: After so long an observation without an answer counts as unanswered.
         heartbeat_ms: How often a sign of life is given at least. One of several appliances that
             gives none for two of these is left for another.
+        keys: The key file that `appliance keys new` wrote for this client, or what it holds. Only
+            its owner may be able to read the file. Without a `client_id`, this is who it names.
         context: To share one ZeroMQ context between many connections, each of which takes three of
             its MAX_SOCKETS; made here if None.
 
     Raises:
-        ValueError: `server` is no address.
+        ValueError: `server` is no address, or the keys are another client's.
+        KeyFileError: The key file cannot be read, others can read it, or it holds no keys.
     """
 
     def __init__(
@@ -71,13 +101,16 @@ class Connection:
         *,
         give_up_s: float = GIVE_UP_S,
         heartbeat_ms: float = 1000,
+        keys: ClientKeys | str | os.PathLike[str] | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
+        own = read_keys(keys, client_id)
         self._link = Link(
             server,
-            new_core(client_id, client_type, give_up_s, heartbeat_ms),
+            new_core(named(client_id, own), client_type, give_up_s, heartbeat_ms),
             reconnect_ivl_ms=reconnect_ivl_ms,
             reconnect_max_ms=reconnect_max_ms,
+            keys=own,
             context=context,
         )
 
@@ -165,6 +198,11 @@ class Connection:
     def last_heard_ns(self) -> int | None:
         """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
         return self._link.core.last_heard_ns
+
+    @property
+    def last_error(self) -> str:
+        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
+        return self._link.error
 
     def close(self) -> None:
         """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""

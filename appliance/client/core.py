@@ -61,6 +61,7 @@ class Core:
         watches_silence: Something is to be heard as often, too.
         draining: The appliance said that it is about to end.
         last_heard_ns: When the appliance was last heard; None is never.
+        refusal: Why the appliance answers but does not serve this client; empty if it does.
         closed: Nothing can be asked any more.
     """
 
@@ -73,6 +74,7 @@ class Core:
     last_heard_ns: int | None = None
     watches_silence: bool = False
     draining: bool = False
+    refusal: str = ""
     closed: bool = False
     ledger: Ledger = field(factory=Ledger)
     round_trip: RoundTrip = field(factory=RoundTrip)
@@ -292,6 +294,11 @@ class Core:
         except PeerProtocolError:
             self.ledger.bad_answers += 1
             return
+        if response.kind is Kind.HEARTBEAT:
+            refused = response.outcome not in (Outcome.OK, Outcome.DRAINING)
+            self.refusal = f"{response.outcome.name}: {response.message}" if refused else ""
+            if refused:
+                return
         self.last_heard_ns = now_ns
         self.draining = response.outcome is Outcome.DRAINING
         if response.kind is Kind.DESCRIBE:

@@ -22,9 +22,11 @@ import zmq
 
 from appliance.client.boxes import Boxes
 from appliance.client.core import Core
+from appliance.client.curve import use_keys
 from appliance.client.probe import Probe
 from appliance.client.watch import Watch
 from appliance.errors import LocalProtocolError
+from appliance.keys.files import ClientKeys
 
 ZERO_COPY_BYTES = 64 * 1024
 """From here on handing over a reference costs less than copying."""
@@ -80,12 +82,14 @@ class Link:
         *,
         reconnect_ivl_ms: int,
         reconnect_max_ms: int,
+        keys: ClientKeys | None,
         context: zmq.Context[zmq.Socket[bytes]] | None,
     ) -> None:
         self.core = core
         self.arrived = 0
         self.up = False
         self.pumped_ns = 0
+        self._keys = keys
         named = (servers,) if isinstance(servers, str) else tuple(servers)
         if not named:
             raise ValueError("no server is named")
@@ -120,7 +124,9 @@ class Link:
             (zmq.HEARTBEAT_TIMEOUT, 3000),
         ):
             self._socket.setsockopt(option, value)
-        self._watch = Watch(self._socket, self._context, f"link-{id(self)}-{self._tried_ns}")
+        use_keys(self._socket, self._keys)
+        name = f"link-{id(self)}-{self._tried_ns}"
+        self._watch = Watch(self._socket, self._context, name, keyed=self._keys is not None)
         try:
             self._socket.connect(self._boxes.address)
         except zmq.ZMQError as error:
@@ -143,6 +149,11 @@ class Link:
                 self._epoll.unregister(descriptor)
         self._watch.close()
         self._socket.close(linger=0)
+
+    @property
+    def error(self) -> str:
+        """Why nothing is answered, as far as it is known; empty if nothing is wrong."""
+        return self._watch.error or self.core.refusal
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -224,7 +235,8 @@ class Link:
         for better in boxes.better:
             probe = self._probes.get(better)
             if probe is None:
-                probe = self._probes[better] = Probe(better, self._context, core.client_id)
+                probe = Probe(better, self._context, core.client_id, self._keys)
+                self._probes[better] = probe
             alive = probe.look(now_ns, boxes.heartbeat_ns)
             if alive is not None and boxes.sign(better, now_ns, alive=alive):
                 self._move(now_ns)
@@ -246,6 +258,7 @@ class Link:
         """Leave the connection that is over, with what it did not send, for another."""
         self._again_ns = None
         self._tried_ns = now_ns
+        self._watch.begin()
         self._socket.disconnect(self._boxes.address)
         self.core.lost()
         # An appliance that has not noticed the loss yet would not hear a second one of that name.

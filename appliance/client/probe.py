@@ -6,7 +6,9 @@ import os
 
 import zmq
 
+from appliance.client.curve import use_keys
 from appliance.errors import Outcome, PeerProtocolError
+from appliance.keys.files import ClientKeys
 from appliance.wire.session import decode_response, encode_observation
 from appliance.wire.types import PROTOCOL_VERSION, Kind, Observation
 
@@ -17,7 +19,11 @@ class Probe:
     """A DEALER of its own, and one heartbeat under way."""
 
     def __init__(
-        self, address: str, context: zmq.Context[zmq.Socket[bytes]], client_id: str
+        self,
+        address: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        client_id: str,
+        keys: ClientKeys | None,
     ) -> None:
         """Begin to connect."""
         self.address = address
@@ -34,6 +40,7 @@ class Probe:
             (zmq.RECONNECT_IVL_MAX, 2000),
         ):
             self._socket.setsockopt(option, value)
+        use_keys(self._socket, keys)
         self._socket.connect(address)
 
     def look(self, now_ns: int, heartbeat_ns: int) -> bool | None:

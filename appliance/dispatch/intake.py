@@ -134,6 +134,13 @@ class Intake:
         self.dispatcher.post(Withdrawn(session, gone=True))
         self.memory.states.forget_session(session)
 
+    def expel(self, session: Hashable, rejected: Rejected) -> None:
+        """As `gone`, but its client is there still, and told why it is not served any more."""
+        self.dispatcher.post(
+            Withdrawn(session, gone=True, outcome=rejected.outcome, message=rejected.message)
+        )
+        self.memory.states.forget_session(session)
+
     def _request(self, ticket: Ticket, admitted: Admitted, now_ns: int) -> Request:
         spec = admitted.spec
         if spec.recurrent:

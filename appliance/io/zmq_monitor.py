@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 from appliance.io.zmq_socket import ZmqSocket
 
 _EVENT = struct.Struct("=HI")
+_PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 
 # Each event counts one field of ConnectionCounts.
 _FIELD_OF = {
@@ -25,6 +26,12 @@ _FIELD_OF = {
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "handshakes_failed",
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "handshakes_refused",
     int(zmq.EVENT_DISCONNECTED): "disconnected",
+}
+
+# How the protocol was broken, where that is counted once more.
+_FIELD_OF_BREACH = {
+    int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH): "handshakes_mismatched",
+    int(zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC): "handshakes_undeciphered",
 }
 
 
@@ -39,6 +46,9 @@ class ConnectionCounts:
         handshakes_failed: Broke the protocol or gave up half-way. What does not even begin like
             ZeroMQ (a browser, say) is not among them, but among `disconnected`.
         handshakes_refused: Failed authentication.
+        handshakes_mismatched: Of those that failed: came without a key where one is asked for, or
+            the other way round.
+        handshakes_undeciphered: Of those that failed: took this for somebody with another key.
         disconnected: Ended, by either side, after or instead of a handshake.
     """
 
@@ -47,6 +57,8 @@ class ConnectionCounts:
     handshakes: int = 0
     handshakes_failed: int = 0
     handshakes_refused: int = 0
+    handshakes_mismatched: int = 0
+    handshakes_undeciphered: int = 0
     disconnected: int = 0
 
     @property
@@ -71,11 +83,14 @@ class ConnectionMonitor:
         task_status.started()
         while True:
             for report in await self._reports.receive_some():
-                event, _ = _EVENT.unpack(report[0])
+                event, value = _EVENT.unpack(report[0])
                 if event == zmq.EVENT_MONITOR_STOPPED:
                     return
-                name = _FIELD_OF[event]
-                self._counts = evolve(self._counts, **{name: getattr(self._counts, name) + 1})
+                names = [_FIELD_OF[event]]
+                if event == _PROTOCOL and value in _FIELD_OF_BREACH:
+                    names.append(_FIELD_OF_BREACH[value])
+                counts = {name: getattr(self._counts, name) + 1 for name in names}
+                self._counts = evolve(self._counts, **counts)
 
     def statistics(self) -> ConnectionCounts:
         """Return an immutable snapshot."""

@@ -61,6 +61,9 @@ BY_REFERENCE_BYTES = 64 * 1024
 # A batch stops growing here, so that one wake-up does not draw in a whole burst of images.
 BATCH_BYTES = 4 * 1024 * 1024
 
+# How ZeroMQ calls what authentication answered (RFC 27), with each part of a message.
+USER_ID = "User-Id"
+
 _MORE = zmq.SNDMORE | zmq.NOBLOCK
 
 T = TypeVar("T")
@@ -178,6 +181,15 @@ class ZmqSocket:
             zmq.Again: Nothing is there.
         """
         return self._drain(1)[0]
+
+    def receive_from_nowait(self) -> tuple[list[Part], str]:
+        """Take one message, and the user id that authentication gave its connection, or "".
+
+        Raises:
+            zmq.Again: Nothing is there.
+        """
+        users: list[str] = []
+        return self._drain(1, users)[0], users[0]
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         """Send one message, waiting for room.
@@ -314,7 +326,7 @@ class ZmqSocket:
                 notify_closing(direction.fd)  # the cheapest way to wake whoever waits on it
         return events
 
-    def _drain(self, limit: int) -> list[list[Part]]:
+    def _drain(self, limit: int, users: list[str] | None = None) -> list[list[Part]]:
         if self._closed:
             raise trio.ClosedResourceError
         receive = self._socket.recv
@@ -323,14 +335,16 @@ class ZmqSocket:
         try:
             while len(batch) < limit and size < BATCH_BYTES:
                 parts: list[Part] = []
-                more = True
-                while more:
+                while True:
                     frame = receive(zmq.NOBLOCK, copy=False)
                     length = len(frame)
                     size += length
                     parts.append(frame.buffer if length >= SMALL_BYTES else frame.bytes)
-                    more = frame.more
+                    if not frame.more:
+                        break
                 batch.append(parts)
+                if users is not None:
+                    users.append(_user_of(frame))
         except zmq.ZMQError:
             # What was read before is handed out; an error that lasts comes back at the next call.
             if not batch:
@@ -365,6 +379,13 @@ class ZmqSocket:
                 raise PeerGone("the peer is not connected") from error
             raise
         self._sent += 1
+
+
+def _user_of(frame: zmq.Frame) -> str:
+    try:
+        return str(frame.get(USER_ID))
+    except zmq.ZMQError:  # it has none
+        return ""
 
 
 def _copied(part: Buffer) -> bool:

@@ -96,6 +96,11 @@ def _of_process(status: Status) -> Iterator[Family]:
     gone = Family(f"{PREFIX}client_disconnected", "counter", "Clients that left.")
     gone.add(clients["disconnects"], suffix="_total")
     yield gone
+    yield _causes(
+        "connections_refused",
+        "Connections that failed in the handshake, by cause.",
+        status["connections_refused"],
+    )
 
 
 def _of_requests(ledger: Ledger, status: Status) -> Iterator[Family]:

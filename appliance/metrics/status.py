@@ -107,6 +107,7 @@ class Status(TypedDict):
     """`GET /v1/status`. `reasons` says in words why the state is not `ready`.
 
     `config_error` says why the configuration on disk does not hold; empty if it does.
+    `connections_refused` counts what failed in the handshake, by cause.
     """
 
     state: State
@@ -125,6 +126,7 @@ class Status(TypedDict):
     models: list[Model]
     workers: list[Worker]
     clients: Clients
+    connections_refused: dict[str, int]
     arena: Arena
     timer_lateness_us: Latency
     ledger: LedgerDocument

@@ -131,13 +131,17 @@ class Withdrawn:
     Attributes:
         model: Of this model only; None is all.
         tag: Only the request with this tag; None is all.
-        gone: The session itself has ended: outcome CLIENT_GONE, and it is forgotten.
+        gone: The session itself has ended, and is forgotten.
+        outcome: How it ends; None: in CLIENT_GONE if the session has ended, else in CANCELLED.
+        message: Why.
     """
 
     session: Hashable
     model: str | None = None
     tag: int | None = None
     gone: bool = False
+    outcome: Outcome | None = None
+    message: str = "withdrawn by its client"
 
 
 @frozen

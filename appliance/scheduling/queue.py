@@ -146,10 +146,10 @@ class Queue:
 
     def withdrawn(self, event: Withdrawn) -> None:
         """End what a session takes back."""
-        outcome = Outcome.CLIENT_GONE if event.gone else Outcome.CANCELLED
+        outcome = event.outcome or (Outcome.CLIENT_GONE if event.gone else Outcome.CANCELLED)
         for request in self.room.of_session(event.session, event.model):
             if event.tag in (None, request.tag):
-                self.discard(request, outcome, "withdrawn by its client")
+                self.discard(request, outcome, event.message)
         if event.gone:
             self.room.forget(event.session)
 

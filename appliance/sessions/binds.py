@@ -1,21 +1,69 @@
-"""Addresses: bound by the door, and tried before there is one."""
+"""The door's socket and its addresses: bound by the door, and tried before there is one."""
 
 from __future__ import annotations
 
 import errno
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import zmq
 
+from appliance.config import Transport
 from appliance.errors import ConfigError
 from appliance.io.unix_listener import somebody_listens
+
+HEARTBEATS_MISSED = 3
+
+DOMAIN = b"appliance"
+"""What doors with keys are called when libzmq asks whom to let in."""
 
 ACCEPTS = 1 << 16
 """Flag of a socket that listens, `__SO_ACCEPTCON`."""
 IPV4 = re.compile(r"tcp://[0-9.]+:")
+
+
+def new_router(context: zmq.Context[zmq.Socket[bytes]], transport: Transport) -> zmq.Socket[bytes]:
+    """Return the door's socket, not bound yet."""
+    raw = context.socket(zmq.ROUTER)
+    heartbeat_ms = transport.heartbeat_interval_ms
+    raw.set(zmq.LINGER, 0)
+    raw.set(zmq.ROUTER_MANDATORY, 1)
+    raw.set(zmq.RCVHWM, transport.receive_hwm)
+    raw.set(zmq.SNDHWM, transport.send_hwm)
+    raw.set(zmq.MAXMSGSIZE, 2 * transport.max_message_bytes)
+    raw.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
+    raw.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS_MISSED * heartbeat_ms)
+    raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
+    return raw
+
+
+def bind_all(
+    socket: zmq.Socket[bytes], addresses: Sequence[str], secrets: Mapping[str, bytes]
+) -> list[str]:
+    """Bind addresses, each with a key of its own or with none; return them as bound.
+
+    ZeroMQ remembers at each `bind` which key the socket had then. Those without are bound first:
+    once there is a domain to authenticate for, it cannot be taken back.
+
+    Args:
+        secrets: The secret key that the appliance has at an address; none for those left out.
+
+    Raises:
+        ConfigError: One cannot be bound.
+    """
+    order = sorted(range(len(addresses)), key=lambda index: addresses[index] in secrets)
+    bound: dict[int, str] = {}
+    for index in order:
+        secret = secrets.get(addresses[index])
+        if secret is not None:
+            socket.set(zmq.ZAP_DOMAIN, DOMAIN)
+            socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # if nobody answers, nobody comes in
+            socket.set(zmq.CURVE_SERVER, 1)
+            socket.set(zmq.CURVE_SECRETKEY, secret)
+        bound[index] = bind(socket, addresses[index])
+    return [bound[index] for index in range(len(addresses))]
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> str:

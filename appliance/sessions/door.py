@@ -23,14 +23,15 @@ from appliance.io.zmq_monitor import ConnectionCounts, ConnectionMonitor
 from appliance.io.zmq_socket import Part, SendResult, ZmqSocket
 from appliance.scheduling.events import Answer, Batch
 from appliance.sessions import fastpath
-from appliance.sessions.binds import bind
+from appliance.sessions.binds import bind_all, new_router
+from appliance.sessions.callers import Callers
+from appliance.sessions.gate import Gate
 from appliance.sessions.replies import Replies
 from appliance.sessions.table import Session, SessionTable
 from appliance.wire.session import BadObservation, decode_observation
 from appliance.wire.types import Kind, Observation
 
 SECOND_NS = 1_000_000_000
-HEARTBEATS_MISSED = 3
 FRAMES = 4
 BURST = 64
 SLICE_NS = 2_000_000
@@ -49,24 +50,28 @@ class ZmqDoor:
 
     Args:
         replies: Writes reply envelopes.
+        gate: Who may come by which key; None: no keys are asked for.
         clock: Monotonic nanoseconds.
     """
 
     transport: Transport
     intake: Intake
     replies: Replies
+    gate: Gate | None = None
     clock: Callable[[], int] = time.monotonic_ns
     table: SessionTable = field(init=False)
+    _callers: Callers = field(init=False)
     _context: zmq.Context[zmq.Socket[bytes]] = field(factory=zmq.Context, init=False)
     _socket: ZmqSocket = field(init=False)
     _raw: zmq.Socket[bytes] = field(init=False)
-    _monitor: ConnectionMonitor = field(init=False)
+    _monitor: ConnectionMonitor | None = field(default=None, init=False)
     _arrivals: fastpath.Arrivals | None = field(default=None, init=False)
     _answers: fastpath.Answers | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         timeout_ns = round(self.transport.disconnect_timeout_s * SECOND_NS)
         self.table = SessionTable(self.transport.max_sessions, timeout_ns)
+        self._callers = Callers(self.table, self.intake, self.gate)
 
     # ------------------------------------------------------------------------------ lifetime
 
@@ -79,10 +84,14 @@ class ZmqDoor:
             ConfigError: An address cannot be bound.
         """
         try:
-            task_status.started(self.open())
+            binds = self.open()
+            assert self._monitor is not None
+            task_status.started(binds)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._monitor.run)
                 nursery.start_soon(self._expire)
+                if self.gate is not None:
+                    nursery.start_soon(self.gate.run)
                 await self._receive()
         finally:
             self.close()
@@ -95,10 +104,14 @@ class ZmqDoor:
         Raises:
             ConfigError: An address cannot be bound.
         """
-        self._raw = self._router()
+        self._raw = new_router(self._context, self.transport)
         self._socket = ZmqSocket(self._raw)
         self._monitor = ConnectionMonitor(self._raw)
-        binds = [bind(self._raw, address) for address in self.transport.bind]
+        if self.gate is not None:
+            self.gate.open(self._context)
+            self.gate.on_change = self._callers.end_unauthenticated
+        secrets = self.gate.secrets if self.gate is not None else {}
+        binds = bind_all(self._raw, self.transport.bind, secrets)
         if self.has_fast_path:
             self._open_fast_path()
         return binds
@@ -106,21 +119,11 @@ class ZmqDoor:
     def close(self) -> None:
         """Give the addresses up; replies that were sent still leave for a while."""
         self._arrivals = self._answers = None
-        self._monitor.close()
+        if self._monitor is not None:
+            self._monitor.close()
+        if self.gate is not None:
+            self.gate.close()
         self._socket.close(linger_ms=FLUSH_MS)
-
-    def _router(self) -> zmq.Socket[bytes]:
-        raw = self._context.socket(zmq.ROUTER)
-        heartbeat_ms = self.transport.heartbeat_interval_ms
-        raw.set(zmq.LINGER, 0)
-        raw.set(zmq.ROUTER_MANDATORY, 1)
-        raw.set(zmq.RCVHWM, self.transport.receive_hwm)
-        raw.set(zmq.SNDHWM, self.transport.send_hwm)
-        raw.set(zmq.MAXMSGSIZE, 2 * self.transport.max_message_bytes)
-        raw.set(zmq.HEARTBEAT_IVL, heartbeat_ms)
-        raw.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS_MISSED * heartbeat_ms)
-        raw.set(zmq.HEARTBEAT_TTL, HEARTBEATS_MISSED * heartbeat_ms)
-        return raw
 
     @property
     def has_fast_path(self) -> bool:
@@ -135,6 +138,7 @@ class ZmqDoor:
             sessions=self.table.by_routing_id,
             intake=intake,
             clock=self.clock,
+            keyed=self.gate is not None,
         )
         self._answers = fastpath.Answers(
             self._raw, endings=intake.endings, instance=self.replies.instance
@@ -148,13 +152,15 @@ class ZmqDoor:
         """Once a second: sessions that fell silent are over."""
         while True:
             await trio.sleep(1)
-            for session in self.table.expire(self.clock()):
-                self.intake.gone(session.routing_id)
-            self.intake.dispatcher.turn()
+            self._callers.expire(self.clock())
 
     def connections(self) -> ConnectionCounts:
-        """Return what the socket monitor counted."""
-        return self._monitor.statistics()
+        """Return what the socket monitor counted; before the door is open, nothing."""
+        return ConnectionCounts() if self._monitor is None else self._monitor.statistics()
+
+    def refused_connections(self) -> dict[str, int]:
+        """Return how many connections did not come to be, by cause."""
+        return self._callers.refused(self.connections())
 
     # ------------------------------------------------------------------------------------ in
 
@@ -169,15 +175,22 @@ class ZmqDoor:
             if not self._arrivals.take_some(BURST, now_ns + SLICE_NS):
                 raise zmq.Again
         else:
-            self._take(self._socket.receive_nowait(), now_ns)
+            self._take_one(now_ns)
             with suppress(zmq.Again):
                 for _ in range(BURST - 1):
                     if self.clock() - now_ns > SLICE_NS:
                         break
-                    self._take(self._socket.receive_nowait(), now_ns)
+                    self._take_one(now_ns)
         self.intake.dispatcher.turn()
 
-    def _take(self, parts: list[Part], now_ns: int) -> None:
+    def _take_one(self, now_ns: int) -> None:
+        if self.gate is None:
+            self._take(self._socket.receive_nowait(), now_ns)
+        else:
+            parts, key = self._socket.receive_from_nowait()
+            self._take(parts, now_ns, key)
+
+    def _take(self, parts: list[Part], now_ns: int, key: str = "") -> None:
         routing_id = bytes(parts[0])
         if len(parts) != FRAMES or parts[1]:
             rejected = Rejected(
@@ -185,15 +198,21 @@ class ZmqDoor:
                 "expected frames [routing id, '', envelope, payload], came "
                 + (f"{len(parts)}" if len(parts) <= FRAMES else "more"),
             )
-            self._refuse(routing_id, NOBODY, rejected, now_ns)
+            self._refuse(routing_id, NOBODY, rejected, now_ns, key)
             return
         envelope, payload = bytes(parts[2]), memoryview(parts[3])
         try:
             observation = decode_observation(envelope, len(payload))
         except BadObservation as bad:
-            self._refuse(routing_id, bad.header or NOBODY, bad, now_ns)
+            self._refuse(routing_id, bad.header or NOBODY, bad, now_ns, key)
             return
-        session = self.table.seen(routing_id, observation, now_ns)
+        if self.gate is not None:
+            try:
+                self.gate.check(observation, key)
+            except Rejected as rejected:
+                self._turn_away(routing_id, observation, rejected, now_ns, key)
+                return
+        session = self._callers.seen(routing_id, observation, now_ns, key)
         if observation.kind is _OBSERVE:
             session.observed(observation, now_ns)
             request = self.intake.offer(
@@ -213,10 +232,26 @@ class ZmqDoor:
         else:
             self._control(session, observation)
 
-    def _refuse(
-        self, routing_id: bytes, header: Observation, rejected: Rejected, now_ns: int
+    def _turn_away(
+        self,
+        routing_id: bytes,
+        observation: Observation,
+        rejected: Rejected,
+        now_ns: int,
+        key: str,
     ) -> None:
-        session = self.table.seen(routing_id, header, now_ns)
+        """Tell who is not who the message says, or may not come any more."""
+        if observation.kind is _OBSERVE:
+            self._refuse(routing_id, observation, rejected, now_ns, key)
+            return
+        session = self._callers.seen(routing_id, observation, now_ns, key)
+        if observation.kind in (Kind.HEARTBEAT, Kind.DESCRIBE):
+            self._send(session, [self.replies.turned_away(observation, rejected), b""])
+
+    def _refuse(
+        self, routing_id: bytes, header: Observation, rejected: Rejected, now_ns: int, key: str
+    ) -> None:
+        session = self._callers.seen(routing_id, header, now_ns, key)
         session.observations += 1
         self.intake.refuse(
             header,
@@ -275,7 +310,7 @@ class ZmqDoor:
         if sent is SendResult.FULL:
             delivery = Delivery.LOST
         elif sent is SendResult.GONE:
-            self._left(session)
+            self._callers.left(session)
             delivery = Delivery.GONE
         else:
             delivery = Delivery.GONE if session.silent else Delivery.SILENT
@@ -287,11 +322,7 @@ class ZmqDoor:
         """Answer a control message, if its client reads."""
         (sent,) = self._socket.send_some_nowait([[session.routing_id, b"", *frames]])
         if sent is SendResult.GONE:
-            self._left(session)
-
-    def _left(self, session: Session) -> None:
-        if self.table.left(session):
-            self.intake.gone(session.routing_id)
+            self._callers.left(session)
 
 
 def _is_told(ticket: Ticket, reply: Reply) -> bool:

@@ -139,6 +139,10 @@ class Replies:
             return encode_response(self._control(observation, rejected.outcome, rejected.message))
         return encode_response(evolve(self._control(observation), spec=spec))
 
+    def turned_away(self, observation: Observation, rejected: Rejected) -> bytes:
+        """Return the envelope that tells who asked without an observation why it is not served."""
+        return encode_response(self._control(observation, rejected.outcome, rejected.message))
+
     def _control(
         self, observation: Observation, outcome: Outcome = Outcome.OK, message: str = ""
     ) -> Response:

@@ -12,6 +12,9 @@ from appliance.wire.types import Observation
 
 SECOND_NS = 1_000_000_000
 _OK = Outcome.OK  # members are slow to find before Python 3.12
+NOWHERE = b""
+"""A routing id that no connection has."""
+
 GAIN = 0.1
 """Weight of a new interval in the cadence's moving averages."""
 
@@ -42,6 +45,7 @@ class Session:
         dry_ns: When its actions run out, as it last said; None if it does not say.
         silent: It has been silent for longer than the disconnect time-out, or has left.
         observations, ended_count: What came of it, and what of that has its outcome.
+        key: The public key that its connection proved to hold; empty without keys.
         forms: Of its observations that may take the fast path (see `fastpath`).
         unused_forms: How often one was to be learnt since one was last of use.
         learns_ns: None is learnt before.
@@ -67,10 +71,12 @@ class Session:
     forms: list[Any] = field(factory=list[Any], repr=False)
     unused_forms: int = 0
     learns_ns: int = 0
+    key: str = ""
 
     def introduced(self, observation: Observation) -> None:
         """Take in who it is from the first message that says so."""
-        self.client = _client(self.routing_id, observation)
+        if not self.key:
+            self.client = _client(self.routing_id, observation)
         self.client_type = observation.client_type
         self.protocol = observation.protocol_version
         self.forms.clear()  # they say otherwise
@@ -126,20 +132,33 @@ class SessionTable:
         """Return the session of a connection, if it has one."""
         return self.by_routing_id.get(routing_id)
 
-    def seen(self, routing_id: bytes, observation: Observation, now_ns: int) -> Session:
+    def seen(
+        self,
+        routing_id: bytes,
+        observation: Observation,
+        now_ns: int,
+        *,
+        key: str = "",
+        owner: str | None = None,
+    ) -> Session:
         """Return the session of a connection that just sent something; a new one if need be.
 
         `fastpath.arrivals` does the same for a session it knows.
+
+        Args:
+            key: What the connection proved to hold, the same as the session's.
+            owner: Whose key that is, whatever the message says; None without keys.
         """
         session = self.by_routing_id.pop(routing_id, None)
         if session is None:
             session = Session(
                 routing_id,
-                _client(routing_id, observation),
+                _client(routing_id, observation) if owner is None else owner,
                 observation.client_type,
                 observation.protocol_version,
                 now_ns,
                 now_ns,
+                key=key,
             )
         elif observation.protocol_version and not session.protocol:
             session.introduced(observation)  # its first message could not be read
@@ -171,6 +190,15 @@ class SessionTable:
         session.forms.clear()  # they refer to it
         self.gone += news
         return news
+
+    def ended(self, session: Session) -> None:
+        """Forget a session whose routing id has become another's.
+
+        What is under way for it has no address from now on: it is nobody's.
+        """
+        self.by_routing_id.pop(session.routing_id, None)
+        self.left(session)
+        session.routing_id = NOWHERE
 
     def connected(self) -> int:
         """Return how many sessions are not silent."""

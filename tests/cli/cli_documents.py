@@ -71,6 +71,7 @@ def status(**changes: Any) -> Document:
         "latency_us": {stage: latency() for stage in STAGES},
         "models": [model()],
         "workers": [worker()],
+        "connections_refused": {},
         "clients": {"connected": 12, "known": 15, "disconnects": 3},
         "arena": {"bytes": 256 << 20, "used": 3 << 20, "peak": 9 << 20},
         "timer_lateness_us": latency(p50=74, p99=210),

@@ -105,6 +105,12 @@ def test_several_models_have_a_line_over_all() -> None:
     assert "8.8/9.9" not in show(status(latency_us=totals))
 
 
+def test_refused_connections_are_shown_if_there_are_any() -> None:
+    text = show(status(connections_refused={"no_key": 2, "revoked_key": 7}))
+    assert "refused      revoked_key 7  no_key 2" in text
+    assert "refused" not in show(status())
+
+
 def test_a_ledger_that_does_not_balance_is_shown() -> None:
     books = status()["ledger"] | {"rows_finished": 140, "balanced": False}
     assert "140 rows finished" in show(status(ledger=books))

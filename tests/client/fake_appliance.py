@@ -106,6 +106,16 @@ class FakeAppliance:
         thread.start()
         return thread
 
+    def reply_from_a_thread_to_heartbeat(
+        self, outcome: Outcome = Outcome.OK, **fields: Any
+    ) -> threading.Thread:
+        """Answer the next heartbeat while the test waits for it; join the thread."""
+        thread = threading.Thread(
+            target=lambda: self.reply(self.receive(heartbeat=True), outcome, **fields)
+        )
+        thread.start()
+        return thread
+
     def send(self, to: Received, *frames: bytes) -> None:
         self.socket.send_multipart([to.identity, *frames])
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,15 @@ def two_workers(models: Path) -> Iterator[Box]:
     """An appliance whose slot a-0 serves what may fail, and b-0 the rest."""
     with box(models, config=TWO_WORKERS) as running:
         yield running
+
+
+@pytest.fixture
+def free_ports() -> tuple[int, int]:
+    """Two ports that nobody gets who does not ask for them."""
+    found: list[int] = []
+    for port in range(22_000 + os.getpid() % 8_000, 32_000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == 2:
+            break
+    return found[0], found[1]

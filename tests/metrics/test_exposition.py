@@ -34,6 +34,7 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
         },
         outcomes={},
         replies_lost={},
+        connections_refused={"no_key": 2, "revoked_key": 1},
         latency_us=snapshot["latency_us"],
         models=[
             Model(
@@ -169,6 +170,10 @@ def test_every_outcome_is_counted_once(text: str) -> None:
     errors = samples(families["appliance_observation_errors"])
     assert errors["_total", "policy", "INVALID"] == errors["_total", "", "UNKNOWN_MODEL"] == 1
     assert samples(families["appliance_send_errors"]) == {("_total", "slow_reader"): 1}
+    assert samples(families["appliance_connections_refused"]) == {
+        ("_total", "no_key"): 2,
+        ("_total", "revoked_key"): 1,
+    }
     assert samples(families["appliance_dispatch_retries"]) == {("_total", "isolated"): 1}
 
 

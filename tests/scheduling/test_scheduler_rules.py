@@ -611,6 +611,15 @@ def test_a_session_that_ends_takes_all_it_has_waiting_with_it() -> None:
     assert outcomes(record)["other"] == [Outcome.OK]
 
 
+def test_a_session_that_is_expelled_is_told_why() -> None:
+    mine = [ask("robot", at=1, keep_latest=False) for _ in range(3)]
+    expelled = Withdrawn("robot", gone=True, outcome=Outcome.UNAUTHENTICATED, message="revoked")
+    record = run(BUSY, *mine, ask("other"), withdrawals=(Withdrawal(2 * MS, expelled),))
+    assert outcomes(record)["robot"] == [Outcome.UNAUTHENTICATED] * 3
+    assert outcomes(record)["other"] == [Outcome.OK]
+    assert not record.scheduler._room.knows("robot")
+
+
 def test_what_comes_back_of_a_session_that_ended_is_not_run_again() -> None:
     gone = Withdrawal(2 * MS, Withdrawn("robot", gone=True))
     record = run(ask("robot", at=0, fault="raises"), withdrawals=(gone,), max_retries=3)

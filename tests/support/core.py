@@ -24,12 +24,14 @@ from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
 from appliance.io.notify import Notifier
+from appliance.keys.files import ClientKeys
 from appliance.metrics.histogram import Histogram
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import Arrived, Event, ModelRef, Request, WorkerRef
 from appliance.sessions.door import ZmqDoor
+from appliance.sessions.gate import Gate
 from appliance.sessions.replies import Replies
 from appliance.structure import structure
 from appliance.wire.pb import session_pb2, worker_pb2
@@ -101,6 +103,7 @@ class Core:
         fast_path: bool = True,
         row_ns: int = MS,
         arena_bytes: int = 1 << 22,
+        gate: Gate | None = None,
     ) -> None:
         self.now_ns = SECOND_NS
         self.tick_ns = 0  # each look at the clock of the door takes so long
@@ -140,6 +143,7 @@ class Core:
             self.config.transport,
             Intake(self.admission, memory, endings, spy),
             Replies(self.catalog, "box", 7),
+            gate,
             clock=self._clock,
         )
         self.dispatcher.answer_rows = self.door.answer_rows
@@ -160,10 +164,14 @@ class Core:
 
     # --------------------------------------------------------------------------- the robots
 
-    def robot(self, name: bytes) -> zmq.Socket[bytes]:
+    def robot(self, name: bytes, keys: ClientKeys | None = None) -> zmq.Socket[bytes]:
         """Return the socket of a robot, connected the first time."""
         if name not in self._robots:
             socket = self._context.socket(zmq.DEALER)
+            if keys is not None:
+                socket.set(zmq.CURVE_SERVERKEY, keys.server_key.encode())
+                socket.set(zmq.CURVE_PUBLICKEY, keys.public_key.encode())
+                socket.set(zmq.CURVE_SECRETKEY, keys.secret_key.encode())
             socket.set(zmq.ROUTING_ID, name)
             socket.set(zmq.LINGER, 0)
             socket.set(zmq.RCVTIMEO, PATIENCE_MS)

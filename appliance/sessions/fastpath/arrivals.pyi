@@ -13,9 +13,10 @@ class Arrivals:
         self,
         socket: zmq.Socket[bytes],
         *,
-        take: Callable[[list[Part], int], None],
+        take: Callable[[list[Part], int, str], None],
         sessions: dict[bytes, Session],
         intake: Intake,
         clock: Callable[[], int],
+        keyed: bool = False,
     ) -> None: ...
     def take_some(self, most: int, until_ns: int) -> int: ...

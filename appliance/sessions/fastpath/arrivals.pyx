@@ -9,7 +9,9 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_DelItem, PyDict_GetItem, PyDict_SetItem
 from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint64_t, uintptr_t
+from libc.string cimport memcmp, strlen
 
 from appliance.sessions.fastpath cimport libzmq
 from appliance.sessions.fastpath.envelope cimport Envelope, read_envelope
@@ -33,9 +35,12 @@ cdef enum:
     PARTS = 4
     SMALL_BYTES = 8192  # of `io.zmq_socket`
 
+cdef const char* USER_ID = "User-Id"  # of `io.zmq_socket`
+
 cdef Py_ssize_t SESSION_ROUTING = offset_of(Session, "routing_id")
 cdef Py_ssize_t SESSION_FORMS = offset_of(Session, "forms")
 cdef Py_ssize_t SESSION_UNUSED = offset_of(Session, "unused_forms")
+cdef Py_ssize_t SESSION_KEY = offset_of(Session, "key")
 cdef Py_ssize_t SESSION_SILENT = offset_of(Session, "silent")
 cdef Py_ssize_t SESSION_SEEN = offset_of(Session, "last_seen_ns")
 cdef Py_ssize_t TICKET_BLOCK = offset_of(Ticket, "block")
@@ -85,6 +90,22 @@ cdef object _as_python(libzmq.Message* message):
     return memoryview(part)
 
 
+cdef str _user_of(libzmq.Message* message):
+    """Return the user id that authentication gave a message's connection, or an empty one."""
+    cdef const char* user = libzmq.property_of(message, USER_ID)
+    return "" if user == NULL else user.decode()
+
+
+cdef bint _is_from(libzmq.Message* message, object key) except -1:
+    """Return whether this is the user id of a message's connection."""
+    cdef const char* user = libzmq.property_of(message, USER_ID)
+    cdef Py_ssize_t size
+    cdef const char* expected = PyUnicode_AsUTF8AndSize(key, &size)
+    if user == NULL:
+        return size == 0
+    return strlen(user) == <size_t>size and memcmp(user, expected, <size_t>size) == 0
+
+
 cdef class Arrivals:
     """The receiving end of a door.
 
@@ -101,6 +122,7 @@ cdef class Arrivals:
     cdef object _memory
     cdef object _post
     cdef object _clock
+    cdef bint _keyed
     cdef object _numbers
     cdef object _may_come
     cdef object _ttl_ns
@@ -119,14 +141,17 @@ cdef class Arrivals:
         sessions: dict[bytes, Session],
         intake: object,
         clock: object,
+        keyed: bool = False,
     ) -> None:
         """Stand beside the slow path.
 
         Args:
             socket: A ROUTER, which lives longer than this.
-            take: The slow path of a message: its parts, and when it came.
+            take: The slow path of a message: its parts, when it came, and the user id of its
+                connection, which without keys is empty.
             sessions: Those of the door, by routing id, least recently seen first.
             clock: Monotonic nanoseconds.
+            keyed: Connections have user ids: their sessions' keys.
         """
         self._owner = socket
         self._socket = <void*><uintptr_t>socket.underlying
@@ -136,6 +161,7 @@ cdef class Arrivals:
         self._memory = intake.memory
         self._post = intake.dispatcher.post
         self._clock = clock
+        self._keyed = keyed
         self._numbers = intake.numbers
         self._may_come = intake.admission.may_come
         self._ttl_ns = intake.admission.ttl_ns
@@ -186,7 +212,11 @@ cdef class Arrivals:
             if count == PARTS and self._take_fast(parts, now_ns):
                 is_fast[0] = True
             else:
-                self._take([_as_python(&parts[index]) for index in range(count)], now_ns)
+                self._take(
+                    [_as_python(&parts[index]) for index in range(count)],
+                    now_ns,
+                    _user_of(&parts[count - 1]) if self._keyed else "",
+                )
             return True
         finally:
             for index in range(count):
@@ -217,6 +247,9 @@ cdef class Arrivals:
             return False
         session = <object>found
         forms = get(session, SESSION_FORMS)
+        # Another connection may have come under the routing id of one that left.
+        if self._keyed and not _is_from(&parts[PARTS - 1], get(session, SESSION_KEY)):
+            return False
         if not forms or get(session, SESSION_SILENT) or not read_envelope(
             <const unsigned char*>libzmq.data(&parts[2]),
             <Py_ssize_t>libzmq.size(&parts[2]),

@@ -19,6 +19,7 @@ ctypedef int (*_Move)(Message*, void*, int) noexcept nogil
 ctypedef void* (*_Data)(Message*) noexcept nogil
 ctypedef size_t (*_Size)(const Message*) noexcept nogil
 ctypedef int (*_Errno)() noexcept nogil
+ctypedef const char* (*_Property)(const Message*, const char*) noexcept nogil
 
 cdef _Init message_init
 cdef _InitSize message_init_size
@@ -30,3 +31,4 @@ cdef _Move send
 cdef _Data data
 cdef _Size size
 cdef _Errno error_number
+cdef _Property property_of
