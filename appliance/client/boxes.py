@@ -10,6 +10,7 @@ from __future__ import annotations
 from attrs import define, field
 
 SILENT_HEARTBEATS = 2
+LONGEST_RESTS = 8
 SIGNS = 2
 """Heartbeats in a row that one has to answer before it is gone back to."""
 
@@ -48,9 +49,12 @@ class Boxes:
     current: int = field(default=0, init=False)
     _boxes: list[Box] = field(init=False)
     _joined_ns: int = field(init=False)
+    _first_rest_ns: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._boxes = [Box(address, self.heartbeat_ns) for address in self.addresses]
+        # So long that each of the others is tried before it, also if they say nothing.
+        self._first_rest_ns = (SILENT_HEARTBEATS + 1) * self.heartbeat_ns * len(self.addresses)
+        self._boxes = [Box(address, self._first_rest_ns) for address in self.addresses]
         self._joined_ns = self.now_ns
 
     @property
@@ -63,19 +67,33 @@ class Boxes:
         """Those that rank before the one in use."""
         return self.addresses[: self.current]
 
-    def is_silent(self, heard_ns: int | None, now_ns: int) -> bool:
-        """Return whether the one in use has said nothing for too long."""
-        since_ns = self._joined_ns if heard_ns is None else max(heard_ns, self._joined_ns)
-        return now_ns - since_ns >= SILENT_HEARTBEATS * self.heartbeat_ns
+    def is_silent(self, asked_ns: int | None, now_ns: int, *, up: bool) -> bool:
+        """Return whether the one in use has said nothing for too long.
+
+        Args:
+            asked_ns: Since when something was sent and nothing heard; None: there is nothing to be
+                said.
+            up: The connection is there; if not, its silence began when it was joined.
+        """
+        since_ns = asked_ns if up else self._joined_ns
+        return since_ns is not None and now_ns - since_ns >= SILENT_HEARTBEATS * self.heartbeat_ns
+
+    def has_another(self, now_ns: int) -> bool:
+        """Return whether another one does not rest."""
+        return any(
+            index != self.current and box.rests_until_ns <= now_ns
+            for index, box in enumerate(self._boxes)
+        )
 
     def leave(self, now_ns: int) -> None:
         """Let the one in use rest, and use the next."""
         left = self._boxes[self.current]
         left.rests_until_ns = now_ns + left.rest_ns
-        left.rest_ns = min(2 * left.rest_ns, 32 * self.heartbeat_ns)
+        left.rest_ns = min(2 * left.rest_ns, LONGEST_RESTS * self._first_rest_ns)
         left.signs = 0
-        awake = [box for box in self._boxes if box.rests_until_ns <= now_ns]
-        chosen = awake[0] if awake else min(self._boxes, key=lambda box: box.rests_until_ns)
+        others = [box for box in self._boxes if box is not left] or [left]
+        awake = [box for box in others if box.rests_until_ns <= now_ns]
+        chosen = awake[0] if awake else min(others, key=lambda box: box.rests_until_ns)
         self._use(self._boxes.index(chosen), now_ns)
 
     def sign(self, address: str, now_ns: int, *, alive: bool) -> bool:
@@ -96,4 +114,4 @@ class Boxes:
 
     def proved(self) -> None:
         """The one in use answers: its next rest is short again."""
-        self._boxes[self.current].rest_ns = self.heartbeat_ns
+        self._boxes[self.current].rest_ns = self._first_rest_ns

@@ -124,7 +124,11 @@ class Plan:
             return False
         due = _Segment(new.after(now_ns), new.start_ns + max(0, first) * new.step_ns, new.step_ns)
         present = self._at(now_ns)
-        if present is not None and present.continues(due):
+        if (
+            present is not None
+            and present.continues(due)
+            and present.index(due.start_ns) >= 0  # else they have no instant in common yet
+        ):
             due = self._merged(present, due, chunk.committed_until_ns)
         self._until = present if first < 0 else None
         self._segment = due

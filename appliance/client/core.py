@@ -59,6 +59,7 @@ class Core:
         give_up_ns: Age at which an unanswered observation is given up.
         heartbeat_ns: Something is said at least so often.
         watches_silence: Something is to be heard as often, too.
+        asked_ns: Since when something was sent and nothing heard.
         draining: The appliance said that it is about to end.
         last_heard_ns: When the appliance was last heard; None is never.
         refusal: Why the appliance answers but does not serve this client; empty if it does.
@@ -74,6 +75,7 @@ class Core:
     last_heard_ns: int | None = None
     watches_silence: bool = False
     draining: bool = False
+    asked_ns: int | None = None
     refusal: str = ""
     closed: bool = False
     ledger: Ledger = field(factory=Ledger)
@@ -248,9 +250,9 @@ class Core:
     def lost(self) -> None:
         """The connection is over: nothing that was sent will be answered."""
         self.draining = False
+        self.asked_ns = None
         for asked in [asked for asked in self._outstanding.values() if asked.sent_ns is not None]:
             self._give_up(asked)
-        self._describing.clear()
 
     @property
     def has_outgoing(self) -> bool:
@@ -271,6 +273,8 @@ class Core:
     def sent(self, outgoing: Outgoing, now_ns: int) -> None:
         """The network took the message."""
         self._spoke_ns = now_ns
+        if self.asked_ns is None:
+            self.asked_ns = now_ns
         asked = self._line.pop(outgoing.key)
         if isinstance(asked, Asked):
             asked.sent_ns = now_ns
@@ -294,6 +298,7 @@ class Core:
         except PeerProtocolError:
             self.ledger.bad_answers += 1
             return
+        self.asked_ns = None
         if response.kind is Kind.HEARTBEAT:
             refused = response.outcome not in (Outcome.OK, Outcome.DRAINING)
             self.refusal = f"{response.outcome.name}: {response.message}" if refused else ""

@@ -6,9 +6,11 @@ Nothing here waits. Answers are taken in when they are asked for: by `action`, `
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from attrs import define, frozen
 
 from appliance.client.chunks import MERGES, Chunk, Merge, Plan, Rows
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 
 PUMP_NS = 1_000_000
 """Whoever did not move messages for this long, does so before looking for answers."""
+
+LATENCIES = 8
+
+FUTURE_NS = 60_000_000_000
+"""A capture that is further ahead was timed by another clock."""
+
+REFUSED_NS = 100_000_000
+"""Between a refusal and the next observation, without a rate."""
 
 MOST_ASKED = 1024
 """Observations remembered that were not answered."""
@@ -118,7 +128,8 @@ class Episode:
         self._dry: Dry = dry
         self._plan = Plan(MERGES[merge] if isinstance(merge, str) else merge)
         self._closed = False
-        self._latency_ns = 0
+        self._latencies_ns: deque[int] = deque(maxlen=LATENCIES)
+        self._moves = link.moves
         self._asked: dict[int, tuple[int, int]] = {}
         channel.takes_older = True
         self._begin()
@@ -128,7 +139,10 @@ class Episode:
         self.number = channel.episode = max(1, channel.episode)
         self.counts = Counts()
         self._next_ns: int | None = None
+        self._due_ns: int | None = None
+        self._observed_ns = 0
         self._retry_ns = 0
+        self._hurry_ns = 0
 
     # ----------------------------------------------------------------------------- observing
 
@@ -141,15 +155,38 @@ class Episode:
         """
         now_ns = time.monotonic_ns() if now is None else instant_ns(now)
         self._collect(now_ns)
+        due = self._is_due(now_ns)
+        self._due_ns = now_ns if due else None
+        return due
+
+    def _is_due(self, now_ns: int) -> bool:
+        if self._moves != self._link.moves:  # another appliance has refused nothing yet
+            self._moves = self._link.moves
+            self._retry_ns = self._hurry_ns = 0
         if now_ns < self._retry_ns:
             return False
         if self._next_ns is None:
             return True
         if self._period_ns is not None and now_ns + self._period_ns // 16 >= self._next_ns:
             return True
-        plan = self._plan
-        left_ns = plan.remaining(now_ns) * plan.step_ns
-        return not self._channel.held and left_ns <= self._latency_ns + plan.step_ns
+        return now_ns >= self._hurry_ns and self._runs_low(now_ns)
+
+    def _runs_low(self, now_ns: int) -> bool:
+        """Return whether what is left ends before a later answer would come, and none will."""
+        channel, plan = self._channel, self._plan
+        channel.has_slot(now_ns)  # forgets what was lost
+        step_ns = plan.step_ns if plan.latest_ns is not None else self._step_ns
+        left_ns = plan.remaining(now_ns) * step_ns
+        waited_ns = now_ns - self._observed_ns
+        return (
+            not channel.on_wire and waited_ns >= step_ns and left_ns <= self._latency_ns + step_ns
+        )
+
+    @property
+    def _latency_ns(self) -> int:
+        """How long an answer takes: the second longest of the latest, as one may be odd."""
+        ordered = sorted(self._latencies_ns)
+        return ordered[-2] if len(ordered) > 2 else max(ordered, default=0)
 
     def observe(self, captured: Instant | None = None, /, **values: Value) -> int:
         """Ask for the next chunk; returns at once, with the observation's number.
@@ -160,13 +197,19 @@ class Episode:
 
         Raises:
             LocalProtocolError: The episode is over, or the connection closed.
+            WindowFull: Under `keep="all"`, when too many are unanswered.
             TypeError: A value cannot be sent.
+            ValueError: `captured` is of another clock.
         """
         if self._closed:
             raise LocalProtocolError("the episode is over")
         now_ns = time.monotonic_ns()
         captured_ns = now_ns if captured is None else instant_ns(captured)
-        self._collect(now_ns)
+        if captured_ns > now_ns + FUTURE_NS:
+            raise ValueError(
+                "captured lies in the future; a tick or time.monotonic_ns() is expected"
+            )
+        self._collect(captured_ns)  # the row of this instant is still to be executed
         plan = self._plan
         remaining = plan.remaining(captured_ns)
         delay = -(-self._latency_ns // plan.step_ns) if plan.latest_ns is not None else None
@@ -180,8 +223,10 @@ class Episode:
         )
         if len(self._asked) >= MOST_ASKED:
             del self._asked[next(iter(self._asked))]
+        self._observed_ns = captured_ns
         self._asked[sequence] = (captured_ns, captured_ns + (committed or 0) * plan.step_ns)
-        self._plan_next(captured_ns)
+        self._plan_next(captured_ns if self._due_ns is None else self._due_ns)
+        self._due_ns = None
         return sequence
 
     def _plan_next(self, captured_ns: int) -> None:
@@ -220,7 +265,7 @@ class Episode:
             return Step(self._dry(Step(last, reason)), reason)
         if self._dry == "none" or last is None:
             return Step(None, reason)
-        return Step(last if self._dry == "hold" else last * 0, reason)
+        return Step(last if self._dry == "hold" else np.zeros_like(last), reason)
 
     # ------------------------------------------------------------------------------ answers
 
@@ -235,20 +280,22 @@ class Episode:
 
     def _answered(self, result: Result, now_ns: int) -> None:
         if result.episode != self.number:
+            self.counts.stale += result.ok
             return
         asked = self._asked.get(result.sequence)
         if asked is None:  # something later was answered before
             self.counts.stale += result.ok
             return
+        if not result.ok:
+            del self._asked[result.sequence]
+            after_s = result.retry_after_s
+            if after_s is not None:
+                self._retry_ns = now_ns + round(after_s * 1e9)
+            self._hurry_ns = now_ns + (self._period_ns or REFUSED_NS)
+            return
         for sequence in [number for number in self._asked if number <= result.sequence]:
             del self._asked[sequence]
-        if not result.ok:
-            if result.retry_after_s is not None:
-                self._retry_ns = now_ns + round(result.retry_after_s * 1e9)
-            return
-        # Follows what is slower at once, and what is faster slowly.
-        latency_ns, elapsed_ns = self._latency_ns, result.elapsed_ns
-        self._latency_ns = max(elapsed_ns, latency_ns - (latency_ns - elapsed_ns) // 8)
+        self._latencies_ns.append(result.elapsed_ns)
         self._shift(result.response.phase_advice_us)
         captured_ns, committed_until_ns = asked
         step_ns = result.response.step_period_us * 1000 or self._step_ns

@@ -16,7 +16,6 @@ import os
 import select
 import time
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import zmq
 
@@ -61,6 +60,20 @@ def address(server: str) -> str:
     return server if "://" in server else f"tcp://{server}"
 
 
+def _check_address(server: str, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Refuse now what could not be connected to later.
+
+    Raises:
+        ValueError: It is no address.
+    """
+    with context.socket(zmq.DEALER) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        try:
+            socket.connect(server)
+        except zmq.ZMQError as error:
+            raise ValueError(f"server {server!r}: {error}") from error
+
+
 class Link:
     """A DEALER socket and the core it feeds.
 
@@ -69,11 +82,12 @@ class Link:
         arrived: Messages received so far.
         up: The connection is there, as far as was heard.
         pumped_ns: When messages were moved last.
+        moves: How often another appliance was gone to.
         edge_triggered: Somebody waits on the descriptor itself: every pump has to end with a look
             that finds nothing, because sending may swallow the news of an arrival.
     """
 
-    edge_triggered: ClassVar[bool] = False
+    edge_triggered: bool = False
 
     def __init__(
         self,
@@ -89,6 +103,7 @@ class Link:
         self.arrived = 0
         self.up = False
         self.pumped_ns = 0
+        self.moves = 0
         self._keys = keys
         named = (servers,) if isinstance(servers, str) else tuple(servers)
         if not named:
@@ -104,6 +119,13 @@ class Link:
         self._own_context = context is None
         self._context = zmq.Context() if context is None else context
         self._epoll: select.epoll | None = None
+        try:
+            for each in self._boxes.addresses[1:]:
+                _check_address(each, self._context)
+        except ValueError:
+            if self._own_context:
+                self._context.term()
+            raise
         self._open()
 
     def _open(self) -> None:
@@ -163,6 +185,7 @@ class Link:
     def fileno(self) -> int:
         """Return a descriptor that is readable when a pump may have something to do."""
         if self._epoll is None:
+            self.edge_triggered = True
             self._epoll = select.epoll()
             for descriptor in self.descriptors:
                 self._epoll.register(descriptor, select.EPOLLIN)
@@ -189,9 +212,14 @@ class Link:
         self.pumped_ns = now_ns
         core.tick(now_ns)
         self._follow(now_ns)
-        if core.watches_silence:
+        more = self._move_messages(now_ns, prompt=prompt)
+        if core.watches_silence:  # after what has come was read
             self._choose(now_ns)
-        socket = self._socket
+        return more
+
+    def _move_messages(self, now_ns: int, *, prompt: bool) -> bool:
+        """Send and receive; return whether more is left to move."""
+        socket, core = self._socket, self.core
         for _ in range(MAX_MOVES):
             events = int(socket.getsockopt(_EVENTS))
             if self.up and events & _POLLOUT and core.has_outgoing:
@@ -226,7 +254,8 @@ class Link:
         boxes, core = self._boxes, self.core
         heard_ns = core.last_heard_ns
         over = self._again_ns is not None and (self._lost or now_ns >= self._again_ns)
-        if over or core.draining or boxes.is_silent(heard_ns, now_ns):
+        drains = core.draining and boxes.has_another(now_ns)
+        if over or drains or boxes.is_silent(core.asked_ns, now_ns, up=self.up):
             boxes.leave(now_ns)
             self._move(now_ns)
             return
@@ -245,6 +274,7 @@ class Link:
     def _move(self, now_ns: int) -> None:
         """Go to the appliance that is to be used. Nothing is heard of the other one any more."""
         self.core.lost()
+        self.moves += 1
         self._shut()
         for rank, address in enumerate(self._boxes.addresses):
             if rank >= self._boxes.current and address in self._probes:
@@ -314,8 +344,8 @@ class Link:
                 time.sleep(min(remaining_ns, EXACT_NS) / 1e9)
                 continue
             poller = self._both if self.up and self.core.has_outgoing else self._arrivals
-            if poller.poll(poll_ms):
-                self.pump(prompt=True)
+            poller.poll(poll_ms)
+            self.pump(prompt=True)  # also if nothing came: it may be time for a sign of life
         self.pump()
 
     def close(self) -> None:

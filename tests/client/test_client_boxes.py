@@ -32,15 +32,16 @@ def boxes(count: int = 3) -> Boxes:
     return Boxes(tuple("abcdef"[:count]), HEARTBEAT, 0)
 
 
-def test_silence_is_two_heartbeats_since_it_was_joined_or_heard() -> None:
+def test_silence_is_two_heartbeats_since_it_was_joined_or_asked() -> None:
     two = boxes(2)
-    assert not two.is_silent(None, 19)
-    assert two.is_silent(None, 20)
-    assert not two.is_silent(5, 24)
-    assert two.is_silent(5, 25)
+    assert not two.is_silent(None, 19, up=False)
+    assert two.is_silent(None, 20, up=False)
+    assert not two.is_silent(None, 1000, up=True), "nobody has asked"
+    assert not two.is_silent(5, 24, up=True)
+    assert two.is_silent(5, 25, up=True)
     two.leave(25)
-    assert not two.is_silent(5, 44)
-    assert two.is_silent(5, 45)
+    assert not two.is_silent(None, 44, up=False)
+    assert two.is_silent(None, 45, up=False)
 
 
 def test_the_next_is_the_first_that_does_not_rest() -> None:
@@ -49,7 +50,7 @@ def test_the_next_is_the_first_that_does_not_rest() -> None:
     assert three.address == "b"
     three.leave(5)
     assert three.address == "c"
-    three.leave(12)  # the rest of the first is over
+    three.leave(100)  # the rest of the first is over
     assert three.address == "a"
 
 
@@ -59,10 +60,10 @@ def test_rests_grow_and_are_short_again_after_a_proof() -> None:
     for _ in range(8):
         one.leave(0)
         rests.append(one._boxes[0].rests_until_ns)
-    assert rests == [10, 20, 40, 80, 160, 320, 320, 320]
+    assert rests == [30, 60, 120, 240, 240, 240, 240, 240]
     one.proved()
     one.leave(0)
-    assert one._boxes[0].rests_until_ns == 10
+    assert one._boxes[0].rests_until_ns == 30
 
 
 def test_a_better_one_is_used_after_signs_in_a_row() -> None:
@@ -93,7 +94,16 @@ def test_one_of_them_is_always_in_use(count: int, events: list[tuple[int, str]])
         elif event.strip("-") in some.better:
             some.sign(event.strip("-"), now, alive="-" not in event)
         assert some.address in some.addresses
-        assert not some.is_silent(None, some._joined_ns)
+        assert not some.is_silent(None, some._joined_ns, up=False)
+
+
+def test_each_is_tried_before_one_is_tried_again() -> None:
+    some = boxes(4)
+    tried = []
+    for now in range(0, 4 * 2 * HEARTBEAT, 2 * HEARTBEAT):  # none of them says anything
+        tried.append(some.address)
+        some.leave(now + 2 * HEARTBEAT)
+    assert tried == list("abcd")
 
 
 # ---------------------------------------------------------------------------------- real sockets
@@ -256,3 +266,24 @@ def test_a_descriptor_for_other_loops(
 def test_no_server_at_all() -> None:
     with pytest.raises(ValueError, match="no server"):
         Connection([])
+
+
+def test_a_pause_of_the_program_is_no_silence(
+    pair: tuple[FakeAppliance, FakeAppliance], state: State
+) -> None:
+    first, _ = pair
+    with connect(pair) as connection:
+        model = connection.model("p")
+        for _ in range(3):
+            asked = model.observe(state=state)
+            first.reply(first.receive(), tensors={"action": state})
+            time.sleep(3 * HEARTBEAT_MS / 1000)  # it does something else
+            result = model.get_result(PATIENCE_MS)
+            assert result is not None
+            assert result.sequence == asked
+        assert connection._link._boxes.current == 0
+
+
+def test_an_address_that_is_none_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="box-b"):
+        Connection([f"ipc://{tmp_path}/a", "box-b"])

@@ -152,3 +152,12 @@ def test_cleared_it_knows_nothing() -> None:
     plan.clear()
     assert plan.at(80) is plan.last is plan.latest_ns is None
     assert plan.take(chunk(0, 4), 0), "also an older capture is of use again"
+
+
+def test_chunks_that_have_no_instant_in_common_are_not_merged() -> None:
+    plan = Plan(Blend(4))
+    plan.take(chunk(0, 8, first_step=20), 0)
+    plan.take(chunk(STEP, 8, first_step=1), STEP)
+    row = plan.at(2 * STEP)
+    assert row is not None
+    assert row[1] == 2 * STEP

@@ -287,3 +287,108 @@ def test_options_that_are_none(options: Any, model: Model) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         model.episode(**options)
     model.episode().close()
+
+
+def test_a_refusal_of_a_later_one_leaves_the_earlier_answer_of_use(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode() as episode:
+        now = time.monotonic_ns()
+        first = ask(appliance, episode, now)
+        second = ask(appliance, episode, now + STEP_MS * MS)
+        appliance.reply(second, Outcome.SUPERSEDED)
+        answer(appliance, first)
+        connection._link.wait(lambda: len(model._channel.answers) == 2, 10_000)
+        assert episode.action(now + 2 * STEP_MS * MS).ok
+        assert (episode.counts.chunks, episode.counts.stale) == (1, 0)
+
+
+def test_observing_late_in_a_tick_leaves_its_row(
+    appliance: FakeAppliance, connection: Connection
+) -> None:
+    model = connection.model("slow", step_period_ms=10)
+    with model.episode(observation_hz=10) as episode:
+        tick = time.monotonic_ns()
+        received = ask(appliance, episode, tick)
+        while time.monotonic_ns() < tick + 30 * MS:  # reading the camera takes three steps
+            pass
+        answer(appliance, received, step_period_us=10_000)
+        hear(connection, model)
+        episode.observe(tick + MS, state=np.zeros(3, np.float32))
+        acted = episode.action(tick)
+        assert acted.action is not None
+        assert acted.action.tolist() == [0]
+
+
+@pytest.mark.parametrize("hz", [10, None])
+@pytest.mark.parametrize("outcome", [Outcome.INFEASIBLE, Outcome.UNKNOWN_MODEL])
+def test_refusals_are_no_reason_to_flood(
+    hz: float | None,
+    outcome: Outcome,
+    appliance: FakeAppliance,
+    connection: Connection,
+    model: Model,
+) -> None:
+    with model.episode(observation_hz=hz) as episode:
+        start = time.monotonic_ns()
+        asked = 0
+        for number in range(100):  # two seconds
+            instant = start + number * STEP_MS * MS
+            if episode.due(instant):
+                asked += 1
+                appliance.reply(ask(appliance, episode, instant), outcome)
+                hear(connection, model)
+        assert 15 <= asked <= 21
+
+
+def test_captures_that_are_old_do_not_flood(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode(observation_hz=10) as episode:
+        start = time.monotonic_ns() + 1000 * MS
+        asked = 0
+        for number in range(100):
+            instant = start + number * STEP_MS * MS
+            if episode.due(instant):
+                asked += 1
+                rows = np.zeros((32, 1), np.float32)
+                received = ask(appliance, episode, instant - 150 * MS)
+                answer(appliance, received, tensors={"actions": rows}, horizon=32)
+                hear(connection, model)
+        assert asked <= 21
+
+
+def test_a_lost_answer_is_not_waited_for_long(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode() as episode:
+        start = time.monotonic_ns()
+        ask(appliance, episode, start)  # never answered
+        assert not episode.due(start + 500 * MS)
+        assert episode.due(start + 1500 * MS)
+
+
+def test_one_slow_answer_is_soon_forgotten(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode() as episode:
+        episode._latencies_ns.extend([40 * MS] * 4 + [2000 * MS] + [40 * MS] * 2)
+        assert episode._latency_ns == 40 * MS
+
+
+def test_another_clock_is_refused(model: Model) -> None:
+    with model.episode() as episode, pytest.raises(ValueError, match="monotonic"):
+        episode.observe(time.time_ns() + 10**18, state=np.zeros(3, np.float32))
+
+
+def test_zero_is_zero_whatever_was_before(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode(dry="zero") as episode:
+        now = time.monotonic_ns()
+        answer(appliance, ask(appliance, episode, now), np.nan)
+        hear(connection, model)
+        episode.action(now)
+        step = episode.action(now + HORIZON * STEP_MS * MS)
+        assert step.action is not None
+        assert step.action.tolist() == [0]
