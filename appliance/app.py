@@ -6,6 +6,7 @@ root                                  (cancelled last)
 └─ services
    ├─ worker pool → supervise(slot)
    ├─ dispatcher                      (sole owner of the scheduler)
+   ├─ recorder                        (the ring; recordings; their files in a thread)
    └─ robots' door                    (ZeroMQ)
 ```
 
@@ -29,6 +30,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from appliance import __version__
 from appliance.admin.documents import Documents
 from appliance.admin.routes import AdminSources
 from appliance.admin.server import serve_admin
@@ -48,6 +50,7 @@ from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
+from appliance.recording.recorder import Recorder
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import try_binds
@@ -109,6 +112,7 @@ class Appliance:
     pool: WorkerPool = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     door: ZmqDoor = field(init=False)
+    recorder: Recorder = field(init=False)
     documents: Documents = field(init=False)
     _admission: Admission = field(init=False)
     _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
@@ -153,6 +157,7 @@ class Appliance:
         replies = Replies(catalog, config.appliance_id, instance)
         self.door = ZmqDoor(config.transport, intake, replies)
         self.dispatcher.answer_rows = self.door.answer_rows
+        self.recorder = Recorder(config.recording, endings, self._about)
         self.documents = Documents(
             appliance_id=config.appliance_id,
             instance=instance,
@@ -187,12 +192,14 @@ class Appliance:
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
+                await services.start(self.recorder.run)
                 await self._settled.wait()
                 door = await services.start(self._run_door)
                 self._ready()
                 task_status.started()
                 await self._drain.wait()
                 await self._finish()
+                await self.recorder.close()
                 door.cancel()
                 services.cancel_scope.cancel()
             self.dispatcher.close()
@@ -275,7 +282,18 @@ class Appliance:
             workers=lambda: {"workers": documents.status()["workers"]},
             metrics_text=self._metrics_text,
             drain=self._drain_document,
+            recordings=lambda: {"recordings": self.recorder.documents()},
+            record=self.recorder.start,
+            stop_recording=self.recorder.stop,
         )
+
+    def _about(self) -> dict[str, str]:
+        """Return what recordings say of this appliance."""
+        return {
+            "appliance_id": self.config.appliance_id,
+            "instance": f"{self.documents.instance:016x}",
+            "version": __version__,
+        }
 
     def _metrics_text(self) -> str:
         documents = self.documents

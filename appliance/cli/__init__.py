@@ -78,6 +78,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import server
 
         return server.serve(arguments) if command == "serve" else server.check_config(arguments)
+    if command == "record":
+        from appliance.cli import record
+
+        return record.record(arguments)
+    if command == "replay":
+        from appliance.cli import replay
+
+        return replay.run(arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from appliance.admin import client
 from appliance.admin.http import HttpRequest
 from appliance.admin.routes import OPENMETRICS, AdminSources, Route, Router, admin_router
 from appliance.admin.server import open_loopback_listeners, serve_admin
-from appliance.errors import AdminError, AdminUnreachable, ConfigError
+from appliance.errors import AdminError, AdminUnreachable, ConfigError, RecordingError
 
 METRICS = "# TYPE up gauge\nup 1\n# EOF\n"
 
@@ -32,6 +32,11 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
             drained.append(True)
         return {"state": "draining"}
 
+    def record(document: Mapping[str, Any]) -> dict[str, Any]:
+        if "path" not in document:
+            raise RecordingError("no path")
+        return {"id": 1}
+
     return AdminSources(
         status=lambda: {"state": "ready"},
         clients=clients,
@@ -39,6 +44,9 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
         workers=lambda: {"load": float("nan")},
         metrics_text=lambda: METRICS,
         drain=drain,
+        recordings=lambda: {"recordings": []},
+        record=record,
+        stop_recording=lambda document: {"stopped": document["id"]},
     )
 
 
