@@ -12,7 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import fairness, images, kills, latency, machine, memory, throughput, timer
+from benchmarks import (
+    fairness,
+    images,
+    kills,
+    latency,
+    machine,
+    memory,
+    recording,
+    throughput,
+    timer,
+)
 from benchmarks.report import Line, show, unmeasured
 
 PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
@@ -23,6 +33,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "kills": kills.measure,
     "timer": timer.measure,
     "fairness": fairness.measure,
+    "recording": recording.measure,
 }
 WIDTH = 150
 """Columns where there is no terminal to ask."""

@@ -49,8 +49,8 @@ class RecordingFile:
     """
 
     path: Path
-    images: bool
-    wall_offset_ns: int
+    images: bool = field(kw_only=True)
+    wall_offset_ns: int = field(kw_only=True)
     messages: int = field(default=0, init=False)
     bytes: int = field(default=0, init=False)
     _stream: IO[bytes] = field(init=False)
@@ -81,7 +81,7 @@ class RecordingFile:
             raise RecordingError(f"{self.partial}: cannot be written: {error.strerror}") from error
         try:
             self._begin(about)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
 
     def _begin(self, about: dict[str, str]) -> None:
@@ -114,7 +114,7 @@ class RecordingFile:
                     time.sleep(PAUSE_S)
                     pause_at = time.monotonic() + STRETCH_S
             self._settle()
-        except OSError as error:
+        except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
         finally:
             set_time_slice(SERVING_NS)
@@ -149,7 +149,7 @@ class RecordingFile:
             os.fsync(self._stream.fileno())
             self._stream.close()
             os.rename(self.partial, self.path)  # noqa: PTH104  the errors of both are alike
-        except OSError as error:
+        except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
 
     def discard(self) -> None:
@@ -158,13 +158,14 @@ class RecordingFile:
             self._stream.close()
         self.partial.unlink(missing_ok=True)
 
-    def fail(self, error: OSError) -> RecordingError:
+    def fail(self, error: Exception) -> RecordingError:
         """Close the file where it could be read; return what is to be said."""
         with contextlib.suppress(OSError):
             self._stream.close()  # it may try once more to write what it holds
         with contextlib.suppress(OSError):
             os.truncate(self.partial, self.bytes)
+        why = error.strerror if isinstance(error, OSError) else repr(error)
         return RecordingError(
-            f"{self.path}: cannot be written: {error.strerror}; {self.partial} holds the first "
+            f"{self.path}: cannot be written: {why}; {self.partial} holds the first "
             f"{self.bytes} bytes and can be read"
         )

@@ -290,7 +290,8 @@ class Recorder:
             self._capture.forget()
 
     def _file(self, path: Path, *, images: bool) -> RecordingFile:
-        return RecordingFile(path, images, time.time_ns() - self.clock())
+        offset_ns = time.time_ns() - self.clock()
+        return RecordingFile(path, images=images, wall_offset_ns=offset_ns)
 
     async def _in_thread(self, write: Callable[[], None]) -> None:
         """Write; cancelled, the thread is left to itself, and nobody touches the file again."""

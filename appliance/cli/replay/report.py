@@ -59,15 +59,15 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(
+    print(
         f"{plain(result['file'])}: {result['sent']} of {result['observations']} observations sent, "
         f"{result['connections']} connections, {result['seconds']:.1f} s at {result['speed']:g}x, "
         f"at most {result['sent_late_us'] / 1000:.1f} ms late"
     )
     if result["cut_off_at"] is not None:
-        console.print(f"the file was cut off at byte {result['cut_off_at']}")
+        print(f"the file was cut off at byte {result['cut_off_at']}")
     if result["dropped_when_recorded"]:
-        console.print(f"{result['dropped_when_recorded']} messages are missing in the recording")
+        print(f"{result['dropped_when_recorded']} messages are missing in the recording")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("model")
     for verdict in COLUMNS:
@@ -84,12 +84,12 @@ def show(result: dict[str, Any]) -> None:
         before, after = model["versions"]
         if before != after:
             name = plain(model["name"])
-            console.print(f"{name}: version {', '.join(before)} then, {', '.join(after)} now")
+            print(f"{name}: version {', '.join(before)} then, {', '.join(after)} now")
     for pair in result["of_the_moment"]:
-        console.print(f"{pair['count']} were {pair['recorded']}, are {pair['replayed']}")
+        print(f"{pair['count']} were {pair['recorded']}, are {pair['replayed']}")
     for difference in result["differences"]:
-        console.print(plain(difference))
-    console.print(_conclusion(result))
+        print(plain(difference))
+    print(_conclusion(result))
 
 
 def _conclusion(result: dict[str, Any]) -> str:
