@@ -136,9 +136,10 @@ class Recorder:
         Raises:
             RecordingError: There is none.
         """
-        recording = self._recordings.get(document.get("id", 0))
+        number = document.get("id")
+        recording = self._recordings.get(number) if isinstance(number, int) else None
         if recording is None:
-            raise RecordingError(f"there is no recording {document.get('id')!r}")
+            raise RecordingError(f"there is no recording {number!r}")
         if recording.id in self._stops:
             self._stops[recording.id].set()
         return recording.document(self.clock())

@@ -81,6 +81,23 @@ async def test_the_table() -> None:
     assert drained == [True]
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"path": "/a.mcap"}', 200, '"id": 1'),
+        (b"{}", 400, '"code": "RECORDING", "message": "no path"'),
+        (b"[]", 400, "a JSON object is expected, list came"),
+        (b"", 400, "a JSON object is expected"),
+        (b"\xff", 400, "a JSON object is expected"),
+    ],
+)
+async def test_an_action_takes_a_document(body: bytes, status: int, said: str) -> None:
+    request = HttpRequest(method="POST", path="/v1/recordings", body=body)
+    response = await admin_router(sources()).handle(request)
+    assert response.status == status
+    assert said in response.body.decode()
+
+
 async def test_a_refusal_says_what_is_allowed() -> None:
     router = admin_router(sources())
     response = await router.handle(HttpRequest(method="PUT", path="/v1/drain"))

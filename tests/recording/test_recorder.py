@@ -180,6 +180,8 @@ async def test_so_many_at_once_and_one_for_each_path(desk: Desk, tmp_path: Path)
         await desk.recorder.start({"path": str(tmp_path / "more.mcap"), "seconds": 100})
     with pytest.raises(RecordingError, match="there is no recording 99"):
         desk.recorder.stop({"id": 99})
+    with pytest.raises(RecordingError, match="there is no recording"):
+        desk.recorder.stop({"id": ["99"]})
 
 
 async def test_when_the_appliance_stops_files_are_finished(desk: Desk, tmp_path: Path) -> None:
