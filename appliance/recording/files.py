@@ -18,7 +18,6 @@ from mcap.writer import CompressionType, Writer
 from appliance.errors import RecordingError
 from appliance.recording.buffers import Record
 from appliance.recording.messages import Topic, encode, schema
-from appliance.timeslice import LOADING_NS, SERVING_NS, set_time_slice
 
 CHUNK_BYTES = 256 * 1024
 """Before compression: what a recording loses at most when its process is killed."""
@@ -105,7 +104,6 @@ class RecordingFile:
         Raises:
             RecordingError: The file cannot be written any further; it was cut back.
         """
-        set_time_slice(LOADING_NS)  # who answers robots is let in first
         try:
             pause_at = time.monotonic() + STRETCH_S
             for record in records:
@@ -116,8 +114,6 @@ class RecordingFile:
             self._settle()
         except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
-        finally:
-            set_time_slice(SERVING_NS)
 
     def _add(self, record: Record) -> None:
         kind, at_ns, _, _ = record

@@ -27,6 +27,7 @@ from appliance.recording.files import RecordingFile
 from appliance.recording.flight import FlightRecorder
 from appliance.recording.messages import Topic
 from appliance.recording.orders import Order, Recording, RecordingDocument
+from appliance.timeslice import LOADING_NS, SERVING_NS, set_time_slice
 
 SECOND_NS = 1_000_000_000
 MOST_AT_ONCE = 4
@@ -296,7 +297,15 @@ class Recorder:
 
     async def _in_thread(self, write: Callable[[], None]) -> None:
         """Write; cancelled, the thread is left to itself, and nobody touches the file again."""
-        await trio.to_thread.run_sync(write, limiter=self._writing, abandon_on_cancel=True)
+
+        def write_behind() -> None:
+            set_time_slice(LOADING_NS)  # who answers robots is let in first
+            try:
+                write()
+            finally:
+                set_time_slice(SERVING_NS)  # the thread is used again
+
+        await trio.to_thread.run_sync(write_behind, limiter=self._writing, abandon_on_cancel=True)
 
 
 def _totals(recording: Recording) -> dict[str, str]:
