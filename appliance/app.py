@@ -6,6 +6,7 @@ root                                  (cancelled last)
 └─ services
    ├─ worker pool → supervise(slot)
    ├─ dispatcher                      (sole owner of the scheduler)
+   ├─ recorder                        (the ring; recordings; their files in a thread)
    └─ robots' door                    (ZeroMQ)
 ```
 
@@ -30,6 +31,7 @@ import structlog
 import trio
 from attrs import define, field
 
+from appliance import __version__
 from appliance.admin.documents import Documents
 from appliance.admin.routes import AdminSources
 from appliance.admin.server import serve_admin
@@ -50,6 +52,7 @@ from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
+from appliance.recording.recorder import Recorder
 from appliance.reload import Reloader
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
@@ -130,6 +133,7 @@ class Appliance:
     pool: WorkerPool = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     door: ZmqDoor = field(init=False)
+    recorder: Recorder = field(init=False)
     documents: Documents = field(init=False)
     reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
@@ -178,6 +182,7 @@ class Appliance:
         replies = Replies(catalog, config.appliance_id, instance)
         self.door = ZmqDoor(config.transport, intake, replies, gate)
         self.dispatcher.answer_rows = self.door.answer_rows
+        self.recorder = Recorder(config.recording, endings, self._about)
         self.documents = Documents(
             appliance_id=config.appliance_id,
             instance=instance,
@@ -214,6 +219,7 @@ class Appliance:
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
+                await services.start(self.recorder.run)
                 await self._settled.wait()
                 if self.standby and not await self._succeed():
                     services.cancel_scope.cancel()
@@ -226,6 +232,7 @@ class Appliance:
                 task_status.started()
                 await self._drain.wait()
                 await self._finish()
+                await self.recorder.close()
                 door.cancel()
                 services.cancel_scope.cancel()
             self.dispatcher.close()
@@ -367,7 +374,18 @@ class Appliance:
             metrics_text=self._metrics_text,
             drain=self._drain_document,
             reload=self._reload_document,
+            recordings=lambda: {"recordings": self.recorder.documents()},
+            record=self.recorder.start,
+            stop_recording=self.recorder.stop,
         )
+
+    def _about(self) -> dict[str, str]:
+        """Return what recordings say of this appliance."""
+        return {
+            "appliance_id": self.config.appliance_id,
+            "instance": f"{self.documents.instance:016x}",
+            "version": __version__,
+        }
 
     def _metrics_text(self) -> str:
         documents = self.documents

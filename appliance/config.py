@@ -300,6 +300,29 @@ class Drain:
 
 
 @frozen(kw_only=True)
+class Recording:
+    """The ring in memory that an incident writes to a file.
+
+    Attributes:
+        directory: Where to; empty: there is no ring.
+        seconds: How far back it reaches.
+        bytes: What it may hold.
+        images: With the bytes of images.
+        misses: So many within a second are an incident, as the loss of a worker is; 0: never.
+        pause_s: After an incident nothing is another for so long.
+        total_bytes: Of all its files; the oldest make room.
+    """
+
+    directory: str = ""
+    seconds: float = field(default=10.0, validator=and_(ge(0.1), le(3600)))
+    bytes: int = field(default=32 * MIB, validator=and_(ge(MIB), le(64 * 1024 * MIB)))
+    images: bool = False
+    misses: int = field(default=20, validator=and_(ge(0), le(100_000)))
+    pause_s: float = field(default=60.0, validator=POSITIVE)
+    total_bytes: int = field(default=1024 * MIB, validator=ge(MIB))
+
+
+@frozen(kw_only=True)
 class Config:
     """The whole configuration."""
 
@@ -315,6 +338,7 @@ class Config:
     admin: Admin = Admin()
     log: Log = Log()
     drain: Drain = Drain()
+    recording: Recording = Recording()
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

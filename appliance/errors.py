@@ -10,6 +10,7 @@ ApplianceError               code
 │   ├── LocalProtocolError   LOCAL_PROTOCOL    we did: a bug here
 │   └── PeerProtocolError    PEER_PROTOCOL     the other side did
 ├── PeerGone                 PEER_GONE         nobody is connected under a routing id
+├── RecordingError           RECORDING         a recording cannot be made or read
 ├── AdminError               ADMIN             a running appliance refused an admin request
 │   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
 └── WorkerError                                a worker process failed
@@ -46,6 +47,20 @@ class Outcome(enum.IntEnum):
     ENGINE_FAILED = 16
     CANCELLED = 17
     CLIENT_GONE = 18
+
+
+MISSES = frozenset(
+    {
+        Outcome.SUPERSEDED,
+        Outcome.INFEASIBLE,
+        Outcome.EXPIRED,
+        Outcome.SHED,
+        Outcome.QUEUE_FULL,
+        Outcome.WORKER_LOST,
+        Outcome.ENGINE_FAILED,
+    }
+)
+"""Outcomes that leave a robot without the action it asked for, through no fault of its own."""
 
 
 class ApplianceError(Exception):
@@ -114,6 +129,12 @@ class PeerGone(ApplianceError):
     """Nobody is connected under this routing id (any longer)."""
 
     code = "PEER_GONE"
+
+
+class RecordingError(ApplianceError):
+    """A recording cannot be made, or a file is none. The message says where and why."""
+
+    code = "RECORDING"
 
 
 class AdminError(ApplianceError):

@@ -20,6 +20,7 @@ from benchmarks import (
     latency,
     machine,
     memory,
+    recording,
     throughput,
     timer,
 )
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "fairness": fairness.measure,
     "controllers": controllers.measure,
     "outages": controllers.outages,
+    "recording": recording.measure,
 }
 WIDTH = 150
 """Columns where there is no terminal to ask."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from appliance.errors import AdminError, AdminUnreachable
@@ -25,15 +26,24 @@ def get(
 
 
 def post(
-    socket_path: str | os.PathLike[str], path: str, timeout_s: float = _TIMEOUT_S
+    socket_path: str | os.PathLike[str],
+    path: str,
+    timeout_s: float = _TIMEOUT_S,
+    document: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | str:
-    """POST to `path`, without a body; otherwise as `get`."""
-    return _ask("POST", os.fspath(socket_path), path, timeout_s)
+    """POST `document` to `path`; otherwise as `get`."""
+    return _ask("POST", os.fspath(socket_path), path, timeout_s, document)
 
 
-def _ask(method: str, socket_path: str, path: str, timeout_s: float) -> dict[str, Any] | str:
+def _ask(
+    method: str,
+    socket_path: str,
+    path: str,
+    timeout_s: float,
+    sent: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | str:
     try:
-        raw = _exchange(method, socket_path, path, timeout_s)
+        raw = _exchange(method, socket_path, path, timeout_s, sent)
         status, content_type, body = _parse(raw)
         is_json = content_type.startswith("application/json")
         document: dict[str, Any] | str = json.loads(body) if is_json else body.decode()
@@ -44,15 +54,21 @@ def _ask(method: str, socket_path: str, path: str, timeout_s: float) -> dict[str
     return document
 
 
-def _exchange(method: str, socket_path: str, path: str, timeout_s: float) -> bytes:
+def _exchange(
+    method: str, socket_path: str, path: str, timeout_s: float, sent: Mapping[str, Any] | None
+) -> bytes:
     """Ask in HTTP/1.0, where the answer ends with the connection, and return it whole.
 
     By hand, because importing http.client takes longer than everything else `status` does.
     """
+    body = b"" if sent is None else json.dumps(sent).encode()
+    head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         connection.connect(socket_path)
-        connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        connection.sendall(head.encode() + b"\r\n" + body)
         parts: list[bytes] = []
         while part := connection.recv(1 << 16):
             parts.append(part)

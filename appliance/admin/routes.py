@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Union
+from typing import Any, Union, cast
 
 from attrs import define, field, frozen
 
@@ -15,12 +16,16 @@ from appliance.admin.http import (
     error_response,
     json_response,
 )
+from appliance.errors import AdminError, ApplianceError
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A JSON-able document, or text.
 Document = Union[Mapping[str, Any], str]  # noqa: UP007  # evaluated on Python 3.10
-Source = Callable[[], Union[Document, Awaitable[Document]]]  # noqa: UP007
+Answer = Union[Document, Awaitable[Document]]  # noqa: UP007
+Source = Callable[[], Answer]
+Action = Callable[[Mapping[str, Any]], Answer]
+"""Takes the document that was sent; an `ApplianceError` it raises is the asker's to hear."""
 
 
 @frozen(kw_only=True)
@@ -35,6 +40,9 @@ class AdminSources:
         metrics_text: The OpenMetrics exposition.
         drain: Begins a drain (once; again is harmless) and tells how far it is.
         reload: Reads the configuration again and tells what changed, or why nothing did.
+        recordings: The recordings that run, and the last that did.
+        record: Begins one.
+        stop_recording: Ends one.
     """
 
     status: Source
@@ -44,16 +52,20 @@ class AdminSources:
     metrics_text: Source
     drain: Source
     reload: Source
+    recordings: Source
+    record: Action
+    stop_recording: Action
 
 
 @frozen
 class Route:
-    """One entry of the table."""
+    """One entry of the table: a source, or an action that takes a document."""
 
     method: str
     path: str
-    source: Source
+    source: Source | None = None
     text_type: str = TEXT
+    action: Action | None = None
 
 
 @define(eq=False)
@@ -85,9 +97,12 @@ class Router:
             allow = (("Allow", ", ".join(allowed)),)
             return error_response(405, "METHOD_NOT_ALLOWED", message, headers=allow)
         route = methods["GET" if request.method == "HEAD" else request.method]
-        document = route.source()
-        if inspect.isawaitable(document):
-            document = await document
+        try:
+            document = _ask(route, request)
+            if inspect.isawaitable(document):
+                document = await document
+        except ApplianceError as error:
+            return error_response(400, error.code, str(error))
         if isinstance(document, str):
             return HttpResponse(body=document.encode(), content_type=route.text_type)
         return json_response(document)
@@ -99,6 +114,24 @@ class Router:
         return allowed
 
 
+def _ask(route: Route, request: HttpRequest) -> Answer:
+    """Return what a route has to say to a request.
+
+    Raises:
+        AdminError: An object in JSON is expected, and something else came.
+    """
+    if route.action is None:
+        assert route.source is not None
+        return route.source()
+    try:
+        document = json.loads(request.body)
+    except ValueError as error:
+        raise AdminError(f"{route.path}: a JSON object is expected: {error}") from error
+    if not isinstance(document, dict):
+        raise AdminError(f"{route.path}: a JSON object is expected, {type(document).__name__} came")
+    return route.action(cast("dict[str, Any]", document))
+
+
 def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
     """Return the router of the admin door; `read_only` for the TCP listener."""
     router = Router(read_only=read_only)
@@ -108,8 +141,11 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("GET", "/v1/models", sources.models),
         Route("GET", "/v1/workers", sources.workers),
         Route("GET", "/metrics", sources.metrics_text, OPENMETRICS),
+        Route("GET", "/v1/recordings", sources.recordings),
         Route("POST", "/v1/drain", sources.drain),
         Route("POST", "/v1/reload", sources.reload),
+        Route("POST", "/v1/recordings", action=sources.record),
+        Route("POST", "/v1/recordings/stop", action=sources.stop_recording),
     ):
         router.add(route)
     return router

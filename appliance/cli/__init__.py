@@ -82,6 +82,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import keys
 
         return keys.COMMANDS[arguments.action](arguments)
+    if command == "record":
+        from appliance.cli import record
+
+        return record.record(arguments)
+    if command == "replay":
+        from appliance.cli import replay
+
+        return replay.run(arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

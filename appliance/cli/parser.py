@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from appliance import __version__
@@ -30,6 +30,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _serving(commands)
     _asking(commands)
     _keys(commands)
+    _recording(commands)
     demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
     if words and words[0] == "demo":  # only then pay for its imports
         from appliance.cli.demo import add_arguments
@@ -104,6 +105,50 @@ def _keys(commands: Commands) -> None:
     for each in (new, new_server, listing, revoke, show):
         each.add_argument("--config", metavar="FILE", help="configuration that says where they are")
         each.add_argument("--directory", metavar="DIR", help="where they are: keys.directory")
+
+
+def _recording(commands: Commands) -> None:
+    record = commands.add_parser("record", help="write what happens to an MCAP file")
+    record.add_argument("output", metavar="OUT.mcap", help="written by the appliance, not by us")
+    end = record.add_mutually_exclusive_group()
+    end.add_argument(
+        "--seconds",
+        metavar="N",
+        type=_positive(float),
+        help="end after so long; with --trigger: how far back",
+    )
+    end.add_argument("--bytes", metavar="N", type=_positive(int), help="end at this size")
+    record.add_argument(
+        "--trigger", choices=["miss"], help="write the last seconds when a robot misses an action"
+    )
+    record.add_argument("--no-images", action="store_true", help="leave the bytes of images out")
+    _add_socket(record)
+    replay = commands.add_parser("replay", help="send a recording again, and compare the answers")
+    replay.add_argument("file", metavar="FILE", help="what `appliance record` wrote")
+    replay.add_argument(
+        "--speed", metavar="X", type=_positive(float), default=1.0, help="times as fast (1.0)"
+    )
+    replay.add_argument(
+        "--server", metavar="ADDR", default="tcp://127.0.0.1:5555", help="tcp://HOST:PORT, ipc://…"
+    )
+    replay.add_argument(
+        "--tolerance",
+        metavar="T",
+        type=_positive(float, zero=True),
+        default=1e-4,
+        help="of floating-point outputs, absolute and relative (1e-4)",
+    )
+    replay.add_argument("--json", action="store_true", help="the document instead of a table")
+
+
+def _positive(kind: type[int | float], *, zero: bool = False) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        found = kind(text)
+        if not (found > 0 or (zero and found == 0)) or found == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: a positive number is expected")
+        return found
+
+    return number
 
 
 def _add_socket(parser: argparse.ArgumentParser) -> None:

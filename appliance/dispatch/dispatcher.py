@@ -79,12 +79,15 @@ class Dispatcher:
         """Take in what the worker pool reports."""
         if isinstance(event, BatchFinished):
             done = event.done
-            self._results[done.batch_id] = BatchResult.of(done)
+            result = self._results[done.batch_id] = BatchResult.of(done)
             self.fleet.batch_finished(event.worker, done)
             self.post(_batch_done(event))
         else:
+            result = None
             for translated in self.fleet.on_pool_event(event):
                 self.post(translated)
+        if self.endings.witness is not None:
+            self.endings.witness.reported(event, result, self.clock())
         self.turn()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -165,9 +168,13 @@ class Dispatcher:
         if batch.lane.isolation:
             self.endings.metrics.count("dispatch_retries", "isolated", len(tickets))
         self.pool.stage(batch.worker, message)
+        if self.endings.witness is not None:
+            self.endings.witness.staged(batch, self.clock())
 
     def _revoke(self, effect: Revoke) -> None:
         self.pool.revoke(effect.batch.worker, effect.batch.id)
+        if self.endings.witness is not None:
+            self.endings.witness.revoked(effect.batch, self.clock())
 
     def _answer(self, answers: Sequence[Answer]) -> None:
         """End requests, in order."""
@@ -205,6 +212,7 @@ class Dispatcher:
                 message=answer.message,
                 timing=Timing(queue_us=total_us, total_us=total_us),
                 retry_after_ns=answer.retry_after_ns,
+                answer=answer,
             )
         result = self._results[batch.id]
         tensors, parts = result.row(self.endings.memory.arena, answer.row)
@@ -221,6 +229,7 @@ class Dispatcher:
             ),
             tensors=tensors,
             parts=parts,
+            answer=answer,
         )
 
     def _record(self, answer: Answer, ticket: Ticket, timing: Timing, now_ns: int) -> None:

@@ -9,7 +9,9 @@ from attrs import define, field
 
 from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.memory import Memory
+from appliance.dispatch.results import BatchResult
 from appliance.dispatch.ticket import Delivery, Door, Ended, Reply, Ticket
+from appliance.dispatch.witness import Witness
 from appliance.errors import Outcome
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
@@ -20,12 +22,17 @@ _TOLD = Delivery.TOLD  # members are slow to find before Python 3.12
 
 @define(eq=False)
 class Endings:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Attributes:
+        witness: Who looks on, if anybody does; for the doors and the dispatcher, too.
+    """
 
     ledger: Ledger
     metrics: Metrics
     memory: Memory
     log: AccessLog = field(factory=lambda: AccessLog(0))
+    witness: Witness | None = field(default=None, init=False)
 
     def end(self, ended: Sequence[Ended], now_ns: int) -> list[Outcome]:
         """End requests; return the outcomes that were counted, in order.
@@ -40,8 +47,12 @@ class Endings:
                 outcomes.append(self._end(ticket, reply, delivery, now_ns))
         return outcomes
 
-    def answered(self, answers: Sequence[Answer], late: int, now_ns: int) -> None:
+    def answered(
+        self, answers: Sequence[Answer], result: BatchResult, late: int, now_ns: int
+    ) -> None:
         """Note that rows of one batch were sent to their clients, `late` of them late."""
+        if self.witness is not None:
+            self.witness.answered(answers, result, self.memory.arena, now_ns)
         model = answers[0].request.payload.observation.model_id
         self.ledger.answered(model, len(answers), late)
         for index in self.log.due(len(answers)):
@@ -61,6 +72,8 @@ class Endings:
                     self.ledger.row_wasted("client_gone")
                 outcome = Outcome.CLIENT_GONE
         self.ledger.ended(ticket.observation.model_id, outcome, late=reply.late)
+        if self.witness is not None:
+            self.witness.ended(ticket, reply, outcome, now_ns)
         self.log.record(ticket, outcome, reply, now_ns)
         self.memory.end(ticket)
         return outcome

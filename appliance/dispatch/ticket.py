@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from attrs import define, field
 
 from appliance.errors import Outcome
+from appliance.scheduling.events import Answer
 from appliance.values import value
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation, Tensor, Timing
@@ -35,7 +36,8 @@ class Reply:
     Attributes:
         tensors: Headers of the outputs, as if their bytes lay one after the other. Replies of one
             batch share the object where they can.
-        parts: Those bytes, output by output; valid until `Door.deliver` returns.
+        parts: Those bytes, output by output; valid until the request has ended.
+        answer: What the scheduler decided; None: it was refused before.
     """
 
     outcome: Outcome
@@ -45,6 +47,7 @@ class Reply:
     tensors: tuple[Tensor, ...] = ()
     parts: Sequence[memoryview] = ()
     retry_after_ns: int | None = None
+    answer: Answer | None = None
 
 
 class Door(Protocol):

@@ -201,6 +201,9 @@ class ZmqDoor:
             self._refuse(routing_id, NOBODY, rejected, now_ns, key)
             return
         envelope, payload = bytes(parts[2]), memoryview(parts[3])
+        witness = self.intake.endings.witness
+        if witness is not None:
+            witness.arrived(routing_id, envelope, parts[3], now_ns)
         try:
             observation = decode_observation(envelope, len(payload))
         except BadObservation as bad:

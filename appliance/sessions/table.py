@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
-from appliance.errors import Outcome
+from appliance.errors import MISSES, Outcome
 from appliance.wire.types import Observation
 
 SECOND_NS = 1_000_000_000
@@ -17,19 +17,6 @@ NOWHERE = b""
 
 GAIN = 0.1
 """Weight of a new interval in the cadence's moving averages."""
-
-MISSES = frozenset(
-    {
-        Outcome.SUPERSEDED,
-        Outcome.INFEASIBLE,
-        Outcome.EXPIRED,
-        Outcome.SHED,
-        Outcome.QUEUE_FULL,
-        Outcome.WORKER_LOST,
-        Outcome.ENGINE_FAILED,
-    }
-)
-"""Outcomes that leave a robot without the action it asked for, through no fault of its own."""
 
 
 @define(eq=False)

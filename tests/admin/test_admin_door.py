@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from appliance.admin import client
 from appliance.admin.http import HttpRequest
 from appliance.admin.routes import OPENMETRICS, AdminSources, Route, Router, admin_router
 from appliance.admin.server import open_loopback_listeners, serve_admin
-from appliance.errors import AdminError, AdminUnreachable, ConfigError
+from appliance.errors import AdminError, AdminUnreachable, ConfigError, RecordingError
 
 METRICS = "# TYPE up gauge\nup 1\n# EOF\n"
 
@@ -32,6 +32,11 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
             drained.append(True)
         return {"state": "draining"}
 
+    def record(document: Mapping[str, Any]) -> dict[str, Any]:
+        if "path" not in document:
+            raise RecordingError("no path")
+        return {"id": 1}
+
     return AdminSources(
         status=lambda: {"state": "ready"},
         clients=clients,
@@ -40,6 +45,9 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
         metrics_text=lambda: METRICS,
         drain=drain,
         reload=lambda: {"changed": [], "error": ""},
+        recordings=lambda: {"recordings": []},
+        record=record,
+        stop_recording=lambda document: {"stopped": document["id"]},
     )
 
 
@@ -72,6 +80,23 @@ async def test_the_table() -> None:
     assert drained == []
     assert (await router.handle(HttpRequest(method="POST", path="/v1/drain"))).status == 200
     assert drained == [True]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"path": "/a.mcap"}', 200, '"id": 1'),
+        (b"{}", 400, '"code": "RECORDING", "message": "no path"'),
+        (b"[]", 400, "a JSON object is expected, list came"),
+        (b"", 400, "a JSON object is expected"),
+        (b"\xff", 400, "a JSON object is expected"),
+    ],
+)
+async def test_an_action_takes_a_document(body: bytes, status: int, said: str) -> None:
+    request = HttpRequest(method="POST", path="/v1/recordings", body=body)
+    response = await admin_router(sources()).handle(request)
+    assert response.status == status
+    assert said in response.body.decode()
 
 
 async def test_a_refusal_says_what_is_allowed() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.errors import Outcome
-from appliance.sessions.table import MISSES, SECOND_NS, Session, SessionTable
+from appliance.errors import MISSES, Outcome
+from appliance.sessions.table import SECOND_NS, Session, SessionTable
 from appliance.wire.types import Observation
 
 MS = 1_000_000

@@ -216,7 +216,7 @@ cdef class Answers:
         if told:
             stages.settle()
             self.sent += <uint64_t>len(told)
-            self._endings.answered(told, late, now_ns)
+            self._endings.answered(told, result, late, now_ns)
         return left
 
     cdef bint _read(self, object result, object batch, object now_ns) except -1:

@@ -21,6 +21,7 @@ from appliance.sessions.fastpath.slots cimport Template, get, offset_of, put
 import zmq
 
 from appliance.admission.deadline import Deadline, deadline_of
+from appliance.dispatch.endings import Endings
 from appliance.dispatch.ticket import Ticket
 from appliance.errors import Rejected
 from appliance.metrics.ledger import Count
@@ -55,6 +56,7 @@ cdef Py_ssize_t DEADLINE_FIRM = offset_of(Deadline, "firm")
 cdef Py_ssize_t DEADLINE_DRY = offset_of(Deadline, "dry")
 cdef Py_ssize_t COUNT_ASKED = offset_of(Count, "asked")
 cdef Py_ssize_t ARRIVED_REQUEST = offset_of(Arrived, "request")
+cdef Py_ssize_t ENDINGS_WITNESS = offset_of(Endings, "witness")
 
 
 cdef class Part:
@@ -119,6 +121,7 @@ cdef class Arrivals:
     cdef object _take
     cdef dict _sessions
     cdef object _intake
+    cdef object _endings
     cdef object _memory
     cdef object _post
     cdef object _clock
@@ -158,6 +161,7 @@ cdef class Arrivals:
         self._take = take
         self._sessions = sessions
         self._intake = intake
+        self._endings = intake.endings
         self._memory = intake.memory
         self._post = intake.dispatcher.post
         self._clock = clock
@@ -211,6 +215,18 @@ cdef class Arrivals:
                     return False
             if count == PARTS and self._take_fast(parts, now_ns):
                 is_fast[0] = True
+                witness = get(self._endings, ENDINGS_WITNESS)
+                if witness is not None:
+                    witness.arrived(
+                        PyBytes_FromStringAndSize(
+                            <char*>libzmq.data(&parts[0]), <Py_ssize_t>libzmq.size(&parts[0])
+                        ),
+                        PyBytes_FromStringAndSize(
+                            <char*>libzmq.data(&parts[2]), <Py_ssize_t>libzmq.size(&parts[2])
+                        ),
+                        _as_python(&parts[3]),
+                        now_ns,
+                    )
             else:
                 self._take(
                     [_as_python(&parts[index]) for index in range(count)],

@@ -1,0 +1,90 @@
+"""The always-on ring and the directory its incidents are written to: so much, and no more."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from attrs import define, field
+
+from appliance.config import Recording as RecordingConfig
+from appliance.errors import ConfigError, RecordingError
+from appliance.recording.buffers import Record, Ring
+from appliance.recording.files import RecordingFile
+from appliance.recording.incidents import (
+    PREFIX,
+    SUFFIX,
+    IncidentPolicy,
+    Kept,
+    is_incident,
+    to_delete,
+)
+
+SECOND_NS = 1_000_000_000
+
+
+@define(eq=False)
+class FlightRecorder:
+    """See the module's docstring.
+
+    Attributes:
+        ring: The last seconds.
+        policy: What is an incident.
+    """
+
+    config: RecordingConfig
+    ring: Ring = field(init=False)
+    policy: IncidentPolicy = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        config = self.config
+        span_ns = round(config.seconds * SECOND_NS)
+        self.ring = Ring(span_ns, config.bytes, images=config.images)
+        self.policy = IncidentPolicy(config.misses, round(config.pause_s * SECOND_NS))
+
+    def prepare(self) -> None:
+        """Make the directory if it is not there.
+
+        Raises:
+            ConfigError: It cannot be made or written.
+        """
+        directory = Path(self.config.directory)
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"recording.directory: {directory} cannot be made: {error.strerror}"
+            ) from error
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigError(f"recording.directory: {directory} cannot be written")
+
+    def path(self, why: str) -> Path:
+        """Return where an incident is written, by the wall clock."""
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        return Path(self.config.directory) / f"{PREFIX}{when}-{why}{SUFFIX}"
+
+    def write(self, file: RecordingFile, records: list[Record], about: dict[str, str]) -> None:
+        """Write an incident's file, after making room for it. Blocking.
+
+        Raises:
+            RecordingError: It cannot be written.
+        """
+        self._make_room(sum(record[2] for record in records))
+        file.open(about)
+        file.write(records)
+        file.finish({})
+
+    def _make_room(self, needed: int) -> None:
+        directory = Path(self.config.directory)
+        try:
+            kept = [_kept(path) for path in directory.iterdir() if is_incident(path.name)]
+            for name in to_delete(kept, self.config.total_bytes, needed):
+                (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordingError(f"{directory}: cannot be tidied up: {error.strerror}") from error
+
+
+def _kept(path: Path) -> Kept:
+    found = path.lstat()
+    return Kept(path.name, found.st_size, found.st_mtime_ns)

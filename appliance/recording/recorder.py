@@ -1,0 +1,313 @@
+"""The recordings that run: one task each, and the ring. Their files are written in a thread.
+
+One call in that thread at a time, over all of them. A recording keeps at most BACKLOG_BYTES that
+are not written yet; what comes too fast is dropped and counted, and the file says so. As long as
+nobody records, there is no witness, and the hot path does nothing for it.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+from attrs import define, field
+
+from appliance.config import Recording as RecordingConfig
+from appliance.dispatch.endings import Endings
+from appliance.errors import RecordingError
+from appliance.recording.buffers import Backlog, Record, Ring, Sink
+from appliance.recording.capture import Capture
+from appliance.recording.files import RecordingFile
+from appliance.recording.flight import FlightRecorder
+from appliance.recording.messages import Topic
+from appliance.recording.orders import Order, Recording, RecordingDocument
+from appliance.timeslice import LOADING_NS, SERVING_NS, set_time_slice
+
+SECOND_NS = 1_000_000_000
+MOST_AT_ONCE = 4
+REMEMBERED = 32
+"""Recordings that are over and can still be asked about."""
+BACKLOG_BYTES = 64 << 20
+FLUSH_S = 0.1
+AFTERMATH_S = 1.0
+"""What follows a trigger or an incident and is still in its file."""
+FINISH_S = 5.0
+"""How long the files may take to be finished when the appliance stops."""
+TRIGGER_S = 10.0
+"""How far back a triggered recording reaches, unless it is told."""
+
+
+@define(eq=False)
+class Recorder:
+    """See the module's docstring.
+
+    Args:
+        about: What the files say of this appliance.
+        clock: Monotonic nanoseconds.
+    """
+
+    config: RecordingConfig
+    endings: Endings
+    about: Callable[[], dict[str, str]]
+    clock: Callable[[], int] = time.monotonic_ns
+    _capture: Capture = field(factory=Capture, init=False)
+    _flight: FlightRecorder | None = field(default=None, init=False)
+    _numbers: count[int] = field(factory=lambda: count(1), init=False)
+    _recordings: dict[int, Recording] = field(factory=dict[int, Recording], init=False)
+    _stops: dict[int, trio.Event] = field(factory=dict[int, trio.Event], init=False)
+    _missed: trio.Event = field(factory=trio.Event, init=False)
+    _writing: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _nursery: trio.Nursery | None = field(default=None, init=False)
+    _all_over: trio.Event = field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._capture.on_miss = self._on_miss
+        self._capture.on_worker_lost = self._on_worker_lost
+        if self.config.directory:
+            self._flight = FlightRecorder(self.config)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the ring, and run what is asked for, until cancelled.
+
+        Raises:
+            ConfigError: The ring's directory cannot be used.
+        """
+        if self._flight is not None:
+            self._flight.prepare()
+            self._attach(self._flight.ring)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def close(self) -> None:
+        """End all recordings, within FINISH_S."""
+        with trio.move_on_after(FINISH_S):
+            for stop in self._stops.values():
+                stop.set()
+            while self._stops:
+                self._all_over = trio.Event()
+                await self._all_over.wait()
+
+    # ------------------------------------------------------------------------------- asking
+
+    async def start(self, document: Mapping[str, Any]) -> RecordingDocument:
+        """Begin what is asked for (see `Order`).
+
+        Raises:
+            RecordingError: It cannot be done; says why.
+        """
+        order = Order.read(document)
+        if self._nursery is None:
+            raise RecordingError("the appliance is not up yet")
+        if len(self._stops) >= MOST_AT_ONCE:
+            raise RecordingError(f"{MOST_AT_ONCE} recordings run already; stop one of them")
+        running = [self._recordings[number].order.path for number in self._stops]
+        if order.path in running:
+            raise RecordingError(f"{order.path}: is being recorded already")
+        now_ns = self.clock()
+        recording = Recording(next(self._numbers), order, now_ns, now_ns)
+        self._remember(recording)
+        file = self._file(Path(order.path), images=order.images)
+        try:
+            await self._in_thread(lambda: file.open(self.about()))
+        except RecordingError:
+            self._forget(recording)
+            raise
+        task = self._triggered if order.trigger else self._streamed
+        self._nursery.start_soon(self._run, recording, file, task)
+        return recording.document(now_ns)
+
+    def documents(self) -> list[RecordingDocument]:
+        """Return all that is known; whoever asks keeps up the recordings that have a lease."""
+        now_ns = self.clock()
+        for recording in self._recordings.values():
+            recording.asked_ns = now_ns
+        return [recording.document(now_ns) for recording in self._recordings.values()]
+
+    def stop(self, document: Mapping[str, Any]) -> RecordingDocument:
+        """End the recording whose `id` is given.
+
+        Raises:
+            RecordingError: There is none.
+        """
+        number = document.get("id")
+        recording = self._recordings.get(number) if isinstance(number, int) else None
+        if recording is None:
+            raise RecordingError(f"there is no recording {number!r}")
+        if recording.id in self._stops:
+            self._stops[recording.id].set()
+        return recording.document(self.clock())
+
+    def _remember(self, recording: Recording) -> None:
+        over = [each.id for each in self._recordings.values() if each.is_over]
+        for number in over[: max(0, len(self._recordings) - REMEMBERED + 1)]:
+            del self._recordings[number]
+        self._recordings[recording.id] = recording
+        self._stops[recording.id] = trio.Event()
+
+    def _forget(self, recording: Recording) -> None:
+        del self._recordings[recording.id], self._stops[recording.id]
+
+    # ----------------------------------------------------------------------------- recording
+
+    async def _run(self, recording: Recording, file: RecordingFile, task: Any) -> None:
+        log = structlog.get_logger("recording")
+        log.info("recording", path=recording.order.path)
+        try:
+            await task(recording, file)
+            recording.state = "done"
+            log.info("recorded", path=recording.order.path, messages=recording.messages)
+        except RecordingError as error:
+            recording.state, recording.error = "failed", str(error)
+            log.error("recording failed", error=str(error))  # noqa: TRY400  it says all
+        except Exception as error:  # noqa: BLE001  a fault of ours here is not the robots' affair
+            recording.state, recording.error = "failed", f"{type(error).__name__}: {error}"
+            log.error("recording failed", exception=traceback.format_exc())  # noqa: TRY400
+        finally:
+            recording.ended_ns = self.clock()
+            recording.messages, recording.bytes = file.messages, file.bytes
+            del self._stops[recording.id]
+            self._all_over.set()
+
+    async def _streamed(self, recording: Recording, file: RecordingFile) -> None:
+        """Write what comes until it is enough."""
+        order, stop = recording.order, self._stops[recording.id]
+        backlog = Backlog(BACKLOG_BYTES, images=order.images)
+        self._attach(backlog)
+        try:
+            while not self._is_enough(recording):
+                with trio.move_on_after(FLUSH_S):
+                    await stop.wait()
+                await self._flush(recording, file, backlog)
+        finally:
+            self._detach(backlog)
+        await self._flush(recording, file, backlog)
+        await self._in_thread(lambda: file.finish(_totals(recording)))
+
+    def _is_enough(self, recording: Recording) -> bool:
+        order, now_ns = recording.order, self.clock()
+        if self._stops[recording.id].is_set():
+            return True
+        if order.lease_s and now_ns - recording.asked_ns >= order.lease_s * SECOND_NS:
+            return True
+        if order.trigger:  # its seconds reach back
+            return False
+        if order.seconds and now_ns - recording.started_ns >= order.seconds * SECOND_NS:
+            return True
+        return 0 < order.bytes <= recording.bytes
+
+    async def _flush(self, recording: Recording, file: RecordingFile, backlog: Backlog) -> None:
+        records = backlog.take()
+        before, recording.dropped = recording.dropped, backlog.dropped
+        messages, lost = (now - then for now, then in zip(backlog.dropped, before, strict=True))
+        if messages:
+            records.append((int(Topic.DROPPED), self.clock(), 0, (messages, lost)))
+        if records:
+            await self._in_thread(lambda: file.write(records))
+        backlog.written(records)
+        recording.messages, recording.bytes = file.messages, file.bytes
+
+    async def _triggered(self, recording: Recording, file: RecordingFile) -> None:
+        """Keep the last seconds in memory; write them when something has gone wrong."""
+        span_s = recording.order.seconds or TRIGGER_S
+        ring = Ring(round(span_s * SECOND_NS), BACKLOG_BYTES, images=recording.order.images)
+        recording.state = "waiting"
+        self._attach(ring)
+        try:
+            missed = await self._wait_for_miss(recording)
+            if missed:
+                await trio.sleep(AFTERMATH_S)
+            records = ring.recent(self.clock())
+        finally:
+            self._detach(ring)
+        if not missed:
+            await self._in_thread(file.discard)
+            raise RecordingError(f"{recording.order.path}: stopped before its trigger occurred")
+        recording.state = "writing"
+        await self._write_whole(recording, file, records)
+
+    async def _wait_for_miss(self, recording: Recording) -> bool:
+        missed = self._missed
+        while not missed.is_set():
+            if self._is_enough(recording):
+                return False
+            with trio.move_on_after(FLUSH_S):
+                await missed.wait()
+        return True
+
+    async def _write_whole(
+        self, recording: Recording, file: RecordingFile, records: list[Record]
+    ) -> None:
+        await self._in_thread(lambda: file.write(records))
+        recording.messages = file.messages
+        await self._in_thread(lambda: file.finish(_totals(recording)))
+
+    # ----------------------------------------------------------------------------- incidents
+
+    def _on_miss(self, now_ns: int) -> None:
+        self._missed.set()
+        self._missed = trio.Event()
+        if self._flight is not None and self._flight.policy.missed(now_ns):
+            self._incident(self._flight, "misses")
+
+    def _on_worker_lost(self, now_ns: int) -> None:
+        if self._flight is not None and self._flight.policy.lost(now_ns):
+            self._incident(self._flight, "worker-lost")
+
+    def _incident(self, flight: FlightRecorder, why: str) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self._write_incident, flight, why)
+
+    async def _write_incident(self, flight: FlightRecorder, why: str) -> None:
+        log = structlog.get_logger("recording")
+        await trio.sleep(AFTERMATH_S)
+        records = flight.ring.recent(self.clock())
+        file = self._file(flight.path(why), images=self.config.images)
+        about = {**self.about(), "incident": why}
+        try:
+            await self._in_thread(lambda: flight.write(file, records, about))
+            log.warning("incident recorded", path=str(file.path), cause=why)
+        except RecordingError as error:
+            log.error("incident not recorded", cause=why, error=str(error))  # noqa: TRY400
+        except Exception:  # noqa: BLE001  as above
+            log.error("incident not recorded", cause=why, exception=traceback.format_exc())  # noqa: TRY400
+
+    # -------------------------------------------------------------------------------- common
+
+    def _attach(self, sink: Sink) -> None:
+        self._capture.sinks.append(sink)
+        self.endings.witness = self._capture
+
+    def _detach(self, sink: Sink) -> None:
+        self._capture.sinks.remove(sink)
+        if not self._capture.sinks:
+            self.endings.witness = None
+            self._capture.forget()
+
+    def _file(self, path: Path, *, images: bool) -> RecordingFile:
+        offset_ns = time.time_ns() - self.clock()
+        return RecordingFile(path, images=images, wall_offset_ns=offset_ns)
+
+    async def _in_thread(self, write: Callable[[], None]) -> None:
+        """Write; cancelled, the thread is left to itself, and nobody touches the file again."""
+
+        def write_behind() -> None:
+            set_time_slice(LOADING_NS)  # who answers robots is let in first
+            try:
+                write()
+            finally:
+                set_time_slice(SERVING_NS)  # the thread is used again
+
+        await trio.to_thread.run_sync(write_behind, limiter=self._writing, abandon_on_cancel=True)
+
+
+def _totals(recording: Recording) -> dict[str, str]:
+    messages, lost = recording.dropped
+    return {"dropped_messages": str(messages), "dropped_bytes": str(lost)}
