@@ -44,6 +44,7 @@ from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
+from appliance.errors import ConfigError
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
 from appliance.io.unix_listener import somebody_listens
@@ -271,7 +272,14 @@ class Appliance:
         while somebody_listens(Path(admin.socket)):  # noqa: ASYNC110  nobody tells
             await trio.sleep(ADMIN_LOOK_S)
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._admin, admin.socket, admin.listen)
+            try:
+                await nursery.start(self._admin, admin.socket, admin.listen)
+            except (ConfigError, BaseExceptionGroup) as error:
+                # Robots are served already: that somebody has the port does not end it.
+                if not isinstance(_only_error(error), ConfigError):
+                    raise
+                structlog.get_logger("appliance").warning("admin", error=str(_only_error(error)))
+                await nursery.start(self._admin, admin.socket, "")
             beside.cancel()
 
     def _ready(self) -> None:

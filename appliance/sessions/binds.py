@@ -19,6 +19,9 @@ HEARTBEATS_MISSED = 3
 DOMAIN = b"appliance"
 """What doors with keys are called when libzmq asks whom to let in."""
 
+LISTENS = 10
+"""State of a TCP socket that listens, `TCP_LISTEN`."""
+
 ACCEPTS = 1 << 16
 """Flag of a socket that listens, `__SO_ACCEPTCON`."""
 IPV4 = re.compile(r"tcp://[0-9.]+:")
@@ -139,9 +142,22 @@ def _is_released(address: str) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
+        except socket.gaierror:  # an interface: whoever listens on the port may be there
+            return int(port) not in _listening_ports()
         except OSError as error:
             return error.errno != errno.EADDRINUSE
         return True
+
+
+def _listening_ports() -> set[int]:
+    """Return the TCP ports that somebody on this machine listens on (see proc_net_tcp(5))."""
+    ports: set[int] = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = table.read_text("ascii").splitlines()[1:] if table.exists() else []
+        for _, local, _, state, *_ in map(str.split, lines):
+            if int(state, 16) == LISTENS:
+                ports.add(int(local.rpartition(":")[2], 16))
+    return ports
 
 
 def _listening_paths() -> set[str]:

@@ -84,6 +84,18 @@ def test_one_that_stands_by_can_be_told_to_go(models: Path) -> None:
             assert model.get_result(PATIENCE_MS) is not None
 
 
+def test_a_port_for_metrics_that_is_taken_ends_nothing(models: Path) -> None:
+    with box(models) as serving, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = ("--bind", serving.address, "--set", f"admin.listen=127.0.0.1:{port}")
+        with standby(serving, models, *flags) as waiting:
+            assert serving.stop() == 0
+            after = Box(serving.directory, waiting.process)
+            after.wait_until(lambda status: status["state"] == "ready")
+            assert f"cannot listen on 127.0.0.1:{port}" in after.log()
+            assert waiting.stop() == 0
+
+
 def test_what_is_released(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
@@ -95,6 +107,7 @@ def test_what_is_released(tmp_path: Path) -> None:
         for host in ("127.0.0.1", "*", "0.0.0.0"):
             assert not are_released([f"tcp://{host}:{port}"])
         assert not are_released([f"tcp://127.0.0.1:{port}", "ipc:///nowhere"])
+        assert not are_released([f"tcp://lo:{port}"]), "an interface"
     assert path.exists()
     assert are_released(
         [f"ipc://{path}", f"tcp://127.0.0.1:{port}", "tcp://*:0", "tcp://eth7:99999"]
