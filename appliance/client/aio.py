@@ -18,12 +18,18 @@ from typing import TYPE_CHECKING, ClassVar
 import zmq
 
 from appliance.client.codec import Value
-from appliance.client.connection import GIVE_UP_S, WINDOW, named, new_core, read_keys
+from appliance.client.connection import (
+    GIVE_UP_S,
+    WINDOW,
+    ConnectionHandle,
+    named,
+    new_core,
+    read_keys,
+)
 from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.link import Link
 from appliance.client.result import Result
-from appliance.client.statistics import Statistics
 from appliance.client.ticks import Tick, Ticker
 from appliance.keys.files import ClientKeys
 
@@ -191,33 +197,9 @@ class Ticks:
 class AsyncModel(ModelHandle):
     """A model, from a task's point of view. `observe_at`, `cancel` and the like never wait."""
 
-    def __init__(
-        self,
-        link: WaitingLink,
-        model_id: str,
-        *,
-        latency_budget_ms: float,
-        priority: int,
-        lateness: str | None,
-        keep: str | None,
-        window: int,
-        observation_period_ms: float | None,
-        step_period_ms: float | None,
-        model_version: str,
-    ) -> None:
-        super().__init__(
-            link,
-            model_id,
-            latency_budget_ms=latency_budget_ms,
-            priority=priority,
-            lateness=lateness,
-            keep=keep,
-            window=window,
-            observation_period_ms=observation_period_ms,
-            step_period_ms=step_period_ms,
-            model_version=model_version,
-        )
-        self._wait_async = link.wait_async
+    async def _wait_async(self, ready: Callable[[], bool], timeout_ms: float) -> None:
+        assert isinstance(self._link, WaitingLink)
+        await self._link.wait_async(ready, timeout_ms)
 
     async def observe(
         self,
@@ -269,7 +251,7 @@ class AsyncModel(ModelHandle):
         return self._channel.spec
 
 
-class AsyncConnection:
+class AsyncConnection(ConnectionHandle[WaitingLink]):
     """A connection to an appliance, which need not be there yet, for one event loop.
 
     Args:
@@ -358,29 +340,6 @@ class AsyncConnection:
         core = self._link.core
         await self._link.wait_async(lambda: not core.outstanding, timeout_ms)
         return not core.outstanding
-
-    def statistics(self) -> Statistics:
-        """Return what became of everything asked so far."""
-        return self._link.core.statistics()
-
-    @property
-    def client_id(self) -> str:
-        """Who this is, to the appliance."""
-        return self._link.core.client_id
-
-    @property
-    def last_heard_ns(self) -> int | None:
-        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
-        return self._link.core.last_heard_ns
-
-    @property
-    def last_error(self) -> str:
-        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
-        return self._link.error
-
-    def close(self) -> None:
-        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
-        self._link.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import zmq
 
@@ -66,7 +66,39 @@ def named(client_id: str | int, keys: ClientKeys | None) -> str | int:
     return keys.client if client_id == "" and keys is not None else client_id
 
 
-class Connection:
+AnyLink = TypeVar("AnyLink", bound=Link)
+
+
+class ConnectionHandle(Generic[AnyLink]):
+    """What the faces of a connection share: all that never waits."""
+
+    _link: AnyLink
+
+    def statistics(self) -> Statistics:
+        """Return what became of everything asked so far."""
+        return self._link.core.statistics()
+
+    @property
+    def client_id(self) -> str:
+        """Who this is, to the appliance."""
+        return self._link.core.client_id
+
+    @property
+    def last_heard_ns(self) -> int | None:
+        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
+        return self._link.core.last_heard_ns
+
+    @property
+    def last_error(self) -> str:
+        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
+        return self._link.error
+
+    def close(self) -> None:
+        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
+        self._link.close()
+
+
+class Connection(ConnectionHandle[Link]):
     """A connection to an appliance, which need not be there yet.
 
     Not thread-safe: one thread at a time.
@@ -184,29 +216,6 @@ class Connection:
     def pump(self) -> None:
         """Send and receive what can be, without waiting; every other call does so, too."""
         self._link.pump(prompt=True)
-
-    def statistics(self) -> Statistics:
-        """Return what became of everything asked so far."""
-        return self._link.core.statistics()
-
-    @property
-    def client_id(self) -> str:
-        """Who this is, to the appliance."""
-        return self._link.core.client_id
-
-    @property
-    def last_heard_ns(self) -> int | None:
-        """When the appliance was last heard (`time.monotonic_ns`), heartbeats included."""
-        return self._link.core.last_heard_ns
-
-    @property
-    def last_error(self) -> str:
-        """Why the appliance cannot be reached or does not serve this client; empty if it does."""
-        return self._link.error
-
-    def close(self) -> None:
-        """Close at once: what is unsent is dropped, what is outstanding counts as unanswered."""
-        self._link.close()
 
     def __enter__(self) -> Self:
         return self

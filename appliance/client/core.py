@@ -144,8 +144,7 @@ class Core:
     def _make_room(self, channel: Channel) -> None:
         """Under `keep` latest: whatever is older is not wanted any more."""
         if not channel.takes_older:
-            self.ledger.stale_dropped += len(channel.answers)
-            channel.answers.clear()
+            self.drop_answers(channel)
         elif len(channel.answers) >= channel.window:
             self.ledger.stale_dropped += 1
             del channel.answers[next(iter(channel.answers))]
@@ -346,9 +345,13 @@ class Core:
         """Collect the answer to the latest observation; uncollected older ones are dropped."""
         result = channel.answers.pop(channel.latest, None)
         if result is not None:
-            self.ledger.stale_dropped += len(channel.answers)
-            channel.answers.clear()
+            self.drop_answers(channel)
         return result
+
+    def drop_answers(self, channel: Channel) -> None:
+        """Count what was not collected as stale: nobody is given it any more."""
+        self.ledger.stale_dropped += len(channel.answers)
+        channel.answers.clear()
 
     def take(self, channel: Channel, sequence: int) -> Result | None:
         """Collect the answer to one observation."""

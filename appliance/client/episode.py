@@ -353,7 +353,7 @@ class Episode:
         for sequence in self._asked:
             self._core.cancel(self._channel, sequence)
         self._asked.clear()
-        self._channel.answers.clear()
+        self._core.drop_answers(self._channel)
         self._plan.clear()
         self._core.end_episode(self._channel)
         self._link.pump()
