@@ -1,7 +1,7 @@
 """The witness: takes down, on the event loop, what the recordings that run want to have.
 
 It makes one tuple for each message, outcome and batch, and hands it to each sink; everything else
-is done later, in a thread. What it costs is in docs/operations.md.
+is done later, elsewhere. What it costs is in docs/operations.md.
 """
 
 from __future__ import annotations

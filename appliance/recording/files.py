@@ -1,4 +1,4 @@
-"""An MCAP file being written. Blocking: it runs in a thread, one call at a time.
+"""An MCAP file being written. Blocking: it runs in a process of its own (see `process`).
 
 It is written beside its name, as `NAME.partial`, and gets its name when it is whole. What is there
 at any time can be read up to its last chunk; one that could not be finished is cut back to that.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +16,7 @@ from mcap.writer import CompressionType, Writer
 
 from appliance.errors import RecordingError
 from appliance.recording.buffers import Record
+from appliance.recording.incidents import Kept, is_incident, to_delete
 from appliance.recording.messages import Topic, encode, schema
 
 CHUNK_BYTES = 256 * 1024
@@ -24,11 +24,6 @@ CHUNK_BYTES = 256 * 1024
 
 MODE = 0o640
 """What robots see is not for everybody."""
-
-STRETCH_S, PAUSE_S = 0.0001, 0.00005
-"""The thread pauses so often, so long: then the event loop can have the interpreter.
-
-Without, the loop would wait for the interpreter's switch interval each time it wakes up."""
 
 LIBRARY = "appliance"
 
@@ -105,12 +100,8 @@ class RecordingFile:
             RecordingError: The file cannot be written any further; it was cut back.
         """
         try:
-            pause_at = time.monotonic() + STRETCH_S
             for record in records:
                 self._add(record)
-                if time.monotonic() >= pause_at:
-                    time.sleep(PAUSE_S)
-                    pause_at = time.monotonic() + STRETCH_S
             self._settle()
         except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
@@ -165,3 +156,22 @@ class RecordingFile:
             f"{self.path}: cannot be written: {why}; {self.partial} holds the first "
             f"{self.bytes} bytes and can be read"
         )
+
+
+def make_room(directory: Path, most_bytes: int, needed: int) -> None:
+    """Delete the oldest incidents, until `needed` more bytes are within `most_bytes`.
+
+    Raises:
+        RecordingError: They cannot be listed or deleted.
+    """
+    try:
+        kept = [_kept(path) for path in directory.iterdir() if is_incident(path.name)]
+        for name in to_delete(kept, most_bytes, needed):
+            (directory / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordingError(f"{directory}: cannot be tidied up: {error.strerror}") from error
+
+
+def _kept(path: Path) -> Kept:
+    found = path.lstat()
+    return Kept(path.name, found.st_size, found.st_mtime_ns)

@@ -9,17 +9,9 @@ from pathlib import Path
 from attrs import define, field
 
 from appliance.config import Recording as RecordingConfig
-from appliance.errors import ConfigError, RecordingError
-from appliance.recording.buffers import Record, Ring
-from appliance.recording.files import RecordingFile
-from appliance.recording.incidents import (
-    PREFIX,
-    SUFFIX,
-    IncidentPolicy,
-    Kept,
-    is_incident,
-    to_delete,
-)
+from appliance.errors import ConfigError
+from appliance.recording.buffers import Ring
+from appliance.recording.incidents import PREFIX, SUFFIX, IncidentPolicy
 
 SECOND_NS = 1_000_000_000
 
@@ -63,28 +55,3 @@ class FlightRecorder:
         """Return where an incident is written, by the wall clock."""
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         return Path(self.config.directory) / f"{PREFIX}{when}-{why}{SUFFIX}"
-
-    def write(self, file: RecordingFile, records: list[Record], about: dict[str, str]) -> None:
-        """Write an incident's file, after making room for it. Blocking.
-
-        Raises:
-            RecordingError: It cannot be written.
-        """
-        self._make_room(sum(record[2] for record in records))
-        file.open(about)
-        file.write(records)
-        file.finish({})
-
-    def _make_room(self, needed: int) -> None:
-        directory = Path(self.config.directory)
-        try:
-            kept = [_kept(path) for path in directory.iterdir() if is_incident(path.name)]
-            for name in to_delete(kept, self.config.total_bytes, needed):
-                (directory / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise RecordingError(f"{directory}: cannot be tidied up: {error.strerror}") from error
-
-
-def _kept(path: Path) -> Kept:
-    found = path.lstat()
-    return Kept(path.name, found.st_size, found.st_mtime_ns)

@@ -11,8 +11,9 @@ from attrs import define, field, frozen
 from appliance.errors import ConfigError, RecordingError
 from appliance.structure import structure
 
-State = Literal["recording", "waiting", "writing", "done", "failed"]
-"""`waiting`: for its trigger, in memory. `failed`: `error` says why."""
+State = Literal["starting", "recording", "waiting", "writing", "done", "failed"]
+"""`starting`: nothing is taken down yet. `waiting`: for its trigger, in memory. `failed`: `error`
+says why."""
 
 MOST_S = 86_400.0
 MOST_BYTES = 1 << 50
@@ -87,7 +88,7 @@ class Recording:
     order: Order
     started_ns: int
     asked_ns: int
-    state: State = "recording"
+    state: State = "starting"
     messages: int = 0
     bytes: int = 0
     dropped: tuple[int, int] = (0, 0)

