@@ -54,7 +54,7 @@ from appliance.metrics.registry import Metrics
 from appliance.metrics.status import Clients, State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.recording.recorder import Recorder
-from appliance.reload import Reloader
+from appliance.reload import ModelWatch, Reloader
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import are_released, try_binds
@@ -138,7 +138,7 @@ class Appliance:
     documents: Documents = field(init=False)
     reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
-    _entries: list[ModelEntry] = field(init=False)
+    models: ModelWatch = field(init=False)
     _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
     _binds: list[str] = field(factory=list[str], init=False)
     _unsettled: set[str] = field(factory=set[str], init=False)
@@ -149,7 +149,9 @@ class Appliance:
         config = self.config
         self.reloader = Reloader(config, lambda: config, self.apply)
         gate = gate_of(config)
-        entries = self._entries = Repository(Path(config.models.directory)).scan()
+        directory = Path(config.models.directory)
+        entries = Repository(directory).scan()
+        self.models = ModelWatch(directory, entries)
         slots = slots_of(config, entries)
         catalog = _catalog(entries, slots)
         metrics, ledger = Metrics(), Ledger()
@@ -190,6 +192,7 @@ class Appliance:
             lifecycle=lambda: self.state,
             binds=lambda: self._binds,
             config_error=lambda: self.reloader.error,
+            pending=lambda: self.models.pending,
             clients=lambda: client_documents(
                 self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
             ),
@@ -230,6 +233,7 @@ class Appliance:
                 if self.standby:
                     root.start_soon(self._take_admin, beside)
                 services.start_soon(self.reloader.watch)
+                services.start_soon(self.models.watch)
                 task_status.started()
                 await self._drain.wait()
                 await self._finish()
@@ -338,7 +342,7 @@ class Appliance:
         Raises:
             ConfigError: It does not.
         """
-        slots_of(config, self._entries)
+        slots_of(config, self.models.served)
         return config
 
     def apply(self, config: Config) -> None:
@@ -353,7 +357,9 @@ class Appliance:
 
     async def _reload_document(self) -> dict[str, object]:
         changed = await self.reloader.reload()
-        return {"changed": changed, "error": self.reloader.error}
+        await self.models.look()
+        error, pending = self.reloader.error, self.models.pending
+        return {"changed": changed, "error": error, "pending": pending}
 
     # ------------------------------------------------------------------------------- wiring
 

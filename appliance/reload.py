@@ -3,14 +3,15 @@
 `difference` is pure: which keys changed, and whether each may. `Reloader` reads the configuration
 again when asked (`appliance reload`, SIGHUP) and when its file has changed, which it looks for once
 a second; what cannot be used is told and leaves everything as it was. Called by `app`, which
-applies what was found.
+applies what was found. The model repository is looked at likewise (`ModelWatch`), and what has
+changed there is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 import structlog
@@ -19,6 +20,10 @@ from attrs import define, field
 
 from appliance.config import Config
 from appliance.errors import ConfigError
+from appliance.models.changes import Stamp, changes, stamp
+from appliance.models.repository import ModelEntry, Repository
+
+T = TypeVar("T")
 
 LIVE = (
     "clients",
@@ -125,3 +130,48 @@ class Reloader:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@define(eq=False)
+class ModelWatch:
+    """Looks whether the model repository has changed since its models were loaded.
+
+    Args:
+        served: What was found there at the start.
+
+    Attributes:
+        pending: What has changed, in words; it takes effect in the next instance.
+    """
+
+    directory: Path
+    served: list[ModelEntry]
+    pending: list[str] = field(factory=list[str], init=False)
+    _seen: Stamp = field(default=(), init=False)
+
+    async def watch(self) -> None:
+        """Look once a second, until cancelled. A disk that hangs holds up nothing else."""
+        while True:
+            await self.look()
+            await trio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Bring `pending` up to date; what is new in it goes to the log."""
+        seen = await _in_thread(lambda: stamp(self.directory))
+        if seen == self._seen:
+            return
+        try:
+            found = await _in_thread(Repository(self.directory).scan)
+        except ConfigError as error:
+            pending = [str(error)]
+        else:
+            pending = changes(self.served, found)
+        self._seen = seen
+        log = structlog.get_logger("appliance")
+        for change in pending:
+            if change not in self.pending:
+                log.warning("models changed on disk", change=change)
+        self.pending = pending
+
+
+async def _in_thread(look: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(look, abandon_on_cancel=True)

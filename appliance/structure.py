@@ -38,6 +38,9 @@ KEY = "key"
 
 LONGEST_SHOWN = 80
 
+MOST_BYTES = 1 << 20
+"""Of a file."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file.
@@ -45,13 +48,38 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read or is not TOML.
     """
+    return parse_toml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return what a file says.
+
+    Raises:
+        ConfigError: It cannot be read, is too large or is not text.
+    """
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{path}: has more than the {MOST_BYTES} bytes that are allowed")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ConfigError: It is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}") from error
 
 
 def structure(document: Mapping[str, Any], cls: type[T], where: str) -> T:

@@ -174,3 +174,36 @@ def test_reloading_under_load_loses_nothing(
         assert main(["reload", "--socket", running.socket]) == 1
         assert "'mpl'" in capsys.readouterr().out
         assert isinstance(admin.post(running.socket, "/v1/reload", 5.0), dict)
+
+
+def test_models_are_served_as_they_were_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_onnx_mlp(tmp_path / "models", "mlp")
+    manifest = tmp_path / "models" / "mlp" / "model.toml"
+    with box(tmp_path / "models") as running:
+        (served,) = running.status()["models"]
+        write(manifest, "max_batch = 'many'")
+        running.wait_until(lambda status: any("max_batch" in each for each in status["pending"]))
+        assert main(["status", "--socket", running.socket]) == 0, "it serves as before"
+        assert "not served yet" in capsys.readouterr().out
+        running.kill_worker("cpu-0")
+        status = running.wait_until(
+            lambda status: status["workers"][0]["generation"] == 2 and status["state"] == "ready"
+        )
+        assert [model["state"] for model in status["models"]] == [served["state"]]
+        with running.connect("arm") as robot:
+            model = robot.model("mlp", latency_budget_ms=5000)
+            spec = model.describe()
+            assert spec is not None
+            (each,) = spec.inputs
+            model.observe_at({each.name: np.zeros([max(1, n) for n in each.shape], np.float32)})
+            answer = model.wait(10_000)
+            assert answer is not None
+            assert answer.status is Outcome.OK
+        write(manifest, "max_batch = 3")
+        assert main(["reload", "--socket", running.socket]) == 0
+        said = capsys.readouterr().out
+        assert "not served yet: model mlp: model.toml has changed" in said
+        assert "--standby" in said
+        assert "models changed on disk" in running.log()

@@ -43,6 +43,7 @@ class Documents:
     Args:
         lifecycle: What the appliance as a whole is doing.
         config_error: Why the configuration on disk does not hold.
+        pending: What has changed in the model repository and is not served.
         connections_refused: How many did not come to be, by cause.
         key_problems: What is wrong with the keys, in words.
         clients: The sessions; how many are connected and remembered, how many have left.
@@ -54,6 +55,7 @@ class Documents:
     lifecycle: Callable[[], State]
     binds: Callable[[], list[str]]
     config_error: Callable[[], str]
+    pending: Callable[[], list[str]]
     clients: Callable[[], list[Client]]
     client_counts: Callable[[], Clients]
     connections_refused: Callable[[], dict[str, int]]
@@ -90,6 +92,7 @@ class Documents:
             uptime_s=round((now_ns - self._started_ns) / 1e9, 1),
             binds=self.binds(),
             config_error=self.config_error(),
+            pending=self.pending(),
             requests=Requests(
                 asked=count.asked,
                 answered=count.answered,

@@ -82,10 +82,15 @@ def reload(arguments: argparse.Namespace) -> int:
     with _readable():
         document = cast("dict[str, Any]", answer)
         error, changed = document["error"], document["changed"]
+        pending = document.get("pending", [])
     if error:
         print(f"not applied: {error}")
         return NOT_QUITE
     print(f"applied: {', '.join(changed) or 'nothing has changed'}")
+    for change in pending:
+        print(f"not served yet: {change}")
+    if pending:
+        print("start another instance with `appliance serve --standby`, and drain this one")
     return OK
 
 

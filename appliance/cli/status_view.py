@@ -45,7 +45,8 @@ def status_view(status: Status, width: int) -> RenderableType:
 
 def _notes(status: Status) -> list[str]:
     error = status.get("config_error")  # an older appliance does not say
-    return [*status["reasons"], *([f"configuration not applied: {error}"] if error else [])]
+    notes = [*status["reasons"], *([f"configuration not applied: {error}"] if error else [])]
+    return notes + [f"not served yet: {change}" for change in status.get("pending", [])]
 
 
 def unreachable_view(message: str) -> RenderableType:

@@ -15,7 +15,7 @@ from appliance.engines.model import LoadedModel
 from appliance.engines.outputs import describe
 from appliance.engines.registry import load_engine
 from appliance.engines.warmup import Rehearsal
-from appliance.models.manifest import Manifest, read_manifest
+from appliance.models.manifest import Manifest, parse_manifest
 from appliance.models.plans import Resolved, Signature
 from appliance.models.resolve import resolve
 from appliance.wire.pb import worker_pb2
@@ -49,10 +49,11 @@ def load(path: worker_pb2.ModelPath, arena: ArenaView, on_step: Callable[[str], 
     """
     started_ns = time.monotonic_ns()
     on_step("reading")
-    manifest = read_manifest(Path(path.manifest))
+    manifest = parse_manifest(path.manifest, path.manifest_path)
     engine = load_engine(manifest, Path(path.directory))
     heap.give_back()  # reading a model can take as much again as the model
-    resolved = resolve(manifest, engine.signature, path.name, path.version, where=path.manifest)
+    where = path.manifest_path
+    resolved = resolve(manifest, engine.signature, path.name, path.version, where=where)
     if engine.signature.outputs is None:
         on_step("first run")
         resolved = _learn(path, manifest, engine, resolved)
@@ -76,4 +77,4 @@ def _learn(
             for tensor in outputs
         )
     engine.signature = Signature(inputs=engine.signature.inputs, outputs=outputs)
-    return resolve(manifest, engine.signature, path.name, path.version, where=path.manifest)
+    return resolve(manifest, engine.signature, path.name, path.version, where=path.manifest_path)

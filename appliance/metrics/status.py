@@ -106,7 +106,8 @@ class LedgerDocument(TypedDict):
 class Status(TypedDict):
     """`GET /v1/status`. `reasons` says in words why the state is not `ready`.
 
-    `config_error` says why the configuration on disk does not hold; empty if it does.
+    `config_error` says why the configuration on disk does not hold; empty if it does. `pending`
+    says what has changed in the model repository: the next instance serves it.
     `connections_refused` counts what failed in the handshake, by cause.
     """
 
@@ -119,6 +120,7 @@ class Status(TypedDict):
     uptime_s: float
     binds: list[str]
     config_error: str
+    pending: list[str]
     requests: Requests
     outcomes: dict[str, int]
     replies_lost: dict[str, int]

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le, matches_re, optional
 
-from appliance.structure import KEY, read_toml, structure
+from appliance.structure import KEY, parse_toml, read_text, structure
 from appliance.wire.types import DType
 
 MANIFEST = "model.toml"
@@ -236,10 +236,19 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a `model.toml`.
 
     Raises:
-        ConfigError: It cannot be read, is not TOML, or a key is unknown, of the wrong type, out
-            of range or at odds with another: file, key, what was found, what is allowed.
+        ConfigError: It cannot be read, or as `parse_manifest`.
     """
-    return structure(read_toml(path), Manifest, str(path))
+    return parse_manifest(read_text(path), str(path))
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """Check what a `model.toml` says.
+
+    Raises:
+        ConfigError: It is not TOML, or a key is unknown, of the wrong type, out of range or at odds
+            with another: where, key, what was found, what is allowed.
+    """
+    return structure(parse_toml(text, where), Manifest, where)
 
 
 def dtype_named(name: DTypeName) -> DType:

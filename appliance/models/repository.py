@@ -11,7 +11,8 @@ from pathlib import Path
 from attrs import frozen
 
 from appliance.errors import ConfigError
-from appliance.models.manifest import MANIFEST, read_manifest
+from appliance.models.manifest import MANIFEST, parse_manifest
+from appliance.structure import read_text
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -22,6 +23,7 @@ class ModelEntry:
 
     Attributes:
         version: The latest; empty if there is none.
+        manifest: What `model.toml` says; empty if it cannot be read.
         versions: All, oldest first.
         directory: Of the latest version; of the model if there is none.
         error: Why the model cannot be used; None if nothing is wrong so far.
@@ -30,6 +32,7 @@ class ModelEntry:
     name: str
     version: str
     versions: tuple[str, ...]
+    manifest: str
     manifest_path: Path
     directory: Path
     error: str | None = None
@@ -58,10 +61,11 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 def _entry(model: Path) -> ModelEntry:
     versions: list[str] = []
-    error = None
+    manifest, error = "", None
     try:
         versions = sorted((path.name for path in _directories(model)), key=version_key)
-        error = _what_is_wrong(model, versions)
+        manifest = _manifest(model)
+        error = _what_is_wrong(model, versions, manifest)
     except ConfigError as problem:
         error = str(problem)
     version = versions[-1] if versions else ""
@@ -69,19 +73,25 @@ def _entry(model: Path) -> ModelEntry:
         name=model.name,
         version=version,
         versions=tuple(versions),
+        manifest=manifest,
         manifest_path=model / MANIFEST,
         directory=model / version,
         error=error,
     )
 
 
-def _what_is_wrong(model: Path, versions: list[str]) -> str | None:
+def _manifest(model: Path) -> str:
+    path = model / MANIFEST
+    if not path.exists():
+        raise ConfigError(f"{model}: {MANIFEST} is missing; an empty one will do for an ONNX model")
+    return read_text(path)
+
+
+def _what_is_wrong(model: Path, versions: list[str], manifest: str) -> str | None:
     for name in (model.name, *versions):
         if not NAME.fullmatch(name):
             return f"{model}: found the name {name!r}; allowed: {NAME.pattern}"
-    if not (model / MANIFEST).exists():
-        return f"{model}: {MANIFEST} is missing; an empty one will do for an ONNX model"
-    read_manifest(model / MANIFEST)
+    parse_manifest(manifest, str(model / MANIFEST))
     return None if versions else f"{model}: no version; expected a directory such as {model}/1"
 
 

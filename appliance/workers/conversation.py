@@ -202,6 +202,7 @@ class Conversation:
                 name=model.name,
                 version=model.version,
                 manifest=model.manifest,
+                manifest_path=model.manifest_path,
                 directory=model.directory,
             )
         self.phase = Phase.LOADING

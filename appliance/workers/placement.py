@@ -7,8 +7,12 @@ from collections.abc import Iterable, Sequence
 from appliance.config import EVERY_MODEL, Config, Workers
 from appliance.errors import ConfigError
 from appliance.models.repository import ModelEntry
+from appliance.wire.worker import MAX_DATAGRAM
 from appliance.workers.arena import MODELS_PER_SLOT
 from appliance.workers.slot import HostedModel, Slot
+
+MANIFEST_BYTES = MAX_DATAGRAM // 2
+"""They travel to the worker in one message, with paths and names."""
 
 
 def slots_of(config: Config, entries: Sequence[ModelEntry]) -> list[Slot]:
@@ -56,7 +60,8 @@ def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
         HostedModel(
             name=entry.name,
             version=entry.version,
-            manifest=str(entry.manifest_path),
+            manifest=entry.manifest,
+            manifest_path=str(entry.manifest_path),
             directory=str(entry.directory),
         )
         for entry in entries
@@ -66,6 +71,12 @@ def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
         raise ConfigError(
             f"workers.{group.name}.models: found {len(models)} models; a worker hosts at most "
             f"{MODELS_PER_SLOT}; spread them over several [[workers]] tables"
+        )
+    size = sum(len(model.manifest.encode()) for model in models)
+    if size > MANIFEST_BYTES:
+        raise ConfigError(
+            f"workers.{group.name}.models: their manifests have {size} bytes; those of one worker "
+            f"have at most {MANIFEST_BYTES}; spread the models over several [[workers]] tables"
         )
     return [
         Slot(

@@ -21,13 +21,16 @@ class HostedModel:
     """One model version for a worker to load.
 
     Attributes:
-        manifest: Path of its `model.toml`.
+        manifest: What its `model.toml` said when it was checked: a process that is started later
+            loads the same.
+        manifest_path: For messages.
         directory: Path of the version's directory.
     """
 
     name: str
     version: str
     manifest: str = ""
+    manifest_path: str = ""
     directory: str = ""
 
 

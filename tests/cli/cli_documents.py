@@ -57,6 +57,7 @@ def status(**changes: Any) -> Document:
         "pid": 99,
         "uptime_s": 3720.0,
         "config_error": "",
+        "pending": [],
         "binds": ["tcp://127.0.0.1:5555"],
         "requests": {
             "asked": 125,

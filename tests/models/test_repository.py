@@ -26,6 +26,7 @@ def test_the_latest_version_is_found_numbers_counting_as_numbers(tmp_path: Path)
             name="policy",
             version="10",
             versions=("2", "9", "10"),
+            manifest="",
             manifest_path=tmp_path / "policy" / "model.toml",
             directory=tmp_path / "policy" / "10",
             error=None,

@@ -111,7 +111,8 @@ class WorkerProcess:
                 index=index,
                 name=entry.name,
                 version=entry.version,
-                manifest=str(entry.manifest_path),
+                manifest=entry.manifest,
+                manifest_path=str(entry.manifest_path),
                 directory=str(entry.directory),
             )
         self.send(worker_pb2.ToWorker(load=load))

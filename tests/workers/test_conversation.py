@@ -13,7 +13,7 @@ from appliance.scheduling.events import WorkerRef
 from appliance.wire.pb import session_pb2, worker_pb2
 from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec
 from appliance.wire.types import DType
-from appliance.wire.worker import MAX_DATAGRAM, spec_to_ready
+from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
 from appliance.workers.conversation import Conversation, Phase, Send
 from appliance.workers.events import BatchFinished, ModelFailed, ModelLoaded, WorkerUp
 from appliance.workers.hang import HangBound
@@ -40,7 +40,7 @@ def said(**message: Any) -> bytes:
     return worker_pb2.FromWorker(**message).SerializeToString()
 
 
-HELLO = said(hello=worker_pb2.Hello(protocol=1))
+HELLO = said(hello=worker_pb2.Hello(protocol=WORKER_PROTOCOL))
 READY = said(ready=worker_pb2.Ready())
 
 

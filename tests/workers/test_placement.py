@@ -12,7 +12,7 @@ from appliance.models.repository import ModelEntry
 from appliance.workers.placement import slots_of
 
 REPOSITORY = [
-    ModelEntry(name, "1", ("1",), Path(name, "model.toml"), Path(name, "1")) for name in "cba"
+    ModelEntry(name, "1", ("1",), "", Path(name, "model.toml"), Path(name, "1")) for name in "cba"
 ]
 
 

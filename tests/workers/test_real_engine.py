@@ -45,7 +45,8 @@ def slot(root: Path, **others: int) -> Slot:
         HostedModel(
             name=entry.name,
             version=entry.version,
-            manifest=str(entry.manifest_path),
+            manifest=entry.manifest,
+            manifest_path=str(entry.manifest_path),
             directory=str(entry.directory),
         )
         for entry in Repository(root).scan()
