@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import structlog
 import trio
@@ -44,10 +43,9 @@ from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
-from appliance.errors import ConfigError
+from appliance.io.groups import only_error
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
-from appliance.io.unix_listener import somebody_listens
 from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
@@ -57,11 +55,12 @@ from appliance.recording.recorder import Recorder
 from appliance.reload import ModelWatch, Reloader
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
-from appliance.sessions.binds import are_released, try_binds
+from appliance.sessions.binds import try_binds
 from appliance.sessions.document import client_documents
 from appliance.sessions.door import ZmqDoor
-from appliance.sessions.gate import gate_of
+from appliance.sessions.gate import Gate, gate_of
 from appliance.sessions.replies import Replies
+from appliance.succession import StartAdmin, keep_admin, take_admin, wait_released
 from appliance.timeslice import SERVING_NS, set_time_slice
 from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
@@ -77,10 +76,6 @@ SLOW_STEP_NS = 5_000_000
 FAREWELL_S = 0.5
 """Between the last answers and the door's end: a client of the old wire loses what it has not read
 when the connection ends, and robots look once in their period."""
-
-RELEASE_LOOK_S = 0.01
-ADMIN_LOOK_S = 0.1
-"""How often one that stands by looks whether it may take over."""
 
 
 def serve(
@@ -107,20 +102,10 @@ def serve(
     try:
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
-        raise _only_error(group) from group
+        raise only_error(group) from group
     finally:
         app.arena.close()
     return 0
-
-
-def _only_error(error: BaseException) -> BaseException:
-    """Return what a group of one comes down to: nurseries wrap, people want the error."""
-    while isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        if len(group.exceptions) > 1:
-            return group
-        error = next(iter(group.exceptions))
-    return error
 
 
 @define(eq=False)
@@ -138,6 +123,7 @@ class Appliance:
     documents: Documents = field(init=False)
     reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
+    _gate: Gate | None = field(init=False)
     models: ModelWatch = field(init=False)
     _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
     _binds: list[str] = field(factory=list[str], init=False)
@@ -148,7 +134,7 @@ class Appliance:
     def __attrs_post_init__(self) -> None:
         config = self.config
         self.reloader = Reloader(config, lambda: config, self.apply)
-        gate = gate_of(config)
+        gate = self._gate = gate_of(config)
         directory = Path(config.models.directory)
         entries = Repository(directory).scan()
         self.models = ModelWatch(directory, entries)
@@ -198,7 +184,7 @@ class Appliance:
             ),
             client_counts=self._client_counts,
             connections_refused=self.door.refused_connections,
-            key_problems=gate.problems if gate is not None else list,
+            problems=self._problems,
             clock=time.monotonic_ns,
             metrics=metrics,
             ledger=ledger,
@@ -215,10 +201,11 @@ class Appliance:
         async with trio.open_nursery() as root:
             await root.start(self._signals)
             admin = self.config.admin
+            start_admin = partial(root.start, self._admin)
             if self.standby:
-                beside = await root.start(self._admin, f"{admin.socket}.standby", "")
+                scope = await start_admin(f"{admin.socket}.standby", "")
             else:
-                beside = await root.start(self._admin, admin.socket, admin.listen)
+                scope = await start_admin(admin.socket, admin.listen)
                 try_binds(self.config.transport.bind)
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
@@ -230,8 +217,7 @@ class Appliance:
                     await trio.sleep_forever()
                 door = await services.start(self._run_door)
                 self._ready()
-                if self.standby:
-                    root.start_soon(self._take_admin, beside)
+                root.start_soon(self._keep_admin, start_admin, scope)
                 services.start_soon(self.reloader.watch)
                 services.start_soon(self.models.watch)
                 task_status.started()
@@ -242,6 +228,16 @@ class Appliance:
                 services.cancel_scope.cancel()
             self.dispatcher.close()
             root.cancel_scope.cancel()
+
+    async def _succeed(self) -> bool:
+        self.state = "standby"
+        return await wait_released(self.config.transport.bind, self._drain)
+
+    async def _keep_admin(self, start: StartAdmin, scope: trio.CancelScope) -> None:
+        admin = self.config.admin
+        if self.standby:
+            scope = await take_admin(admin, start, scope)
+        await keep_admin(admin, start, scope)
 
     async def _run_door(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
@@ -259,32 +255,6 @@ class Appliance:
                     partial(serve_admin, self._admin_sources(), socket=socket, listen=listen)
                 )
                 task_status.started(scope)
-
-    async def _succeed(self) -> bool:
-        """Wait until the other instance has given its addresses up; return False if drained."""
-        self.state = "standby"
-        structlog.get_logger("appliance").info("standby", waits_for=self.config.transport.bind)
-        while not (released := are_released(self.config.transport.bind)):
-            with trio.move_on_after(RELEASE_LOOK_S):
-                await self._drain.wait()
-                break
-        return released
-
-    async def _take_admin(self, beside: trio.CancelScope) -> None:
-        """Serve where the other instance did, once it has ended, and no more beside it."""
-        admin = self.config.admin
-        while somebody_listens(Path(admin.socket)):  # noqa: ASYNC110  nobody tells
-            await trio.sleep(ADMIN_LOOK_S)
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self._admin, admin.socket, admin.listen)
-            except (ConfigError, BaseExceptionGroup) as error:
-                # Robots are served already: that somebody has the port does not end it.
-                if not isinstance(_only_error(error), ConfigError):
-                    raise
-                structlog.get_logger("appliance").warning("admin", error=str(_only_error(error)))
-                await nursery.start(self._admin, admin.socket, "")
-            beside.cancel()
 
     def _ready(self) -> None:
         if self._drain.is_set():
@@ -390,8 +360,14 @@ class Appliance:
             reload=self._reload_document,
             recordings=lambda: {"recordings": self.recorder.documents()},
             record=self.recorder.start,
+            renew_recording=self.recorder.renew,
             stop_recording=self.recorder.stop,
         )
+
+    def _problems(self) -> list[str]:
+        """Say what is wrong beside models and workers."""
+        keys = self._gate.problems() if self._gate is not None else []
+        return [*keys, *([self.recorder.problem] if self.recorder.problem else [])]
 
     def _about(self) -> dict[str, str]:
         """Return what recordings say of this appliance."""

@@ -38,6 +38,8 @@ MIB = 1 << 20
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 ADDRESS = r"tcp://.+:(\*|\d{1,5})|ipc://.+"
 LAST_PORT = 65535
+MOST_DIGITS = 5
+"""Of a port, or of an item's number."""
 EVERY_MODEL = "*"
 
 LOOPBACK_NAMES = ("localhost", "lo")
@@ -321,6 +323,13 @@ class Recording:
     pause_s: float = field(default=60.0, validator=POSITIVE)
     total_bytes: int = field(default=1024 * MIB, validator=ge(MIB))
 
+    def __attrs_post_init__(self) -> None:
+        """Refuse a ring that would not fit where it is written to."""
+        if self.bytes > self.total_bytes:
+            raise ValueError(
+                f"bytes: found {self.bytes}; at most total_bytes, {self.total_bytes}, is allowed"
+            )
+
 
 @frozen(kw_only=True)
 class Config:
@@ -368,7 +377,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, as in transport.insecure=true")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError
         value = text
     *parents, last = key.split(".")
     node: dict[str, Any] | list[Any] = document
@@ -389,7 +398,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 def _index(items: list[Any], key: str, name: str, override: str) -> int:
     """Return which item of a list is meant."""
-    if not name.isdecimal():
+    if not name.isdecimal() or len(name) > MOST_DIGITS:
         raise ConfigError(f"--set {override}: {key} is a list; name an item by its number")
     if int(name) >= len(items):
         raise ConfigError(
@@ -419,7 +428,8 @@ def _check_binds(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: transport.bind: found none; at least one is needed")
     for index, address in enumerate(transport.bind):
         port = address.rpartition(":")[2]
-        if address.startswith("tcp://") and port != "*" and int(port) > LAST_PORT:
+        is_numbered = address.startswith("tcp://") and port != "*"
+        if is_numbered and (len(port) > MOST_DIGITS or int(port) > LAST_PORT):
             raise ConfigError(
                 f"{where}: transport.bind.{index}: found {address!r}; a port is at most {LAST_PORT}"
             )

@@ -9,6 +9,8 @@ changed there is told.
 
 from __future__ import annotations
 
+import stat
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -84,6 +86,7 @@ class Reloader:
     file: Path | None = None
     error: str = field(default="", init=False)
     _seen: tuple[int, int, int] | None = field(default=None, init=False)
+    _one_at_a_time: trio.Lock = field(factory=trio.Lock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._seen = self._look()
@@ -107,19 +110,24 @@ class Reloader:
         `error` tells which.
         """
         log = structlog.get_logger("appliance")
-        try:
-            config = await trio.to_thread.run_sync(self.read)
-            changed = difference(self.current, config)
-        except ConfigError as error:
-            self.error = str(error)
-            log.warning("configuration not applied", error=self.error)
-            return []
-        self.error = ""
-        if changed:
-            self.apply(config)
-            self.current = config
-        log.info("configuration applied", changed=changed)
-        return changed
+        async with self._one_at_a_time:
+            try:
+                config = await _in_thread(self.read)
+                changed = difference(self.current, config)
+            except ConfigError as error:
+                self.error = str(error)
+                log.warning("configuration not applied", error=self.error)
+                return []
+            except Exception as error:  # noqa: BLE001  a fault of ours here is not the robots' affair
+                self.error = f"{type(error).__name__}: {error}"
+                log.error("configuration not applied", exception=traceback.format_exc())  # noqa: TRY400
+                return []
+            self.error = ""
+            if changed:
+                self.apply(config)
+                self.current = config
+            log.info("configuration applied", changed=changed)
+            return changed
 
     def _look(self) -> tuple[int, int, int] | None:
         """Return what tells one state of the file from another."""
@@ -128,6 +136,8 @@ class Reloader:
         try:
             status = self.file.stat()
         except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 

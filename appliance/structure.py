@@ -41,6 +41,9 @@ LONGEST_SHOWN = 80
 MOST_BYTES = 1 << 20
 """Of a file."""
 
+LARGEST = 1 << 1023
+"""A larger integer is no float."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file.
@@ -78,8 +81,10 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and what Python says of a number too long
         raise ConfigError(f"{where}: not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: not TOML that is to be read: nested too deep") from error
 
 
 def structure(document: Mapping[str, Any], cls: type[T], where: str) -> T:
@@ -127,7 +132,7 @@ def _value(  # noqa: PLR0911  one return for each kind
 def _scalar(found: Any, kind: type, key: str, problems: list[str]) -> Any:
     if type(found) is kind:  # True is no integer
         return found
-    if kind is float and type(found) is int:
+    if kind is float and type(found) is int and abs(found) <= LARGEST:
         return float(found)
     problems.append(_mismatch(key, found, SCALARS[kind]))
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections import Counter
 from pathlib import Path
 
 import attrs
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import trio
 from support.box import box
+from support.fleet_models import add_sleeper
 from support.repository import add_onnx_mlp
 
 from appliance import Outcome, reload
@@ -105,6 +108,39 @@ async def test_reload_applies_once_and_tells_what_is_wrong() -> None:
     assert reloader.error == ""
 
 
+async def test_of_two_at_once_the_later_holds() -> None:
+    configs = [
+        attrs.evolve(Config(), drain=attrs.evolve(Config().drain, grace_s=s)) for s in (1, 2)
+    ]
+    first_reads, second_has_read = threading.Event(), threading.Event()
+
+    def read() -> Config:
+        config = configs.pop(0)
+        if configs:
+            first_reads.set()
+            second_has_read.wait(0.2)
+        else:
+            second_has_read.set()
+        return config
+
+    applied: list[float] = []
+    reloader = Reloader(Config(), read, lambda config: applied.append(config.drain.grace_s))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reloader.reload)
+        await trio.to_thread.run_sync(first_reads.wait)
+        nursery.start_soon(reloader.reload)
+    assert applied == [1, 2]
+
+
+async def test_a_fault_of_ours_keeps_what_held() -> None:
+    def read() -> Config:
+        raise ZeroDivisionError("by zero")
+
+    reloader = Reloader(Config(), read, lambda _: None)
+    assert await reloader.reload() == []
+    assert (reloader.error, reloader.current) == ("ZeroDivisionError: by zero", Config())
+
+
 async def test_the_file_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "LOOK_S", 0.001)
     file = tmp_path / "appliance.toml"
@@ -174,6 +210,45 @@ def test_reloading_under_load_loses_nothing(
         assert main(["reload", "--socket", running.socket]) == 1
         assert "'mpl'" in capsys.readouterr().out
         assert isinstance(admin.post(running.socket, "/v1/reload", 5.0), dict)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[drain]\ngrace_s = {'1' * 5000}",
+        f"[drain]\ngrace_s = 1{'0' * 400}",
+        f"x = {'[' * 20000}",
+        f"x = '{'y' * (1 << 20)}'",
+    ],
+)
+def test_whatever_is_written_it_goes_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "models").mkdir()
+    with box(tmp_path / "models", config="") as running:
+        write(running.directory / "config.toml", text)
+        status = running.wait_until(lambda status: status["config_error"])
+        assert "config.toml" in status["config_error"]
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_how_long_requests_may_wait_changes_at_once(tmp_path: Path, *, fast_path: bool) -> None:
+    add_sleeper(tmp_path / "models", "slow", ms=100)
+    text = (
+        f"[transport]\nfast_path = {str(fast_path).lower()}\n[scheduling]\nrequest_ttl_ms = {{}}\n"
+    )
+    with box(tmp_path / "models", config=text.format(5000)) as running:
+        config = running.directory / "config.toml"
+        with running.connect("arm") as robot:
+            model = robot.model("slow", keep="all", latency_budget_ms=5000)
+            for _ in range(2):  # the second of a form takes the fast path
+                model.observe(state=np.zeros(4, np.float32))
+                assert [result.status for result in model.results(10_000)] == [Outcome.OK]
+            write(config, text.format(300))
+            assert main(["reload", "--socket", running.socket]) == 0
+            for _ in range(20):
+                model.observe(state=np.zeros(4, np.float32))
+            ended = Counter(result.status for result in model.results(10_000))
+    assert ended[Outcome.EXPIRED] > 10, ended
 
 
 def test_models_are_served_as_they_were_checked(

@@ -45,7 +45,7 @@ class Documents:
         config_error: Why the configuration on disk does not hold.
         pending: What has changed in the model repository and is not served.
         connections_refused: How many did not come to be, by cause.
-        key_problems: What is wrong with the keys, in words.
+        problems: What else is wrong, with keys or recordings, in words.
         clients: The sessions; how many are connected and remembered, how many have left.
         clock: Monotonic nanoseconds.
     """
@@ -59,7 +59,7 @@ class Documents:
     clients: Callable[[], list[Client]]
     client_counts: Callable[[], Clients]
     connections_refused: Callable[[], dict[str, int]]
-    key_problems: Callable[[], list[str]]
+    problems: Callable[[], list[str]]
     clock: Callable[[], int]
     metrics: Metrics
     ledger: Ledger
@@ -129,7 +129,7 @@ class Documents:
             for served in self.catalog.models.values()
             if served.error
         )
-        reasons.extend(self.key_problems())
+        reasons.extend(self.problems())
         return reasons
 
     def _models(self, snapshot: Snapshot) -> list[Model]:

@@ -42,6 +42,7 @@ class AdminSources:
         reload: Reads the configuration again and tells what changed, or why nothing did.
         recordings: The recordings that run, and the last that did.
         record: Begins one.
+        renew_recording: Tells of one, and keeps it up.
         stop_recording: Ends one.
     """
 
@@ -54,6 +55,7 @@ class AdminSources:
     reload: Source
     recordings: Source
     record: Action
+    renew_recording: Action
     stop_recording: Action
 
 
@@ -125,7 +127,7 @@ def _ask(route: Route, request: HttpRequest) -> Answer:
         return route.source()
     try:
         document = json.loads(request.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdminError(f"{route.path}: a JSON object is expected: {error}") from error
     if not isinstance(document, dict):
         raise AdminError(f"{route.path}: a JSON object is expected, {type(document).__name__} came")
@@ -145,6 +147,7 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("POST", "/v1/drain", sources.drain),
         Route("POST", "/v1/reload", sources.reload),
         Route("POST", "/v1/recordings", action=sources.record),
+        Route("POST", "/v1/recordings/renew", action=sources.renew_recording),
         Route("POST", "/v1/recordings/stop", action=sources.stop_recording),
     ):
         router.add(route)

@@ -39,8 +39,7 @@ def record(arguments: argparse.Namespace) -> int:
     number = recording["id"]
 
     def look() -> RecordingDocument:
-        found = cast("dict[str, Any]", admin.get(path, "/v1/recordings", TIMEOUT_S))
-        return next(each for each in found["recordings"] if each["id"] == number)
+        return _document(admin.post(path, "/v1/recordings/renew", TIMEOUT_S, {"id": number}))
 
     try:
         recording = _wait(look)

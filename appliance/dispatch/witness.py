@@ -23,7 +23,10 @@ class Witness(Protocol):
     def arrived(
         self, session: bytes, envelope: bytes, payload: bytes | memoryview, now_ns: int
     ) -> None:
-        """A client's message has come; nobody changes `payload` any more, and it may be kept."""
+        """A client that may do so asks, cancels or ends an episode, or sends what nobody can read.
+
+        Nobody changes `payload` any more, and it may be kept.
+        """
         ...
 
     def ended(self, ticket: Ticket, reply: Reply, outcome: Outcome, now_ns: int) -> None:

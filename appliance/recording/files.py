@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO
 
 from attrs import define, field
@@ -22,6 +23,7 @@ from appliance.recording.messages import Topic, encode, schema
 CHUNK_BYTES = 256 * 1024
 """Before compression: what a recording loses at most when its process is killed."""
 
+DIRECTORY_MODE = 0o750
 MODE = 0o640
 """What robots see is not for everybody."""
 
@@ -67,10 +69,15 @@ class RecordingFile:
             RecordingError: There is such a file, or none can be made there.
         """
         try:
-            if self.path.exists():
+            if os.path.lexists(self.path):
                 raise RecordingError(f"{self.path}: is there already; choose another name")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._stream = os.fdopen(os.open(self.partial, flags, MODE), "wb")
+        except FileExistsError as error:
+            raise RecordingError(
+                f"{self.partial}: is there already, written by somebody now or left by somebody "
+                "who was cut off; choose another name, or move it away"
+            ) from error
         except OSError as error:
             raise RecordingError(f"{self.partial}: cannot be written: {error.strerror}") from error
         try:
@@ -109,12 +116,12 @@ class RecordingFile:
     def _add(self, record: Record) -> None:
         kind, at_ns, _, _ = record
         message = encode(record, images=self.images)
-        if message is None:
-            return
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
         log_time = at_ns + self.wall_offset_ns
         self._writer.add_message(self._channels[kind], log_time, message, log_time, count)
         self.messages += 1
+        if self._stream.tell() > self.bytes:  # it was the end of a chunk
+            self._settle()
 
     def _settle(self) -> None:
         self._stream.flush()
@@ -135,7 +142,7 @@ class RecordingFile:
             self._settle()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            os.rename(self.partial, self.path)  # noqa: PTH104  the errors of both are alike
+            _give_name(self.partial, self.path)
         except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
 
@@ -158,20 +165,46 @@ class RecordingFile:
         )
 
 
+def _give_name(partial: Path, path: Path) -> None:
+    """Rename a file, but never over another one.
+
+    Raises:
+        OSError: There is one, or it cannot be done.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise
+        partial.rename(path)
+    else:
+        partial.unlink()
+
+
 def make_room(directory: Path, most_bytes: int, needed: int) -> None:
     """Delete the oldest incidents, until `needed` more bytes are within `most_bytes`.
+
+    A directory that is gone is made again.
 
     Raises:
         RecordingError: They cannot be listed or deleted.
     """
     try:
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         kept = [_kept(path) for path in directory.iterdir() if is_incident(path.name)]
-        for name in to_delete(kept, most_bytes, needed):
+        files = [each for each in kept if each is not None]
+        for name in to_delete(files, most_bytes, needed):
             (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise RecordingError(f"{directory}: cannot be tidied up: {error.strerror}") from error
 
 
-def _kept(path: Path) -> Kept:
-    found = path.lstat()
-    return Kept(path.name, found.st_size, found.st_mtime_ns)
+def _kept(path: Path) -> Kept | None:
+    """Return what is to be known of a file; None for what is not ours, or is gone by now."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return Kept(path.name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None

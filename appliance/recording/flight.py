@@ -11,6 +11,7 @@ from attrs import define, field
 from appliance.config import Recording as RecordingConfig
 from appliance.errors import ConfigError
 from appliance.recording.buffers import Ring
+from appliance.recording.files import DIRECTORY_MODE
 from appliance.recording.incidents import PREFIX, SUFFIX, IncidentPolicy
 
 SECOND_NS = 1_000_000_000
@@ -43,7 +44,7 @@ class FlightRecorder:
         """
         directory = Path(self.config.directory)
         try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"recording.directory: {directory} cannot be made: {error.strerror}"

@@ -42,7 +42,6 @@ MESSAGES: dict[Topic, type[Message]] = {
     Topic.DROPPED: recording_pb2.Dropped,
 }
 
-_RECORDED = {session_pb2.OBSERVE, session_pb2.CANCEL, session_pb2.END_EPISODE}
 _ENVELOPE, _PAYLOAD = b"\x1a", b"\x22"  # tags: fields 3 and 4
 _COMPRESSED_IMAGES = {session_pb2.JPEG, session_pb2.PNG}
 
@@ -62,19 +61,17 @@ def schema(topic: Topic) -> tuple[str, bytes]:
     return descriptor.full_name, files.SerializeToString()
 
 
-def encode(record: Record, *, images: bool) -> bytes | None:
-    """Return a record's message; None: it is of no interest (a heartbeat, say)."""
+def encode(record: Record, *, images: bool) -> bytes:
+    """Return a record's message."""
     kind, at_ns, _, fields = record
     if kind == Topic.OBSERVATIONS:
         return _observation(at_ns, fields, images=images)
     return _ENCODERS[kind](at_ns, *fields).SerializeToString()
 
 
-def _observation(at_ns: int, fields: tuple[Any, ...], *, images: bool) -> bytes | None:
+def _observation(at_ns: int, fields: tuple[Any, ...], *, images: bool) -> bytes:
     session, envelope, payload, length, omitted = fields
     found = parse(envelope)
-    if found is not None and found.kind not in _RECORDED:
-        return None
     if not images and not omitted:
         payload, omitted = without_images(found, payload)
     head = recording_pb2.Observation(

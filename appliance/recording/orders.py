@@ -64,8 +64,8 @@ class Order:
             order = structure(document, cls, "the order")
         except ConfigError as error:
             raise RecordingError(str(error)) from error
-        if not Path(order.path).is_absolute() or "\0" in order.path:
-            raise RecordingError(f"path: found {order.path!r}; an absolute path is expected")
+        if not Path(order.path).is_absolute() or not _is_text(order.path):
+            raise RecordingError(f"path: found {order.path!a}; an absolute path is expected")
         for name, limit, most in (
             ("seconds", order.seconds, MOST_S),
             ("bytes", order.bytes, MOST_BYTES),
@@ -115,3 +115,11 @@ class Recording:
             seconds=round((until_ns - self.started_ns) / 1e9, 3),
             error=self.error or None,
         )
+
+
+def _is_text(path: str) -> bool:
+    """Return whether a path can be said to anybody: others were no UTF-8, or hold what none may."""
+    try:
+        return b"\0" not in path.encode()
+    except UnicodeEncodeError:
+        return False

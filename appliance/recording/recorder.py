@@ -52,12 +52,16 @@ class Recorder:
     Args:
         about: What the files say of this appliance.
         clock: Monotonic nanoseconds.
+
+    Attributes:
+        problem: Why the last incident could not be written; empty if it was.
     """
 
     config: RecordingConfig
     endings: Endings
     about: Callable[[], dict[str, str]]
     clock: Callable[[], int] = time.monotonic_ns
+    problem: str = field(default="", init=False)
     _capture: Capture = field(factory=Capture, init=False)
     _flight: FlightRecorder | None = field(default=None, init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
@@ -65,7 +69,9 @@ class Recorder:
     _stops: dict[int, trio.Event] = field(factory=dict[int, trio.Event], init=False)
     _missed: trio.Event = field(factory=trio.Event, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
-    _all_over: trio.Event = field(factory=trio.Event, init=False)
+    _incidents: int = field(default=0, init=False)
+    _closing: trio.Event = field(factory=trio.Event, init=False)
+    _one_is_over: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._capture.on_miss = self._on_miss
@@ -88,13 +94,19 @@ class Recorder:
             await trio.sleep_forever()
 
     async def close(self) -> None:
-        """End all recordings, within FINISH_S."""
+        """End all recordings, and those of incidents, within FINISH_S."""
+        self._closing.set()
         with trio.move_on_after(FINISH_S):
             for stop in self._stops.values():
                 stop.set()
-            while self._stops:
-                self._all_over = trio.Event()
-                await self._all_over.wait()
+            while self._stops or self._incidents:
+                self._one_is_over = trio.Event()
+                await self._one_is_over.wait()
+
+    async def _aftermath(self) -> None:
+        """Wait for what follows an incident, unless the appliance stops."""
+        with trio.move_on_after(AFTERMATH_S):
+            await self._closing.wait()
 
     # ------------------------------------------------------------------------------- asking
 
@@ -137,11 +149,26 @@ class Recorder:
         return recording.document(recording.started_ns)
 
     def documents(self) -> list[RecordingDocument]:
-        """Return all that is known; whoever asks keeps up the recordings that have a lease."""
+        """Return all that is known."""
         now_ns = self.clock()
-        for recording in self._recordings.values():
-            recording.asked_ns = now_ns
         return [recording.document(now_ns) for recording in self._recordings.values()]
+
+    def renew(self, document: Mapping[str, Any]) -> RecordingDocument:
+        """Return the recording whose `id` is given, and keep it up if it has a lease.
+
+        Raises:
+            RecordingError: There is none.
+        """
+        recording = self._named(document)
+        recording.asked_ns = self.clock()
+        return recording.document(recording.asked_ns)
+
+    def _named(self, document: Mapping[str, Any]) -> Recording:
+        number = document.get("id")
+        recording = self._recordings.get(number) if isinstance(number, int) else None
+        if recording is None:
+            raise RecordingError(f"there is no recording {number!a}, or none any more")
+        return recording
 
     def stop(self, document: Mapping[str, Any]) -> RecordingDocument:
         """End the recording whose `id` is given.
@@ -149,10 +176,7 @@ class Recorder:
         Raises:
             RecordingError: There is none.
         """
-        number = document.get("id")
-        recording = self._recordings.get(number) if isinstance(number, int) else None
-        if recording is None:
-            raise RecordingError(f"there is no recording {number!r}")
+        recording = self._named(document)
         if recording.id in self._stops:
             self._stops[recording.id].set()
         return recording.document(self.clock())
@@ -186,7 +210,7 @@ class Recorder:
             recording.ended_ns = self.clock()
             recording.messages, recording.bytes = writer.messages, writer.bytes
             del self._stops[recording.id]
-            self._all_over.set()
+            self._one_is_over.set()
             await writer.close()
 
     async def _streamed(self, recording: Recording, writer: Writer, backlog: Backlog) -> None:
@@ -236,7 +260,7 @@ class Recorder:
         try:
             missed = await self._wait_for_miss(recording)
             if missed:
-                await trio.sleep(AFTERMATH_S)
+                await self._aftermath()
             records = ring.recent(self.clock())
         finally:
             self._detach(ring)
@@ -270,11 +294,12 @@ class Recorder:
 
     def _incident(self, flight: FlightRecorder, why: str) -> None:
         if self._nursery is not None:
+            self._incidents += 1
             self._nursery.start_soon(self._write_incident, flight, why)
 
     async def _write_incident(self, flight: FlightRecorder, why: str) -> None:
         log = structlog.get_logger("recording")
-        await trio.sleep(AFTERMATH_S)
+        await self._aftermath()
         records = flight.ring.recent(self.clock())
         writer = self._writer(flight.path(why), images=self.config.images)
         needed = sum(record[2] for record in records)
@@ -283,12 +308,17 @@ class Recorder:
             await writer.open(about, room=(self.config.total_bytes, needed))
             await writer.write(records)
             await writer.finish({})
+            self.problem = ""
             log.warning("incident recorded", path=str(writer.path), cause=why)
         except RecordingError as error:
+            self.problem = f"an incident was not recorded: {error}"
             log.error("incident not recorded", cause=why, error=str(error))  # noqa: TRY400
-        except Exception:  # noqa: BLE001  as above
+        except Exception as error:  # noqa: BLE001  as above
+            self.problem = f"an incident was not recorded: {type(error).__name__}: {error}"
             log.error("incident not recorded", cause=why, exception=traceback.format_exc())  # noqa: TRY400
         finally:
+            self._incidents -= 1
+            self._one_is_over.set()
             await writer.close()
 
     # -------------------------------------------------------------------------------- common

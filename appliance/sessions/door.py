@@ -39,6 +39,9 @@ SLICE_NS = 2_000_000
 FLUSH_MS = 1000
 """How long replies may take to leave when the door closes."""
 NOBODY = Observation()
+WITNESSED = frozenset({Kind.OBSERVE, Kind.CANCEL, Kind.END_EPISODE})
+UNREADABLE_BYTES = 4096
+"""As much of an envelope that nobody can read is kept in recordings."""
 
 # Before Python 3.12, members are slow to find.
 _OBSERVE, _OK, _SENT, _TOLD = Kind.OBSERVE, Outcome.OK, SendResult.SENT, Delivery.TOLD
@@ -202,11 +205,11 @@ class ZmqDoor:
             return
         envelope, payload = bytes(parts[2]), memoryview(parts[3])
         witness = self.intake.endings.witness
-        if witness is not None:
-            witness.arrived(routing_id, envelope, parts[3], now_ns)
         try:
             observation = decode_observation(envelope, len(payload))
         except BadObservation as bad:
+            if witness is not None:  # whatever it was, the payload is of no use
+                witness.arrived(routing_id, envelope[:UNREADABLE_BYTES], b"", now_ns)
             self._refuse(routing_id, bad.header or NOBODY, bad, now_ns, key)
             return
         if self.gate is not None:
@@ -215,6 +218,8 @@ class ZmqDoor:
             except Rejected as rejected:
                 self._turn_away(routing_id, observation, rejected, now_ns, key)
                 return
+        if witness is not None and observation.kind in WITNESSED:
+            witness.arrived(routing_id, envelope, parts[3], now_ns)
         session = self._callers.seen(routing_id, observation, now_ns, key)
         if observation.kind is _OBSERVE:
             session.observed(observation, now_ns)

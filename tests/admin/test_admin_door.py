@@ -46,6 +46,7 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
         drain=drain,
         reload=lambda: {"changed": [], "error": ""},
         recordings=lambda: {"recordings": []},
+        renew_recording=lambda _: {},
         record=record,
         stop_recording=lambda document: {"stopped": document["id"]},
     )

@@ -33,7 +33,7 @@ def served(serve_admin: Serve, *ends: dict[str, Any]) -> str:
     return serve_admin(
         {
             "POST /v1/recordings": [document()],
-            "GET /v1/recordings": [{"recordings": [end]} for end in ends],
+            "POST /v1/recordings/renew": list(ends),
         }
     )
 

@@ -19,7 +19,7 @@ from appliance.recording.messages import MESSAGES, Topic, encode
 from appliance.sessions import fastpath
 from appliance.wire.pb import recording_pb2
 from appliance.wire.session import encode_observation
-from appliance.wire.types import DType, Keep, Observation
+from appliance.wire.types import DType, Keep, Kind, Observation
 from appliance.workers.events import WorkerDown
 
 
@@ -142,6 +142,14 @@ async def test_outputs_that_are_too_large_are_left_out_and_it_says_so(
 async def test_what_nobody_could_read_is_recorded_too(watched: Watched) -> None:
     watched.core.ask(b"arm-3", b"", b"\xff" * 9, b"payload")
     (message,) = watched.messages(Topic.OBSERVATIONS)
-    assert (message.unreadable, message.payload) == (b"\xff" * 9, b"payload")
+    assert (message.unreadable, message.payload) == (b"\xff" * 9, b"")
     (outcome,) = watched.messages(Topic.OUTCOMES)
     assert outcome.outcome == Outcome.INVALID
+
+
+async def test_control_messages_are_recorded_if_they_change_something(watched: Watched) -> None:
+    for number, kind in enumerate(Kind, 1):
+        message = evolve(BARE, kind=kind, sequence=number, tensors=())
+        watched.core.ask(b"arm-3", b"", encode_observation(message), b"")
+    kinds = {message.envelope.kind for message in watched.messages(Topic.OBSERVATIONS)}
+    assert kinds == {Kind.OBSERVE, Kind.CANCEL, Kind.END_EPISODE}

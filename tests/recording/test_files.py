@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -80,11 +81,51 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> No
         RecordingFile(tmp_path / name, images=True, wall_offset_ns=0).open({})
 
 
+@contextlib.contextmanager
+def full_after(size: int) -> Iterator[None]:
+    """Let files have so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_disk_that_is_full_from_the_start_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
-    (tmp_path / "a.mcap.partial").symlink_to("/dev/full")
-    with pytest.raises(RecordingError, match=os.strerror(errno.ENOSPC)):
+    with full_after(10), pytest.raises(RecordingError, match=os.strerror(errno.EFBIG)):
         RecordingFile(path, images=True, wall_offset_ns=0).open({})
+
+
+def test_what_is_there_under_either_name_stays(tmp_path: Path) -> None:
+    path, precious = tmp_path / "a.mcap", tmp_path / "precious"
+    precious.write_text("precious")
+    for make in (
+        lambda there: there.symlink_to(precious),
+        lambda there: there.symlink_to(tmp_path / "nowhere"),
+        lambda there: there.write_text("precious"),
+        os.mkfifo,
+    ):
+        for there in (path, tmp_path / "a.mcap.partial"):
+            make(there)
+            with pytest.raises(RecordingError, match="is there already"):
+                RecordingFile(path, images=True, wall_offset_ns=0).open({})
+            there.unlink()
+    assert precious.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_came_there_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    file = RecordingFile(path, images=True, wall_offset_ns=0)
+    file.open({})
+    file.write([observation(1)])
+    path.write_text("precious")
+    with pytest.raises(RecordingError, match="File exists"):
+        file.finish({})
+    assert path.read_text() == "precious"
+    assert len(list(RecordingReader(file.partial).entries())) == 1
 
 
 def _write_on(file: RecordingFile) -> None:
@@ -97,13 +138,8 @@ def test_a_disk_that_fills_up_leaves_what_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     file = RecordingFile(path, images=True, wall_offset_ns=0)
     file.open({})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(RecordingError, match="can be read") as caught:
-            _write_on(file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_after(100_000), pytest.raises(RecordingError, match="can be read") as caught:
+        _write_on(file)
     assert "File too large" in str(caught.value)
     assert not path.exists()
     reader = RecordingReader(file.partial)

@@ -44,18 +44,6 @@ def test_whatever_came_can_be_written(
         assert len(message.payload) <= len(payload)
 
 
-def test_control_messages_are_kept_if_they_change_something() -> None:
-    kept = {
-        kind
-        for kind in Kind
-        if encode(
-            (0, 0, 0, (b"", encode_observation(Observation(kind=kind)), b"", 0, ())), images=True
-        )
-        is not None
-    }
-    assert kept == {Kind.OBSERVE, Kind.CANCEL, Kind.END_EPISODE}
-
-
 def test_images_are_left_out_and_the_rest_is_not() -> None:
     message = read(encode_observation(OBSERVATION), PAYLOAD, images=False)
     assert list(message.omitted) == [CAMERA.key, PHOTO.key]

@@ -109,10 +109,16 @@ async def test_it_ends_when_told_to_or_when_it_is_large_enough(desk: Desk, tmp_p
 
 
 async def test_it_ends_when_its_asker_is_gone(desk: Desk, tmp_path: Path) -> None:
-    await desk.recorder.start({"path": str(tmp_path / "a.mcap"), "lease_s": 10})
-    await desk.until(lambda: desk.endings.witness)
-    desk.now_ns += 10_000_000_000
-    await desk.until((tmp_path / "a.mcap").exists)
+    kept = await desk.recorder.start({"path": str(tmp_path / "kept.mcap"), "lease_s": 10})
+    left = await desk.recorder.start({"path": str(tmp_path / "a.mcap"), "lease_s": 10})
+    for _ in range(3):
+        desk.now_ns += 4_000_000_000
+        assert desk.recorder.renew({"id": kept["id"]})["state"] == "recording"
+        desk.documents()  # looking is not asking for more
+    assert (await desk.over(left["id"]))["state"] == "done"
+    assert desk.recorder.renew({"id": kept["id"]})["state"] == "recording"
+    with pytest.raises(RecordingError, match="there is no recording 99"):
+        desk.recorder.renew({"id": 99})
 
 
 async def test_what_does_not_fit_is_dropped_counted_and_said(
@@ -154,6 +160,7 @@ async def test_a_full_disk_ends_the_recording_and_nothing_else(desk: Desk, tmp_p
         ({}, "path: is missing"),
         ({"path": "a.mcap", "seconds": 1}, "an absolute path is expected"),
         ({"path": "/tmp/a\0.mcap", "seconds": 1}, "an absolute path is expected"),
+        ({"path": "/tmp/a\udce9.mcap", "seconds": 1}, "an absolute path is expected"),
         ({"path": "/a/b/c.mcap", "seconds": 1}, "cannot be written: No such file"),
         ({"path": "/tmp/a.mcap"}, "it would never end"),
         ({"path": "/tmp/a.mcap", "seconds": -1}, "seconds: found -1"),
@@ -267,7 +274,9 @@ class TestIncidents:
     @pytest.fixture
     def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordingConfig:
         monkeypatch.setattr(module, "AFTERMATH_S", 0.05)
-        return RecordingConfig(directory=str(tmp_path / "incidents"), misses=3, total_bytes=1 << 20)
+        return RecordingConfig(
+            directory=str(tmp_path / "incidents"), misses=3, bytes=1 << 20, total_bytes=1 << 20
+        )
 
     async def test_a_burst_of_misses_is_written_once(self, desk: Desk, tmp_path: Path) -> None:
         desk.observe(times=4)
@@ -298,9 +307,33 @@ class TestIncidents:
         self, desk: Desk, tmp_path: Path
     ) -> None:
         (tmp_path / "incidents").rmdir()
+        (tmp_path / "incidents").write_text("")
         desk.recorder._capture.on_worker_lost(desk.now_ns)
-        await trio.sleep(0.2)
+        await desk.until(lambda: "cannot be tidied up" in desk.recorder.problem)
         assert desk.endings.witness is not None
+        (tmp_path / "incidents").unlink()
+        desk.now_ns += 100_000_000_000
+        desk.observe()
+        desk.recorder._capture.on_worker_lost(desk.now_ns)
+        await desk.until(lambda: list((tmp_path / "incidents").glob("*.mcap")))
+        await desk.until(lambda: not desk.recorder.problem)
+
+    async def test_one_just_before_the_end_is_written(
+        self, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "AFTERMATH_S", 60)
+        desk.observe()
+        desk.recorder._capture.on_worker_lost(desk.now_ns)
+        with trio.fail_after(20):
+            await desk.recorder.close()
+        (path,) = (tmp_path / "incidents").glob("*.mcap")
+        assert observations(path) == 1
+
+    async def test_what_is_no_file_is_left_alone(self, desk: Desk, tmp_path: Path) -> None:
+        (tmp_path / "incidents" / "incident-1-x.mcap").mkdir()
+        desk.observe()
+        desk.recorder._capture.on_worker_lost(desk.now_ns)
+        await desk.until(lambda: list((tmp_path / "incidents").glob("*-worker-lost.mcap")))
 
 
 async def test_a_ring_without_its_directory_stops_the_start(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ cdef class Arrivals:
     cdef bint _keyed
     cdef object _numbers
     cdef object _may_come
+    cdef object _admission
     cdef object _ttl_ns
     cdef object _overall
     cdef unsigned char[::1] _arena
@@ -168,6 +169,7 @@ cdef class Arrivals:
         self._keyed = keyed
         self._numbers = intake.numbers
         self._may_come = intake.admission.may_come
+        self._admission = intake.admission
         self._ttl_ns = intake.admission.ttl_ns
         self._overall = intake.endings.ledger.overall
         self._arena = intake.memory.arena.memory
@@ -187,6 +189,7 @@ cdef class Arrivals:
         cdef bint is_fast
         now_ns = self._clock()
         self._burst += 1
+        self._ttl_ns = self._admission.ttl_ns
         while taken < most:
             is_fast = False
             if not self._receive(now_ns, &is_fast):
