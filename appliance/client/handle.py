@@ -97,6 +97,7 @@ class ModelHandle:
         if images is not None:
             link.use_encoder()
             self._core.specs.learn(self._channel, model_version)
+            link.pump()
 
     def observe_at(
         self,

@@ -187,7 +187,13 @@ class Link:
         return int(self._socket.getsockopt(zmq.FD)), self._watch.descriptor, *encoder
 
     def use_encoder(self) -> None:
-        """Have images compressed from now on; they are done in a thread that `close` ends."""
+        """Have images compressed from now on, in a thread that `close` ends.
+
+        Raises:
+            LocalProtocolError: The connection is closed.
+        """
+        if self.core.closed:
+            raise LocalProtocolError("the connection is closed")
         if self._encoder is not None:
             return
         self._encoder = Encoder()
