@@ -81,7 +81,7 @@ def _lines(size: str, found: dict[str, list[dict[str, Any]]]) -> Iterator[Line]:
     jpeg, raw = found["JPEG"][-1], found["raw"][-1]
     yield Line(
         name="",
-        measured="bytes of the image on the wire",
+        measured="size of the compressed image",
         unit="KiB",
         ours=[jpeg["bytes"] / 1024],
         beside=[raw["bytes"] / 1024],

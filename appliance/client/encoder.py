@@ -1,10 +1,10 @@
 """Compresses images in one thread, so that whoever observes never does.
 
 The one thread of the SDK, there only where `images` was asked for: a process would have to be given
-each image through shared memory, which took the caller eight times as long, and the codec lets go
-of the GIL. It shares nothing with its owner but two queues, each of at most one item for each
-model (the core gives no second one before the first is back), and an eventfd, readable when
-something is done. It knows no ZeroMQ.
+each image through shared memory, which was measured to take the caller six to ten times as long,
+and the codec lets go of the GIL. It shares nothing with its owner but two queues, each of at most
+one item for each model (the core gives no second one before the first is back), and an eventfd,
+readable when something is done. It knows no ZeroMQ.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Encoder:
             yield self._done.popleft()
 
     def close(self) -> None:
-        """End the thread after what it is at."""
+        """End the thread after what it is at: milliseconds, `CLOSE_S` at most."""
         self._jobs.put(None)
         self._thread.join(CLOSE_S)
         os.close(self.descriptor)

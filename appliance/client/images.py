@@ -147,20 +147,19 @@ def take_frames(
 def do(job: Job) -> Done:
     """Do a job; what goes wrong is said in what is returned."""
     made: dict[str, Encoded | NDArray[np.uint8]] = {}
-    for frame in job.frames:
-        try:
-            made[frame.key] = _made(frame, job.inputs.get(frame.key))
-        except Exception as error:  # noqa: BLE001, PERF203  codecs raise what they like
-            reason = str(error) or type(error).__name__
-            return Done(
-                job.model_id,
-                job.sequence,
-                error=f"{frame.key!r}: the image cannot be compressed: {reason}",
-            )
-    images, _, files = pack_inputs(made, job.timestamp_ns)
-    start = len(job.payload)
-    moved = tuple(evolve(header, offset=start + header.offset) for header in images)
-    return Done(job.model_id, job.sequence, (*job.headers, *moved), job.payload + files)
+    key = ""
+    try:
+        for frame in job.frames:
+            key = frame.key
+            made[key] = _made(frame, job.inputs.get(key))
+        images, _, files = pack_inputs(made, job.timestamp_ns)
+        start = len(job.payload)
+        moved = tuple(evolve(header, offset=start + header.offset) for header in images)
+        return Done(job.model_id, job.sequence, (*job.headers, *moved), job.payload + files)
+    except Exception as error:  # noqa: BLE001  codecs raise what they like
+        reason = str(error) or type(error).__name__
+        error_text = f"{key!r}: the image cannot be compressed: {reason}"
+        return Done(job.model_id, job.sequence, error=error_text)
 
 
 def _made(frame: Frame, item: InputSpec | None) -> Encoded | NDArray[np.uint8]:

@@ -90,7 +90,10 @@ class Specs:
         """Nothing that was sent is answered any more, and it may be another appliance."""
         for channel in channels:
             if channel.known.wanted:
-                self.learn(channel, channel.known.model_version)
+                self._asked.pop(channel.known.asking, None)
+                sequence = self._ask(channel, channel.known.model_version)
+                if channel.describing:  # it was not answered either
+                    channel.describing = sequence
 
     def _ask(self, channel: Channel, model_version: str) -> int:
         sequence = self._line.number()

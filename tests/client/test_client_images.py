@@ -27,6 +27,7 @@ from appliance import (
     ExtraMissing,
     JpegImages,
     Outcome,
+    Result,
     TrioConnection,
 )
 from appliance.client import encoder as encoder_module
@@ -42,6 +43,7 @@ from appliance.wire.spec import InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Kind
 
 Pixels = NDArray[np.uint8]
+pytestmark = pytest.mark.usefixtures("no_second_look")
 BOTH = (Encoding.RAW, Encoding.JPEG)
 
 
@@ -233,7 +235,7 @@ def test_made_smaller_as_the_appliance_does(size: tuple[int, int], channels: int
     # As JPEG: off by what the compression of the smaller image takes.
     encoding, payload = sent(plan.spec)
     assert encoding is Encoding.JPEG
-    assert unlike(row(there.decode(payload, Encoding.JPEG)), expected) < 5
+    assert unlike(row(there.decode(payload, Encoding.JPEG)), expected) < 3
 
 
 @pytest.mark.parametrize(
@@ -267,10 +269,10 @@ def test_an_image_that_fails_ends_its_observation_alone(
 ) -> None:
     model = connection.model("p", images=JpegImages())
     tell(appliance, spec("front", "wrist"))
+    since_ns = time.monotonic_ns()
     broken = model.observe(front=scene(), wrist=np.zeros((1, 70_000, 3), np.uint8))
-    result = model.wait(PATIENCE_MS)
-    assert result is not None
-    assert (result.sequence, result.status) == (broken, Outcome.INVALID)
+    result = check_refused(model.wait(PATIENCE_MS), since_ns)
+    assert result.sequence == broken
     assert "'wrist'" in result.message
     assert "65535" in result.message
     assert model.last_status is Outcome.INVALID
@@ -371,6 +373,14 @@ def test_an_event_loop_of_its_own_hears_of_it(
         connection.pump()
 
 
+def check_refused(result: Result | None, since_ns: int) -> Result:
+    """Check that who waited was woken by an image that failed."""
+    assert result is not None
+    assert result.status is Outcome.INVALID
+    assert time.monotonic_ns() - since_ns < PATIENCE_MS * 1_000_000 / 2
+    return result
+
+
 def see(model: ModelHandle) -> Pixels:
     """Observe an image; return what is to arrive."""
     model.observe_at({"camera": scene()})
@@ -389,10 +399,9 @@ def test_asyncio(appliance: FakeAppliance) -> None:
             appliance.reply(asked, spec=spec("camera"))
             seen = see(model)
             assert unlike(decoded(parts(await appliance.arrival())["camera"]), seen) < 5
+            since_ns = time.monotonic_ns()
             await model.observe(camera=np.zeros((1, 70_000, 3), np.uint8))
-            result = await model.wait(PATIENCE_MS)
-            assert result is not None
-            assert result.status is Outcome.INVALID
+            check_refused(await model.wait(PATIENCE_MS), since_ns)
 
     asyncio.run(asyncio.wait_for(main(), 2 * PATIENCE_MS / 1000))
     assert not encoders()
@@ -410,10 +419,9 @@ async def test_trio(appliance: FakeAppliance) -> None:
             appliance.reply(await arrival(), spec=spec("camera"))
             seen = see(model)
             assert unlike(decoded(parts(await arrival())["camera"]), seen) < 5
+            since_ns = time.monotonic_ns()
             await model.observe(camera=np.zeros((1, 70_000, 3), np.uint8))
-            result = await model.wait(PATIENCE_MS)
-            assert result is not None
-            assert result.status is Outcome.INVALID
+            check_refused(await model.wait(PATIENCE_MS), since_ns)
     assert not encoders()
 
 

@@ -284,6 +284,17 @@ def test_a_user_who_asks_is_told_and_so_are_the_images() -> None:
     assert len(core.jobs(1)) == 1
 
 
+def test_a_user_whose_question_was_lost_is_told_by_the_next_connection() -> None:
+    core, channel = learning()
+    core.specs.describe(channel)
+    send(core)
+    core.lost()
+    core.receive(answer(send(core).sequence, kind=Kind.DESCRIBE, spec=SPEC), 1, prompt=True)
+    assert channel.describing == 0
+    assert channel.spec is not None
+    assert len(core.jobs(1)) == 1
+
+
 def test_slots_hold_for_images_too_and_the_newest_takes_the_next() -> None:
     core = new_core(FOREVER_NS)
     channel = core.channel("p", keep=Keep.LATEST)
