@@ -5,6 +5,7 @@
 PYTHON ?= python3
 DEMO_ARGS ?=
 TEST_ARGS ?=
+PYTHONS ?=
 BENCH_ARGS ?=
 
 VENV := .venv
@@ -17,11 +18,12 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk peers check bench proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench proto clean
 
 help:
 	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
 	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
+	@echo "make test-sdk-versions    the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make check   ruff, pyright, import contracts"
 	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
 	@echo "make proto   what is generated and compiled, made anew"
@@ -41,6 +43,10 @@ peers: $(PEERS)/0.1.0.stamp $(PEERS)/1.4.0.stamp
 # The base install is what robot controllers get: it must work with nothing else beside it.
 test-sdk: $(BUILD)/sdk.stamp
 	@$(BUILD)/sdk/bin/python tests/sdk_alone.py
+
+# Slow, and not among the tests: a fresh environment for each line of the matrix in it.
+test-sdk-versions: $(BUILD)/dev.stamp
+	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from appliance.client.chunks import Blend
     from appliance.client.connection import Connection, Model
     from appliance.client.episode import Episode, Step
+    from appliance.client.images import JpegImages
     from appliance.client.result import Encoded, Result
     from appliance.client.statistics import Statistics
     from appliance.client.ticks import Tick
     from appliance.client.trio import TrioConnection
-    from appliance.errors import ApplianceError, KeyFileError, Outcome, WindowFull
+    from appliance.errors import (
+        ApplianceError,
+        ExtraMissing,
+        KeyFileError,
+        Outcome,
+        WindowFull,
+    )
     from appliance.keys.files import ClientKeys
 
 __version__ = "0.1.0"
@@ -40,6 +47,8 @@ __all__ = [
     "Connection",
     "Encoded",
     "Episode",
+    "ExtraMissing",
+    "JpegImages",
     "KeyFileError",
     "Model",
     "Outcome",
@@ -60,6 +69,8 @@ _HOMES = {
     "Connection": "appliance.client.connection",
     "Encoded": "appliance.client.result",
     "Episode": "appliance.client.episode",
+    "ExtraMissing": "appliance.errors",
+    "JpegImages": "appliance.client.images",
     "KeyFileError": "appliance.errors",
     "Model": "appliance.client.connection",
     "Outcome": "appliance.errors",

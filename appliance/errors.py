@@ -5,6 +5,7 @@ ApplianceError               code
 ├── ConfigError              CONFIG            a config or manifest key cannot be used
 ├── KeyFileError             KEY_FILE          a key or its file cannot be used
 ├── WindowFull               WINDOW_FULL       the SDK holds as much as it was told to
+├── ExtraMissing             EXTRA_MISSING     an optional part of the package is not installed
 ├── Rejected                 (an Outcome)      a request is refused; its client is told
 ├── ProtocolError                              somebody broke a protocol
 │   ├── LocalProtocolError   LOCAL_PROTOCOL    we did: a bug here
@@ -88,6 +89,12 @@ class WindowFull(ApplianceError):
     """The SDK already holds as many unanswered or uncollected observations as it was told to."""
 
     code = "WINDOW_FULL"
+
+
+class ExtraMissing(ApplianceError):
+    """An optional part of the package is not installed; the message says how to install it."""
+
+    code = "EXTRA_MISSING"
 
 
 class Rejected(ApplianceError):

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from benchmarks import clients, controller, floors
+from benchmarks import clients, controller, floors, observing
 
 ROLES: dict[str, Callable[..., None]] = {
     "ping": clients.ping,
@@ -19,6 +19,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "sdk_loop": clients.sdk_loop,
     "controller": controller.controller,
     "bare_loop": controller.bare_loop,
+    "observer": observing.observer,
     "echo_router": floors.echo_router,
     "echo_worker": floors.echo_worker,
     "bare_copies": floors.bare_copies,

@@ -28,6 +28,7 @@ from appliance.client.connection import (
 )
 from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
+from appliance.client.images import Images
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.ticks import Tick, Ticker
@@ -102,6 +103,11 @@ class AsyncLink(WaitingLink):
                 timer.cancel()
                 self._waiters.discard(waiter)
             self.pump()
+
+    def use_encoder(self) -> None:
+        """As `Link.use_encoder`."""
+        super().use_encoder()
+        self._detach()  # the next pump has the loop watch its descriptor, too
 
     def close(self) -> None:
         """As `Link.close`; who waits hears LocalProtocolError."""
@@ -228,14 +234,14 @@ class AsyncModel(ModelHandle):
     async def wait_for(self, sequence: int, timeout_ms: float = 100) -> Result | None:
         """Return the answer or the refusal of one observation, once; see `Model.wait_for`."""
         await self._wait_async(lambda: self._is_settled(sequence), timeout_ms)
-        return self._core.take(self._channel, sequence)
+        return self._channel.take(sequence)
 
     async def results(self, timeout_ms: float = 100) -> AsyncIterator[Result]:
         """Yield answers and refusals as they come, until none is outstanding or time is up."""
         deadline = time.monotonic() + timeout_ms / 1000
         while True:
             await self._wait_async(self._has_any, (deadline - time.monotonic()) * 1000)
-            result = self._core.take_first(self._channel)
+            result = self._channel.take_first()
             if result is None:
                 return
             yield result
@@ -246,7 +252,7 @@ class AsyncModel(ModelHandle):
 
     async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
-        self._core.describe(self._channel, self._options.model_version)
+        self._core.specs.describe(self._channel, self._options.model_version)
         await self._wait_async(self._is_described, timeout_ms)
         return self._channel.spec
 
@@ -312,6 +318,7 @@ class AsyncConnection(ConnectionHandle[WaitingLink]):
         observation_period_ms: float | None = None,
         step_period_ms: float | None = None,
         model_version: str = "",
+        images: Images | None = None,
     ) -> AsyncModel:
         """Return a handle of a model; see `Connection.model`."""
         return self.model_type(
@@ -325,6 +332,7 @@ class AsyncConnection(ConnectionHandle[WaitingLink]):
             observation_period_ms=observation_period_ms,
             step_period_ms=step_period_ms,
             model_version=model_version,
+            images=images,
         )
 
     async def wait_reachable(self, timeout_ms: float = 1000) -> bool:

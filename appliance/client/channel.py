@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from attrs import define, field
 
+from appliance.client.images import Job
+from appliance.client.pending import Pending
 from appliance.client.result import Result
+from appliance.client.specs import Known
 from appliance.errors import Outcome
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Keep, Observation
@@ -17,7 +20,11 @@ SLOT_NS = 1_000_000_000
 
 @define(eq=False)
 class Asked:
-    """One outstanding observation."""
+    """One outstanding observation.
+
+    Attributes:
+        job: Its images are to be compressed first; None: it can be sent.
+    """
 
     channel: Channel
     observation: Observation
@@ -25,6 +32,7 @@ class Asked:
     asked_ns: int
     sent_ns: int | None = None
     withdrawn: bool = False
+    job: Job | None = None
 
 
 @define(eq=False)
@@ -44,6 +52,8 @@ class Channel:
             of use.
         waiting: Under `keep` latest, the newest, as long as `SLOTS` are on the wire unanswered.
         on_wire: Sequences that take a slot, and when they were sent.
+        pending: What waits for an image to be compressed.
+        known: What the model takes.
     """
 
     model_id: str
@@ -60,11 +70,39 @@ class Channel:
     takes_older: bool = False
     waiting: Asked | None = None
     on_wire: dict[int, int] = field(factory=dict[int, int])
+    pending: Pending = field(factory=Pending)
+    known: Known = field(factory=Known)
 
     @property
     def keeps_all(self) -> bool:
         """Whether no observation replaces another."""
         return self.keep is Keep.ALL
+
+    @property
+    def unsent(self) -> list[Asked]:
+        """The observations that were not sent yet, newest first."""
+        found: list[Asked] = []
+        for asked in reversed(self.held.values()):
+            if asked.sent_ns is not None:  # they leave in order
+                break
+            found.append(asked)
+        return found
+
+    def replaced_by(self, job: Job | None) -> list[Asked]:
+        """Return what is not sent any more under `keep` latest when a newer one is asked.
+
+        What can be sent already, or is in the encoder's hands, is kept as long as the newest has to
+        wait for the encoder: or who observes faster than it works would never send anything.
+
+        Args:
+            job: Of the newest.
+        """
+        encoding = self.pending.encoding
+        return [
+            asked
+            for asked in self.unsent
+            if job is None or (asked.job is not None and asked.job.sequence != encoding)
+        ]
 
     def has_slot(self, now_ns: int) -> bool:
         """Whether another observation may be sent.
@@ -82,3 +120,11 @@ class Channel:
         if asked is None or asked.withdrawn:
             return False
         return self.keeps_all or self.takes_older or sequence == self.latest
+
+    def take(self, sequence: int) -> Result | None:
+        """Collect the answer to one observation."""
+        return self.answers.pop(sequence, None)
+
+    def take_first(self) -> Result | None:
+        """Collect the answer that came first."""
+        return self.answers.pop(next(iter(self.answers))) if self.answers else None

@@ -16,8 +16,10 @@ from appliance.wire.types import NUMPY_DTYPES, DType, Encoding, Response, Tensor
 
 _DTYPES = {dtype: number for number, dtype in NUMPY_DTYPES.items()}
 
-Value = Union["NDArray[Any]", "np.generic", arrays.Encoded, str, None]
-"""What may be observed: arrays and scalars of numpy, compressed media, strings."""
+Value = Union["NDArray[Any]", "np.generic", arrays.Encoded, arrays.Buffer, str, None]
+"""What may be observed: arrays and scalars of numpy, compressed media, files of images, strings."""
+
+_FILES = {b"\xff\xd8\xff": Encoding.JPEG, b"\x89PNG\r\n\x1a\n": Encoding.PNG}
 
 
 def pack_inputs(
@@ -48,26 +50,40 @@ def pack_inputs(
             metadata[key] = value
             continue
         dtype, encoding, age_us = DType.UINT8, Encoding.RAW, 0
+        shape: tuple[int, ...] = ()
         part: arrays.Buffer
         if isinstance(value, np.ndarray) and value.flags.c_contiguous and value.dtype in _DTYPES:
             dtype, part, length = _DTYPES[value.dtype], value.data, value.nbytes
+            shape = value.shape
         elif isinstance(value, (np.ndarray, np.generic)):
             dtype, part = arrays.array_bytes(key, value)
-            length = len(part)
-        elif isinstance(value, arrays.Encoded):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            shape, length = value.shape, len(part)
+        elif isinstance(value, arrays.Encoded):
             part, encoding, length = value.data, value.encoding, len(value.data)
+            shape = value.shape
             age_us = value.age_us if isinstance(value, Encoded) else 0
+        elif isinstance(value, (bytes, bytearray, memoryview)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            part, encoding = _image_file(key, value)
+            length = len(part)
         else:
             raise TypeError(
-                f"{key!r}: a numpy array, Encoded, str or None is expected, "
+                f"{key!r}: a numpy array, Encoded, a JPEG or PNG file, str or None is expected, "
                 f"{type(value).__name__} came"
             )
-        headers.append(
-            Tensor(key, dtype, value.shape, offset, length, encoding, timestamp_ns, age_us)
-        )
+        headers.append(Tensor(key, dtype, shape, offset, length, encoding, timestamp_ns, age_us))
         parts.append(part)
         offset += length
     return tuple(headers), metadata, b"".join(parts)
+
+
+def _image_file(key: str, data: arrays.Buffer) -> tuple[arrays.Buffer, Encoding]:
+    """Return the bytes of an image file and what they are, by how they begin."""
+    view = memoryview(data)
+    part = data if isinstance(data, bytes) else view.cast("B") if view.c_contiguous else bytes(view)
+    for start, encoding in _FILES.items():
+        if bytes(part[: len(start)]) == start:
+            return part, encoding
+    raise TypeError(f"{key!r}: bytes are taken for a JPEG or PNG file, which these are not")
 
 
 def read_answer(frames: Sequence[bytes]) -> tuple[Response, dict[str, Any]]:

@@ -12,6 +12,7 @@ import zmq
 from appliance.client.codec import Value
 from appliance.client.core import Core
 from appliance.client.handle import ModelHandle, answer_of
+from appliance.client.images import Images
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
@@ -158,6 +159,7 @@ class Connection(ConnectionHandle[Link]):
         observation_period_ms: float | None = None,
         step_period_ms: float | None = None,
         model_version: str = "",
+        images: Images | None = None,
     ) -> Model:
         """Return a handle of a model; handles of one model share its observations and answers.
 
@@ -175,9 +177,12 @@ class Connection(ConnectionHandle[Link]):
             observation_period_ms: How often this client will observe.
             step_period_ms: How long one action lasts.
             model_version: Only this version may answer.
+            images: Compress the images that are observed, in a thread of the connection: a
+                `JpegImages` for all of them, or by key for some. None: they are sent as they are.
 
         Raises:
             ValueError: An option is out of range, or the model is open with another `keep`.
+            TypeError: `images` is something else.
         """
         return Model(
             self._link,
@@ -190,6 +195,7 @@ class Connection(ConnectionHandle[Link]):
             observation_period_ms=observation_period_ms,
             step_period_ms=step_period_ms,
             model_version=model_version,
+            images=images,
         )
 
     def wait_reachable(self, timeout_ms: float = 1000) -> bool:
@@ -262,14 +268,14 @@ class Model(ModelHandle):
         latest, and for what was given up, cancelled or collected.
         """
         self._link.wait(lambda: self._is_settled(sequence), timeout_ms)
-        return self._core.take(self._channel, sequence)
+        return self._channel.take(sequence)
 
     def results(self, timeout_ms: float = 100) -> Iterator[Result]:
         """Yield answers and refusals as they come, until none is outstanding or time is up."""
         deadline_ns = time.monotonic_ns() + int(timeout_ms * 1e6)
         while True:
             self._link.wait(self._has_any, (deadline_ns - time.monotonic_ns()) / 1e6)
-            result = self._core.take_first(self._channel)
+            result = self._channel.take_first()
             if result is None:
                 return
             yield result
@@ -289,6 +295,6 @@ class Model(ModelHandle):
 
     def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""
-        self._core.describe(self._channel, self._options.model_version)
+        self._core.specs.describe(self._channel, self._options.model_version)
         self._link.wait(self._is_described, timeout_ms)
         return self._channel.spec

@@ -12,6 +12,9 @@ Per model, `keep` decides what a newer observation does:
   channel `takes_older`.
 - all: nothing is replaced, every answer is kept until collected, and a full window refuses.
 
+An observation with images to be compressed is `pending` before it comes into the line: `jobs` says
+what to compress now, `encoded` takes what came of it.
+
 Bounded: the window limits what one model has outstanding and uncollected; the line holds no more
 than that, one CANCEL for each and one message of each other kind per model; what is older than
 `give_up_ns` is given up.
@@ -20,34 +23,21 @@ than that, one CANCEL for each and one message of each other kind per model; wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 from attrs import define, evolve, field
 
 from appliance.client.channel import Asked, Channel
 from appliance.client.codec import read_answer
-from appliance.client.result import Result
+from appliance.client.images import Done, Job
+from appliance.client.line import Line, Outgoing
+from appliance.client.result import Result, refused
 from appliance.client.roundtrip import RoundTrip
+from appliance.client.specs import Specs
 from appliance.client.statistics import Ledger, Statistics
 from appliance.errors import LocalProtocolError, Outcome, PeerProtocolError, WindowFull
-from appliance.wire.session import encode_observation
-from appliance.wire.types import PROTOCOL_VERSION, Keep, Kind, Observation, Response
+from appliance.wire.types import Keep, Kind, Observation
 
 HEARTBEAT_NS = 1_000_000_000
-STAMP_AGAIN_NS = 1_000_000
-"""An observation that waited here longer than this is sent with its age corrected."""
-
-
-@define(eq=False)
-class Outgoing:
-    """A message at the head of the line, encoded."""
-
-    key: Key
-    envelope: bytes
-    payload: bytes
-
-
-Key = Union[int, "tuple[Kind, str, int]"]
 
 
 @define(eq=False, kw_only=True)
@@ -62,6 +52,7 @@ class Core:
         asked_ns: Since when something was sent and nothing heard.
         draining: The appliance said that it is about to end.
         last_heard_ns: When the appliance was last heard; None is never.
+        specs: What models take; to be asked for there.
         refusal: Why the appliance answers but does not serve this client; empty if it does.
         closed: Nothing can be asked any more.
     """
@@ -81,15 +72,16 @@ class Core:
     ledger: Ledger = field(factory=Ledger)
     round_trip: RoundTrip = field(factory=RoundTrip)
     _channels: dict[str, Channel] = field(factory=dict[str, Channel])
-    _line: dict[Key, Asked | Observation] = field(factory=dict[Key, "Asked | Observation"])
     _outstanding: dict[int, Asked] = field(factory=dict[int, Asked])
-    _describing: dict[int, Channel] = field(factory=dict[int, Channel])
-    _sequence: int = 0
+    _line: Line = field(init=False)
+    specs: Specs = field(init=False)
     _spoke_ns: int = field(init=False)
     _greeted_ns: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._spoke_ns = self._greeted_ns = self.started_ns
+        self._line = Line(self.client_id, self.client_type, self.nonce, self.round_trip)
+        self.specs = Specs(self._line)
 
     # ------------------------------------------------------------------------------ asking
 
@@ -123,17 +115,30 @@ class Core:
                 f"model {channel.model_id!r}: {len(channel.held)} observations outstanding and "
                 f"{len(channel.answers)} answers uncollected, window {channel.window}"
             )
-        return self._number()
+        return self._line.number()
 
-    def ask(self, channel: Channel, observation: Observation, payload: bytes, now_ns: int) -> None:
-        """Put an observation numbered by `next_sequence` in the line."""
+    def ask(
+        self,
+        channel: Channel,
+        observation: Observation,
+        payload: bytes,
+        now_ns: int,
+        job: Job | None = None,
+    ) -> None:
+        """Put an observation numbered by `next_sequence` in the line.
+
+        Args:
+            job: What is to be compressed before; the tensors and the payload come with it.
+        """
         if not channel.keeps_all:
-            self._make_room(channel)
+            self._make_room(channel, job)
         sequence = observation.sequence
-        asked = Asked(channel, observation, payload, now_ns)
+        asked = Asked(channel, observation, payload, now_ns, job=job)
         self._outstanding[sequence] = channel.held[sequence] = asked
-        if channel.has_slot(now_ns):
-            self._line[sequence] = asked
+        if job is not None or channel.pending:
+            channel.pending.add(sequence, asked)
+        elif channel.has_slot(now_ns):
+            self._line.put(sequence, asked)
         else:
             channel.waiting = asked
         channel.latest = sequence
@@ -141,18 +146,21 @@ class Core:
         channel.message = ""
         self.ledger.asked += 1
 
-    def _make_room(self, channel: Channel) -> None:
+    def _make_room(self, channel: Channel, job: Job | None) -> None:
         """Under `keep` latest: whatever is older is not wanted any more."""
         if not channel.takes_older:
             self.drop_answers(channel)
         elif len(channel.answers) >= channel.window:
             self.ledger.stale_dropped += 1
             del channel.answers[next(iter(channel.answers))]
-        if channel.latest in channel.held and channel.held[channel.latest].sent_ns is None:
-            self._end(channel.held[channel.latest], Outcome.SUPERSEDED)
-            self.ledger.superseded_locally += 1
+        for older in channel.replaced_by(job):
+            self._supersede(older)
         while len(channel.held) >= channel.window:
             self._give_up(next(iter(channel.held.values())))
+
+    def _supersede(self, asked: Asked) -> None:
+        self._end(asked, Outcome.SUPERSEDED)
+        self.ledger.superseded_locally += 1
 
     def cancel(self, channel: Channel, sequence: int) -> None:
         """Withdraw an observation; the appliance's word on it is still counted."""
@@ -165,55 +173,59 @@ class Core:
             self._note(asked, Outcome.CANCELLED, "cancelled before it was sent")
             return
         asked.withdrawn = True
-        self._control(Kind.CANCEL, channel, sequence=sequence)
+        self._line.say(Kind.CANCEL, channel, sequence=sequence)
 
     def end_episode(self, channel: Channel) -> None:
         """Tell the appliance that the episode is over; the next observation starts another."""
-        self._control(Kind.END_EPISODE, channel, sequence=self._number())
+        key, message = self._line.message(Kind.END_EPISODE, channel, sequence=self._line.number())
         channel.episode += 1
-
-    def describe(self, channel: Channel, model_version: str = "") -> None:
-        """Ask for the spec of the model, or of one version of it.
-
-        `channel.describing` turns 0 when the answer is there.
-        """
-        self._describing.pop(channel.describing, None)
-        channel.describing = self._number()
-        channel.spec = None
-        channel.status = None
-        channel.message = ""
-        self._describing[channel.describing] = channel
-        self._control(
-            Kind.DESCRIBE, channel, sequence=channel.describing, model_version=model_version
-        )
+        channel.pending.add(key, message)  # after what was asked before
+        self._release(channel)
 
     def greet(self) -> None:
         """Ask for a sign of life."""
-        self._control(Kind.HEARTBEAT, None, sequence=self._number())
+        self._line.say(Kind.HEARTBEAT, None, sequence=self._line.number())
 
-    def _control(
-        self, kind: Kind, channel: Channel | None, *, sequence: int, model_version: str = ""
-    ) -> None:
-        model_id = "" if channel is None else channel.model_id
-        key = (kind, model_id, sequence if kind is Kind.CANCEL else 0)
-        self._line.pop(key, None)
-        self._line[key] = Observation(
-            client_id=self.client_id,
-            client_type=self.client_type,
-            model_id=model_id,
-            protocol_version=PROTOCOL_VERSION,
-            kind=kind,
-            session_nonce=self.nonce,
-            sequence=sequence,
-            episode=0 if channel is None else channel.episode,
-            round_trip_us=self.round_trip_us,
-            wants_status=True,
-            model_version=model_version,
-        )
+    # ------------------------------------------------------------------------- compressing
 
-    def _number(self) -> int:
-        self._sequence += 1
-        return self._sequence
+    def jobs(self, now_ns: int) -> list[Job]:
+        """Return what is to be compressed now: of each model one, when the last is `encoded`."""
+        found = [
+            each.pending.next_job(each.known.inputs)
+            for each in self._channels.values()
+            if each.pending and not each.known.is_awaited(now_ns)
+        ]
+        return [job for job in found if job is not None]
+
+    def encoded(self, done: Done, now_ns: int) -> None:
+        """Take what came of a job; if it failed, its observation ends as INVALID."""
+        channel = self._channels[done.model_id]
+        channel.pending.encoding = 0
+        asked = self._outstanding.get(done.sequence)
+        if asked is None:  # replaced or taken back meanwhile
+            return
+        asked.job = None
+        if done.error:
+            self.ledger.encoding_failed += 1
+            refusal = refused(asked.observation, Outcome.INVALID, done.error)
+            self._answered(asked, Result({}, refusal, elapsed_ns=now_ns - asked.asked_ns))
+        else:
+            asked.observation = evolve(asked.observation, tensors=done.headers)
+            asked.payload = done.payload
+            self._release(channel)
+
+    def _release(self, channel: Channel) -> None:
+        """Put in the line what waits for no image any more."""
+        for key, message in channel.pending.released():
+            if isinstance(message, Observation):
+                self._let_go(channel)
+            elif not channel.keeps_all:
+                for older in channel.unsent:
+                    if older.observation.sequence < message.observation.sequence:
+                        self._supersede(older)
+                channel.waiting = message  # until the next tick at most, if there is a slot
+                continue
+            self._line.put(key, message)
 
     # ----------------------------------------------------------------------------- sending
 
@@ -244,7 +256,7 @@ class Core:
         """Put what waited for a slot in the line."""
         asked, channel.waiting = channel.waiting, None
         if asked is not None:
-            self._line[asked.observation.sequence] = asked
+            self._line.put(asked.observation.sequence, asked)
 
     def lost(self) -> None:
         """The connection is over: nothing that was sent will be answered."""
@@ -252,6 +264,7 @@ class Core:
         self.asked_ns = None
         for asked in [asked for asked in self._outstanding.values() if asked.sent_ns is not None]:
             self._give_up(asked)
+        self.specs.learn_anew(self._channels.values())
 
     @property
     def has_outgoing(self) -> bool:
@@ -260,27 +273,22 @@ class Core:
 
     def outgoing(self, now_ns: int) -> Outgoing:
         """Encode the message at the head of the line; it stays there until `sent`."""
-        key, head = next(iter(self._line.items()))
-        if isinstance(head, Observation):
-            return Outgoing(key, encode_observation(head), b"")
-        observation = head.observation
-        waited_ns = now_ns - head.asked_ns
-        if waited_ns >= STAMP_AGAIN_NS:
-            observation = evolve(observation, age_us=observation.age_us + waited_ns // 1000)
-        return Outgoing(key, encode_observation(observation), head.payload)
+        return self._line.head(now_ns)
 
     def sent(self, outgoing: Outgoing, now_ns: int) -> None:
         """The network took the message."""
         self._spoke_ns = now_ns
         if self.asked_ns is None:
             self.asked_ns = now_ns
-        asked = self._line.pop(outgoing.key)
+        asked = self._line.take(outgoing.key)
         if isinstance(asked, Asked):
             asked.sent_ns = now_ns
             asked.payload = b""
             self.ledger.sent += 1
             if not asked.channel.keeps_all:
                 asked.channel.on_wire[asked.observation.sequence] = now_ns
+        else:
+            self.specs.sent(asked.sequence, now_ns)
 
     # --------------------------------------------------------------------------- receiving
 
@@ -306,7 +314,7 @@ class Core:
         self.last_heard_ns = now_ns
         self.draining = response.outcome is Outcome.DRAINING
         if response.kind is Kind.DESCRIBE:
-            self._described(response)
+            self.ledger.unmatched += not self.specs.answered(response)
         elif response.kind is Kind.OBSERVE:
             asked = self._outstanding.get(response.sequence)
             if asked is None or asked.sent_ns is None:
@@ -316,6 +324,7 @@ class Core:
             (self.round_trip.measured if prompt else self.round_trip.at_most)(sample_ns)
             result = Result(tensors, response, elapsed_ns=now_ns - asked.asked_ns)
             self._answered(asked, result)
+            self.specs.observed(asked.channel, response)
 
     def _answered(self, asked: Asked, result: Result) -> None:
         channel = asked.channel
@@ -326,18 +335,6 @@ class Core:
         else:
             self.ledger.stale_dropped += 1
         self._note(asked, result.status, result.message)
-
-    def _described(self, response: Response) -> None:
-        channel = self._describing.pop(response.sequence, None)
-        if channel is None:
-            self.ledger.unmatched += 1
-            return
-        channel.describing = 0
-        if response.outcome is Outcome.OK:
-            channel.spec = response.spec
-        else:
-            channel.status = response.outcome
-            channel.message = response.message
 
     # -------------------------------------------------------------------------- collecting
 
@@ -352,16 +349,6 @@ class Core:
         """Count what was not collected as stale: nobody is given it any more."""
         self.ledger.stale_dropped += len(channel.answers)
         channel.answers.clear()
-
-    def take(self, channel: Channel, sequence: int) -> Result | None:
-        """Collect the answer to one observation."""
-        return channel.answers.pop(sequence, None)
-
-    def take_first(self, channel: Channel) -> Result | None:
-        """Collect the answer that came first."""
-        if not channel.answers:
-            return None
-        return channel.answers.pop(next(iter(channel.answers)))
 
     # ------------------------------------------------------------------------------ ending
 
@@ -383,11 +370,13 @@ class Core:
     def _forget(self, asked: Asked) -> None:
         sequence = asked.observation.sequence
         channel = asked.channel
-        self._line.pop(sequence, None)
+        self._line.discard(sequence)
         del self._outstanding[sequence]
         del channel.held[sequence]
         if channel.waiting is asked:
             channel.waiting = None
+        elif channel.pending.discard(sequence):
+            self._release(channel)
         elif channel.on_wire.pop(sequence, None) is not None:
             self._let_go(channel)
 
@@ -401,14 +390,8 @@ class Core:
         """Observations that have not ended."""
         return len(self._outstanding)
 
-    @property
-    def round_trip_us(self) -> int | None:
-        """The network's share of an answer's time, microseconds."""
-        estimate_ns = self.round_trip.estimate_ns
-        return None if estimate_ns is None else estimate_ns // 1000
-
     def statistics(self) -> Statistics:
         """Return a snapshot of the ledger."""
         return self.ledger.snapshot(
-            outstanding=len(self._outstanding), round_trip_us=self.round_trip_us
+            outstanding=len(self._outstanding), round_trip_us=self.round_trip.estimate_us
         )

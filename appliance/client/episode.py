@@ -179,7 +179,9 @@ class Episode:
         left_ns = plan.remaining(now_ns) * step_ns
         waited_ns = now_ns - self._observed_ns
         return (
-            not channel.on_wire and waited_ns >= step_ns and left_ns <= self._latency_ns + step_ns
+            not (channel.on_wire or channel.pending)
+            and waited_ns >= step_ns
+            and left_ns <= self._latency_ns + step_ns
         )
 
     @property
@@ -274,7 +276,7 @@ class Episode:
         if now_ns - self._link.pumped_ns > PUMP_NS:
             self._link.pump()
         while self._channel.answers:
-            result = self._core.take_first(self._channel)
+            result = self._channel.take_first()
             if result is not None:
                 self._answered(result, now_ns)
 

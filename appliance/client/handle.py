@@ -10,6 +10,7 @@ from attrs import frozen
 from appliance.client.chunks import Merge
 from appliance.client.codec import Value, pack_inputs
 from appliance.client.episode import Dry, Episode
+from appliance.client.images import Images, Job, check_images, take_frames
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.errors import Outcome
@@ -76,7 +77,9 @@ class ModelHandle:
         observation_period_ms: float | None,
         step_period_ms: float | None,
         model_version: str,
+        images: Images | None,
     ) -> None:
+        check_images(images)
         if window < 1:
             raise ValueError(f"window {window} is not at least 1")
         self._link = link
@@ -90,6 +93,11 @@ class ModelHandle:
             model_version=model_version,
         )
         self._channel = self._core.channel(model_id, keep=keep_of(keep), window=window)
+        self._images = images
+        if images is not None:
+            link.use_encoder()
+            self._core.specs.learn(self._channel, model_version)
+            link.pump()
 
     def observe_at(
         self,
@@ -107,11 +115,12 @@ class ModelHandle:
         """Ask for an action, with everything that can be said about the asking.
 
         Returns at once, whatever the appliance does. The arrays' bytes are copied once, here:
-        they may be overwritten as soon as this returns.
+        they may be overwritten as soon as this returns. What `images` names is compressed after
+        that, meanwhile; its age grows.
 
         Args:
-            tensors: By key: numpy arrays and `Encoded` media are sent as tensors, strings as
-                metadata; None is left out.
+            tensors: By key: numpy arrays, `Encoded` media and the bytes of a JPEG or PNG file are
+                sent as tensors, strings as metadata; None is left out.
             urgency: 0 to 1, as the robot sees it.
             steps_remaining: Actions it still had at capture; 0 is run dry.
             priority: Instead of the model handle's; lower is more important.
@@ -131,7 +140,15 @@ class ModelHandle:
         core, channel, options = self._core, self._channel, self._options
         sequence = core.next_sequence(channel)
         timestamp_ns = time.time_ns()
+        frames = ()
+        if self._images is not None:
+            frames = take_frames(tensors, self._images, channel.known.inputs)
+            taken = {frame.key for frame in frames}
+            tensors = {key: value for key, value in tensors.items() if key not in taken}
         headers, metadata, payload = pack_inputs(tensors, timestamp_ns)
+        job = None
+        if frames:
+            job = Job(channel.model_id, sequence, frames, headers, payload, timestamp_ns)
         if episode is not None:
             channel.episode = episode
         observation = Observation(
@@ -149,7 +166,7 @@ class ModelHandle:
             sequence=sequence,
             episode=channel.episode,
             age_us=age_us,
-            round_trip_us=core.round_trip_us,
+            round_trip_us=core.round_trip.estimate_us,
             latency_budget_us=options.latency_budget_us,
             step_period_us=options.step_period_us,
             committed_steps=committed_steps,
@@ -161,7 +178,7 @@ class ModelHandle:
             model_version=options.model_version,
             trace_id=trace_id,
         )
-        core.ask(channel, observation, payload, time.monotonic_ns())
+        core.ask(channel, observation, payload, time.monotonic_ns(), job)
         self._link.pump()
         return sequence
 

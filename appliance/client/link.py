@@ -22,6 +22,7 @@ import zmq
 from appliance.client.boxes import Boxes
 from appliance.client.core import Core
 from appliance.client.curve import use_keys
+from appliance.client.encoder import Encoder
 from appliance.client.probe import Probe
 from appliance.client.watch import Watch
 from appliance.errors import LocalProtocolError
@@ -79,7 +80,7 @@ class Link:
 
     Attributes:
         core: What is asked and answered.
-        arrived: Messages received so far.
+        arrived: Counts what is news to who waits: messages received, images that failed.
         up: The connection is there, as far as was heard.
         pumped_ns: When messages were moved last.
         moves: How often another appliance was gone to.
@@ -119,6 +120,7 @@ class Link:
         self._own_context = context is None
         self._context = zmq.Context() if context is None else context
         self._epoll: select.epoll | None = None
+        self._encoder: Encoder | None = None
         try:
             for each in self._boxes.addresses[1:]:
                 _check_address(each, self._context)
@@ -159,7 +161,8 @@ class Link:
         self._both = zmq.Poller()
         self._both.register(self._socket, zmq.POLLIN | zmq.POLLOUT)
         for poller in (self._arrivals, self._both):
-            poller.register(self._watch.descriptor, zmq.POLLIN)
+            for descriptor in self.descriptors[1:]:
+                poller.register(descriptor, zmq.POLLIN)
         if self._epoll is not None:
             for descriptor in self.descriptors:
                 self._epoll.register(descriptor, select.EPOLLIN)
@@ -178,9 +181,27 @@ class Link:
         return self._watch.error or self.core.refusal
 
     @property
-    def descriptors(self) -> tuple[int, int]:
+    def descriptors(self) -> tuple[int, ...]:
         """What turns readable when there may be something to do (edge-triggered: pump it dry)."""
-        return int(self._socket.getsockopt(zmq.FD)), self._watch.descriptor
+        encoder = () if self._encoder is None else (self._encoder.descriptor,)
+        return int(self._socket.getsockopt(zmq.FD)), self._watch.descriptor, *encoder
+
+    def use_encoder(self) -> None:
+        """Have images compressed from now on, in a thread that `close` ends.
+
+        Raises:
+            LocalProtocolError: The connection is closed.
+        """
+        if self.core.closed:
+            raise LocalProtocolError("the connection is closed")
+        if self._encoder is not None:
+            return
+        self._encoder = Encoder()
+        descriptor = self._encoder.descriptor
+        for poller in (self._arrivals, self._both):
+            poller.register(descriptor, zmq.POLLIN)
+        if self._epoll is not None:
+            self._epoll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when a pump may have something to do."""
@@ -210,9 +231,17 @@ class Link:
             raise LocalProtocolError("the connection is closed")
         now_ns = time.monotonic_ns()
         self.pumped_ns = now_ns
+        encoder = self._encoder
+        if encoder is not None:
+            for done in encoder.done():
+                self.arrived += bool(done.error)
+                core.encoded(done, now_ns)
         core.tick(now_ns)
         self._follow(now_ns)
         more = self._move_messages(now_ns, prompt=prompt)
+        if encoder is not None:
+            for job in core.jobs(now_ns):
+                encoder.submit(job)
         if core.watches_silence:  # after what has come was read
             self._choose(now_ns)
         return more
@@ -354,6 +383,9 @@ class Link:
         self._shut()
         for probe in self._probes.values():
             probe.close()
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
         if self._epoll is not None:
             self._epoll.close()
         if self._own_context:

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from appliance.errors import Outcome
 from appliance.wire import arrays
-from appliance.wire.types import Encoding, Response, Timing
+from appliance.wire.types import Encoding, Observation, Response, Timing
 
 
 def _as_encoding(value: Encoding | str) -> Encoding:
@@ -44,6 +44,19 @@ class Encoded(arrays.Encoded):
     encoding: Encoding = field(converter=_as_encoding)
     shape: tuple[int, ...] = field(default=(), converter=tuple[int, ...])
     age_us: int = 0
+
+
+def refused(observation: Observation, outcome: Outcome, message: str) -> Response:
+    """Return what an appliance would say that refuses an observation; for what is refused here."""
+    return Response(
+        client_id=observation.client_id,
+        client_type=observation.client_type,
+        model_id=observation.model_id,
+        sequence=observation.sequence,
+        episode=observation.episode,
+        outcome=outcome,
+        message=message,
+    )
 
 
 class Result(dict[str, Any]):

@@ -20,6 +20,11 @@ class RoundTrip:
     estimate_ns: int | None = None
     _bounds: list[int] = field(factory=list[int])
 
+    @property
+    def estimate_us(self) -> int | None:
+        """The estimate, microseconds."""
+        return None if self.estimate_ns is None else self.estimate_ns // 1000
+
     def measured(self, sample_ns: int) -> None:
         """Take an exact sample."""
         self._bounds.clear()

@@ -19,6 +19,7 @@ class Statistics:
         answers: How observations ended, those decided here included.
         superseded_locally: Replaced by a newer one before they could be sent.
         cancelled_locally: Cancelled before they could be sent.
+        encoding_failed: Ended as INVALID here: an image could not be compressed.
         unanswered: Given up: no answer in time, or the connection was closed.
         outstanding: Neither ended nor given up.
         stale_dropped: Answers that nobody was given, because a newer observation was asked or the
@@ -33,6 +34,7 @@ class Statistics:
     answers: Mapping[Outcome, int]
     superseded_locally: int
     cancelled_locally: int
+    encoding_failed: int
     unanswered: int
     outstanding: int
     stale_dropped: int
@@ -55,6 +57,7 @@ class Ledger:
     answers: dict[Outcome, int] = field(factory=dict[Outcome, int])
     superseded_locally: int = 0
     cancelled_locally: int = 0
+    encoding_failed: int = 0
     unanswered: int = 0
     stale_dropped: int = 0
     unmatched: int = 0
@@ -72,6 +75,7 @@ class Ledger:
             answers=dict(self.answers),
             superseded_locally=self.superseded_locally,
             cancelled_locally=self.cancelled_locally,
+            encoding_failed=self.encoding_failed,
             unanswered=self.unanswered,
             outstanding=outstanding,
             stale_dropped=self.stale_dropped,

@@ -58,6 +58,7 @@ def input_plan(item: Input, found: TensorSignature | None, max_batch: int) -> In
         max_pixels=item.max_pixels if kind is RowKind.IMAGE else 0,
         max_samples=item.max_samples if kind is RowKind.SOUND else 0,
         max_bytes=_max_bytes(item, kind, wire_dtype, wire_shape),
+        resize=item.resize or (),
     )
     return InputPlan(
         spec=spec,

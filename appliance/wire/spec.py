@@ -31,6 +31,8 @@ class InputSpec:
         max_pixels: Of an encoded image, by its header; 0 is no image.
         max_samples: Of an encoded audio file (frames times channels), by its header; 0 is no audio.
         max_bytes: Of the tensor on the wire.
+        resize: Height and width that an image is resized to, bilinear with antialiasing; empty: it
+            is taken as it comes.
         is_fixed: A raw tensor of exactly `shape` needs no further look: nothing is open or limited.
     """
 
@@ -44,6 +46,7 @@ class InputSpec:
     max_pixels: int = 0
     max_samples: int = 0
     max_bytes: int = 64 << 20
+    resize: tuple[int, ...] = ()
     is_fixed: bool = field(
         default=Factory(lambda self: _is_fixed(self), takes_self=True),  # noqa: PLW0108  defined below
         init=False,

@@ -85,7 +85,7 @@ def spec_from_message(message: session_pb2.Spec) -> ModelSpec:
     What does not travel has its default; `state_bytes` of a recurrent model is `(0,)`.
 
     Raises:
-        PeerProtocolError: An unknown dtype or encoding.
+        PeerProtocolError: An unknown dtype or encoding, or a size that is none.
     """
     inputs = [
         InputSpec(
@@ -96,6 +96,7 @@ def spec_from_message(message: session_pb2.Spec) -> ModelSpec:
             row_shape=tuple(item.shape),
             encodings=_encodings(item),
             optional=item.optional,
+            resize=_resize(item),
         )
         for item in message.inputs
     ]
@@ -139,7 +140,8 @@ def spec_from_ready(ready: worker_pb2.ModelReady) -> ModelSpec:
     """Read what `spec_to_ready` wrote, without loss.
 
     Raises:
-        PeerProtocolError: An unknown dtype or encoding, or not one limit for each input.
+        PeerProtocolError: An unknown dtype or encoding, a size that is none, or not one limit for
+            each input.
     """
     message = ready.spec
     if len(ready.limits) != len(message.inputs):
@@ -158,6 +160,7 @@ def spec_from_ready(ready: worker_pb2.ModelReady) -> ModelSpec:
             max_pixels=limit.max_pixels,
             max_samples=limit.max_samples,
             max_bytes=limit.max_bytes,
+            resize=_resize(item),
         )
         for item, limit in zip(message.inputs, ready.limits, strict=True)
     ]
@@ -186,6 +189,7 @@ def _message(spec: ModelSpec, keys: Sequence[str]) -> session_pb2.Spec:
                 shape=item.shape,
                 encodings=cast("tuple[session_pb2.Encoding, ...]", item.encodings),
                 optional=item.optional,
+                resize=item.resize,
             )
             for key, item in zip(keys, spec.inputs, strict=True)
         ],
@@ -240,3 +244,10 @@ def _encodings(item: session_pb2.TensorSpec) -> tuple[Encoding, ...]:
         raise PeerProtocolError(
             f"spec of {item.key!r}: unknown encodings {list(item.encodings)}"
         ) from None
+
+
+def _resize(item: session_pb2.TensorSpec) -> tuple[int, ...]:
+    size = tuple(item.resize)
+    if size and (len(size) != 2 or 0 in size):
+        raise PeerProtocolError(f"spec of {item.key!r}: resize {list(size)} is no height and width")
+    return size

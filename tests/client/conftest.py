@@ -11,6 +11,7 @@ import pytest
 from fake_appliance import PATIENCE_MS, FakeAppliance
 
 from appliance.client.connection import Connection
+from appliance.client.link import Link
 
 
 @pytest.fixture
@@ -37,3 +38,16 @@ def connection(appliance: FakeAppliance) -> Iterator[Connection]:
 def state() -> np.ndarray[Any, Any]:
     """What a small robot observes."""
     return np.arange(7, dtype=np.float32)
+
+
+@pytest.fixture
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiters are woken by arrivals alone; looking again once a second would hide a lost one."""
+    seldom = 1 << 60
+    usual = Link.idle_ns.fget
+    assert usual is not None
+
+    def idle_ns(link: Link) -> int:
+        return seldom if link._again_ns is None else usual(link)
+
+    monkeypatch.setattr(Link, "idle_ns", property(idle_ns))

@@ -17,26 +17,12 @@ from fake_appliance import PATIENCE_MS, FakeAppliance
 from numpy.typing import NDArray
 
 from appliance import AsyncConnection, Outcome, WindowFull
-from appliance.client import link as link_module
-from appliance.client.link import Link
 from appliance.errors import LocalProtocolError
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Kind
 
 State = NDArray[Any]
-
-
-@pytest.fixture(autouse=True)
-def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiters are woken by arrivals alone; looking again once a second would hide a lost one."""
-    seldom = 1 << 60
-    usual = link_module.Link.idle_ns.fget
-    assert usual is not None
-
-    def idle_ns(link: Link) -> int:
-        return seldom if link._again_ns is None else usual(link)
-
-    monkeypatch.setattr(link_module.Link, "idle_ns", property(idle_ns))
+pytestmark = pytest.mark.usefixtures("no_second_look")
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

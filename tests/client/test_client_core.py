@@ -176,7 +176,7 @@ class Conversation(RuleBasedStateMachine):
     @rule()
     def user_takes_first(self) -> None:
         waiting = self.uncollected_of(Keep.ALL)
-        result = self.core.take_first(self.channels[Keep.ALL])
+        result = self.channels[Keep.ALL].take_first()
         assert (result and result.sequence) == (waiting[0] if waiting else None)
         if waiting:
             self.collectable.remove(waiting[0])
@@ -262,7 +262,7 @@ def test_what_is_too_old_is_given_up() -> None:
     assert (core.outstanding, core.statistics().unanswered) == (1, 1)
     core.receive(answer(lost), 101, prompt=True)
     assert core.statistics().unmatched == 1
-    assert core.take_first(channel) is None
+    assert channel.take_first() is None
 
 
 def test_under_keep_latest_the_window_gives_up_the_oldest() -> None:
@@ -283,8 +283,8 @@ def test_an_older_answer_is_not_kept_for_anybody() -> None:
     send(core)
     ask(core, channel)
     core.receive(answer(older, Outcome.SUPERSEDED), 0, prompt=True)
-    assert core.take(channel, older) is None
-    assert core.take_first(channel) is None
+    assert channel.take(older) is None
+    assert channel.take_first() is None
     assert channel.status is None
     assert core.statistics().stale_dropped == 1
 
@@ -397,7 +397,7 @@ def test_round_trip_is_what_the_appliance_did_not_need() -> None:
 def test_a_refused_description_says_why() -> None:
     core = new_core()
     channel = core.channel("p")
-    core.describe(channel, "3")
+    core.specs.describe(channel, "3")
     message = send(core)
     assert (message.kind, message.model_version) == (Kind.DESCRIBE, "3")
     core.receive(
@@ -413,9 +413,9 @@ def test_a_refused_description_says_why() -> None:
 def test_only_the_last_description_asked_for_counts() -> None:
     core = new_core()
     channel = core.channel("p")
-    core.describe(channel)
+    core.specs.describe(channel)
     stale = send(core).sequence
-    core.describe(channel)
+    core.specs.describe(channel)
     core.receive(answer(stale, kind=Kind.DESCRIBE), 0, prompt=True)
     assert channel.describing
     assert core.statistics().unmatched == 1
@@ -461,9 +461,9 @@ def test_answers_that_never_come_do_not_stop_what_follows() -> None:
         send(core)
     waiting = ask(core, channel)
     core.tick(SLOT_NS - 1)
-    assert not core.has_outgoing or core._line.keys() == {(Kind.HEARTBEAT, "", 0)}
+    assert not core.has_outgoing
     core.tick(SLOT_NS)
-    assert waiting in core._line
+    assert core.outgoing(SLOT_NS).key == waiting
 
 
 def test_a_lost_connection_frees_the_wire() -> None:

@@ -85,6 +85,7 @@ def test_an_image_input() -> None:
         (Encoding.RAW, Encoding.JPEG, Encoding.PNG),
         max_pixels=1_000_000,
         max_bytes=3_000_000 + (64 << 10),
+        resize=(48, 192),
     )
     assert (plan.kind, plan.planes_first, plan.color) == (RowKind.IMAGE, True, "BGR")
     assert plan.factor == pytest.approx((2 / 255, 4 / 255, 1 / 255))

@@ -176,8 +176,10 @@ def test_each_of_our_fields_of_a_response(field, value, golden) -> None:
     assert decode_response(envelope, 0) == response
 
 
-def test_an_optional_input_of_a_spec() -> None:
+def test_an_optional_input_of_a_spec_and_the_size_of_an_image() -> None:
     assert session_pb2.TensorSpec(optional=True).SerializeToString() == bytes.fromhex("28 01")
+    resized = session_pb2.TensorSpec(resize=(4, 5)).SerializeToString()
+    assert resized == bytes.fromhex("32 02 04 05")
 
 
 ENUMERATIONS = {
@@ -217,7 +219,7 @@ FIELDS = {
     " 15 age_us",
     "Status": "1 code, 2 message",
     "Timing": "1 queue_us, 2 batch_us, 3 execute_us, 4 total_us, 5 batch_size",
-    "TensorSpec": "1 key, 2 dtype, 3 shape, 4 encodings, 5 optional",
+    "TensorSpec": "1 key, 2 dtype, 3 shape, 4 encodings, 5 optional, 6 resize",
     "Spec": "1 model_id, 2 version, 3 hash, 4 inputs, 5 outputs, 6 max_batch, 7 horizon,"
     " 8 step_period_us, 9 recurrent",
     "Observation": "1 client, 2 timestamp_ns, 3 urgency, 4 tensors, 5 model_id, 6 steps_remaining,"

@@ -24,6 +24,7 @@ from appliance.wire.worker import (
 names = wire_strategies.names
 counts = wire_strategies.uint32s
 sizes = wire_strategies.uint64s
+edges = st.integers(1, 2**32 - 1)
 shapes = st.lists(st.integers(-1, 2**40), max_size=5).map(tuple)
 dtypes = st.sampled_from(DType)
 
@@ -44,6 +45,7 @@ specs = st.builds(
             max_pixels=sizes,
             max_samples=sizes,
             max_bytes=sizes,
+            resize=st.just(()) | st.tuples(edges, edges),
         ),
         max_size=4,
     ).map(tuple),
@@ -81,7 +83,9 @@ def test_a_client_is_told_what_it_has_to_send(spec) -> None:
 
 
 def test_what_a_client_is_told() -> None:
-    item = InputSpec("image", "camera", DType.UINT8, (48, 192, 3), (3, 48, 192), max_pixels=9)
+    item = InputSpec(
+        "image", "camera", DType.UINT8, (48, 192, 3), (3, 48, 192), max_pixels=9, resize=(48, 192)
+    )
     spec = ModelSpec("m", "1", (item,), (OutputSpec("y", DType.FLOAT32, (7,)),), max_batch=8)
     told = spec_from_message(spec_to_message(spec))
     assert told.inputs == (evolve(item, name="camera", row_shape=(48, 192, 3), max_pixels=0),)
@@ -93,6 +97,8 @@ def test_what_a_client_is_told() -> None:
         (session_pb2.TensorSpec(key="x", dtype=99), "'x': unknown dtype 99"),
         (session_pb2.TensorSpec(key="x", encodings=[1, 99]), "'x': unknown encodings .1, 99"),
         (session_pb2.TensorSpec(key="x", encodings=[0]), "'x': unknown encodings .0"),
+        (session_pb2.TensorSpec(key="x", resize=[4]), "'x': resize .4. is no height and width"),
+        (session_pb2.TensorSpec(key="x", resize=[4, 0]), "'x': resize .4, 0. is no height"),
     ],
 )
 def test_an_unknown_number(item, words) -> None:
