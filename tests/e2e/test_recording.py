@@ -221,12 +221,12 @@ def test_nobody_answers(running: Box, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said_and_robots_notice_nothing(
     running: Box, tmp_path: Path
 ) -> None:
+    (tmp_path / "there.mcap.partial").symlink_to("/dev/null")
     for path, why in (
         (tmp_path / "missing" / "a.mcap", "No such file or directory"),
-        (tmp_path / "full.mcap", "No space left on device"),
+        (tmp_path / "there.mcap", "is there already"),
+        (Path("/dev/full/a.mcap"), "Not a directory"),
     ):
-        (tmp_path / "full.mcap.partial").unlink(missing_ok=True)
-        (tmp_path / "full.mcap.partial").symlink_to("/dev/full")
         with start(running, str(path), "--seconds", "5") as child:
             out, err = child.communicate(timeout=30)
         assert child.returncode == 2
