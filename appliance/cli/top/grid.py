@@ -1,0 +1,89 @@
+"""A table of one line a row: which columns fit, and its lines as text. Pure.
+
+Unlike those of `tables`, which are printed once, it is drawn again and again: columns never get
+narrower, so that they do not move as figures change, and what has no room is cut, not folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from attrs import define, field
+from rich.text import Text
+
+from appliance.cli.tables import GAP, Cell, Column, chosen, needed_width
+
+LEAST_NAME = 8
+"""So much is shown of the first column, if need be at the cost of the last."""
+
+_GUTTER = 2
+"""Before each row: its mark, and a blank."""
+
+
+@define(eq=False)
+class Grid:
+    """The columns of a table."""
+
+    columns: tuple[Column, ...]
+    _widths: list[int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew with the columns' widths."""
+        self._widths = [needed_width(column, ()) for column in self.columns]
+
+    def measure(self, rows: Sequence[Sequence[Cell]]) -> None:
+        """Make the columns wide enough for these rows."""
+        for index, column in enumerate(self.columns):
+            needed = needed_width(column, (row[index] for row in rows))
+            self._widths[index] = max(self._widths[index], needed)
+
+    def header(self, width: int, order: str = "", arrow: str = "") -> Text:
+        """Return the line of headers, with an arrow beside that of the column `order`."""
+        text = Text(" " * _GUTTER, "bold")
+        for column, room in self._layout(width):
+            words = f"{arrow}{column.header}" if column.number else f"{column.header}{arrow}"
+            if column.header != order:
+                text.append_text(_cell(column.header, room, column)).append(" " * GAP)
+            elif column.number:  # the arrow is in the gap, which is there on either side
+                text.right_crop(1)
+                text.append(words.rjust(room + 1)).append(" " * GAP)
+            else:
+                text.append(words.ljust(room + 1)).append(" " * (GAP - 1))
+        return _fitted(text, width)
+
+    def line(self, cells: Sequence[Cell], width: int, *, mark: str = " ", style: str = "") -> Text:
+        """Return one row.
+
+        Args:
+            mark: One character that stands before it.
+        """
+        shown = dict(zip(self.columns, cells, strict=True))
+        text = Text(mark.ljust(_GUTTER), style)
+        for column, room in self._layout(width):
+            text.append_text(_cell(shown[column], room, column)).append(" " * GAP)
+        return _fitted(text, width)
+
+    def _layout(self, width: int) -> Iterator[tuple[Column, int]]:
+        """Say which columns are shown, and how wide."""
+        room = width - _GUTTER
+        shown, fits = chosen(self.columns, self._widths, room)
+        widths = [self._widths[index] for index in shown]
+        if not fits:
+            over = sum(widths) + GAP * (len(widths) - 1) - room
+            widths[0] = max(LEAST_NAME, widths[0] - over)
+        return ((self.columns[index], each) for index, each in zip(shown, widths, strict=True))
+
+
+def _cell(cell: Cell, width: int, column: Column) -> Text:
+    text = Text(cell) if isinstance(cell, str) else cell.copy()
+    text.truncate(width, overflow="ellipsis")
+    text.align("right" if column.number else "left", width)
+    return text
+
+
+def _fitted(text: Text, width: int) -> Text:
+    text.truncate(width, pad=True)
+    return text
