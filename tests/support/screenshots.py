@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import tempfile
@@ -63,15 +64,14 @@ COLOURS = {"brown": "yellow", "brightbrown": "bright_yellow"}
 
 def picture(shown: Terminal, name: str) -> None:
     """Write the screen as an SVG that needs nothing from elsewhere."""
-    console = Console(record=True, width=shown.screen.columns, file=tempfile.TemporaryFile("w"))
+    console = Console(record=True, width=shown.screen.columns, file=io.StringIO())
     for y in range(shown.screen.lines):
         line = Text()
         for x in range(shown.screen.columns):
             char = shown.screen.buffer[y][x]
-            line.append(
-                char.data, Style(bold=char.bold, color=_colour(char.fg), reverse=char.reverse)
-            )
-        console.print(line, end="\n", soft_wrap=True)
+            style = Style(bold=char.bold, color=_colour(char.fg), reverse=char.reverse)
+            line.append(char.data, style)
+        console.print(line, soft_wrap=True)
     svg = console.export_svg(title="appliance top", unique_id=name)
     IMAGES.mkdir(parents=True, exist_ok=True)
     (IMAGES / f"{name}.svg").write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL))
@@ -128,7 +128,7 @@ def cost() -> None:
     with ExitStack() as stack:
         made = running(stack, CROWD)
         shown = stack.enter_context(terminal("top", "--socket", made.socket, columns=132, rows=50))
-        core, top = psutil.Process(made.process.pid), psutil.Process(shown.process.pid)
+        top = psutil.Process(shown.process.pid)
         shown.wait_until(lambda: "100 robots connected" in shown.text)
         before = sum(top.cpu_times()[:2])
         shown.watch(MEASURED_S)

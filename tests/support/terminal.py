@@ -22,6 +22,9 @@ ADOPT += "os.execv(sys.argv[1], sys.argv[1:])"
 
 
 FAINT, GREY = 2, 90
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+"""The full screen."""
+KEPT_BYTES = 1 << 16
 
 
 class Screen(pyte.Screen):
@@ -38,9 +41,10 @@ class Terminal:
     def __init__(self, words: Sequence[str], columns: int, rows: int, term: str) -> None:
         self.screen = Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
+        self._taken = b""
         self._near, far = pty.openpty()
         self.resize(columns, rows)
-        self.before = termios.tcgetattr(self._near)
+        self._before = termios.tcgetattr(self._near)
         environment = {**os.environ, "TERM": term, "COLORTERM": ""}
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
@@ -76,7 +80,7 @@ class Terminal:
         self.screen.resize(rows, columns)
         fcntl.ioctl(self._near, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def wait_until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+    def wait_until(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
         """Take in what is painted until `condition` holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -107,8 +111,11 @@ class Terminal:
         """Close the window: the program gets SIGHUP."""
         os.close(self._near)
 
-    def attributes_are_restored(self) -> bool:
-        return termios.tcgetattr(self._near)[:4] == self.before[:4]
+    def is_restored(self) -> bool:
+        """Whether the program has left its full screen, and the line discipline is as it was."""
+        left = self._taken.rpartition(LEAVE)[2] if LEAVE in self._taken else None
+        now = termios.tcgetattr(self._near)
+        return left is not None and ENTER not in left and now == self._before
 
     def _read(self, timeout_s: float) -> bool:
         """Take in what is there; return whether there may be more."""
@@ -119,6 +126,7 @@ class Terminal:
         except OSError:  # so Linux says that nobody has it open any more
             return False
         self._stream.feed(painted)
+        self._taken = (self._taken + painted)[-KEPT_BYTES:]
         return bool(painted)
 
 

@@ -218,7 +218,8 @@ class Page:
             text.append(f" {view} ", "bold reverse" if view == self.view else "")
         if self._selectable is self._robot_table:
             fitting, known = len(self._robot_table.rows), len(self._robots)
-            text.append(f"  {fitting} of {known} robots" if self.sought else f"  {known} robots")
+            robots_ = "robot" if known == 1 else "robots"
+            text.append(f"  {f'{fitting} of ' if self.sought else ''}{known} {robots_}")
             seen = self._robot_table.seen
             if 0 < len(seen) < fitting:
                 text.append(f", rows {seen.start + 1}-{seen.stop}")

@@ -74,21 +74,22 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit"),
-        Binding("ctrl+c", "quit", priority=True),
         Binding("s", "sort"),
         Binding("r", "turn"),
-        Binding("slash", "seek", priority=True),  # so that what is typed next is for the filter
         Binding("p,space", "pause"),
-        Binding("tab", "view", priority=True),
-        Binding("enter", "open"),
-        Binding("escape", "close"),
         Binding("up,k", "move(-1)"),
         Binding("down,j", "move(1)"),
         Binding("pageup", "page(-1)"),
         Binding("pagedown", "page(1)"),
-        Binding("home", "end(False)"),
-        Binding("end", "end(True)"),
+        Binding("home", "first"),
+        Binding("end", "last"),
         Binding("ctrl+z", "suspend_process"),
+        # At once, so that keys that are typed fast go where they are meant to.
+        Binding("slash", "seek", priority=True),
+        Binding("enter", "open", priority=True),
+        Binding("escape", "close", priority=True),
+        Binding("tab", "view", priority=True),
+        Binding("ctrl+c", "quit", priority=True),
     ]
 
     def __init__(
@@ -166,8 +167,11 @@ class Top(App[None]):
         self._show()
 
     def action_open(self) -> None:
-        """Show all of the selected robot."""
-        self.page.open()
+        """Keep the filter that was typed; without one, show all of the selected robot."""
+        if self._is_typing:
+            self._ask_for_filter(asking=False)
+        else:
+            self.page.open()
         self._show()
 
     def action_close(self) -> None:
@@ -186,9 +190,14 @@ class Top(App[None]):
         self.page.viewport.page(pages)
         self._show()
 
-    def action_end(self, *, last: bool) -> None:
-        """Select the first or the last row."""
-        self.page.viewport.end(last=last)
+    def action_first(self) -> None:
+        """Select the first row."""
+        self.page.viewport.end(last=False)
+        self._show()
+
+    def action_last(self) -> None:
+        """Select the last row."""
+        self.page.viewport.end(last=True)
         self._show()
 
     def check_action(
@@ -197,7 +206,7 @@ class Top(App[None]):
         parameters: tuple[object, ...],  # noqa: ARG002  as Textual calls it
     ) -> bool:
         """Let a slash be typed into the filter."""
-        return not (action == "seek" and isinstance(self.focused, Input))
+        return not (action == "seek" and self._is_typing)
 
     def action_seek(self) -> None:
         """Ask what to filter by."""
@@ -208,9 +217,9 @@ class Top(App[None]):
         self.page.seek(event.value)
         self._show()
 
-    def on_input_submitted(self) -> None:
-        """Keep the filter."""
-        self._ask_for_filter(asking=False)
+    @property
+    def _is_typing(self) -> bool:
+        return isinstance(self.focused, Input)
 
     def _ask_for_filter(self, *, asking: bool) -> None:
         line = self.query_one(Input)
