@@ -69,9 +69,8 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def line(self, word: str) -> str:
-        """The first line with this word."""
-        return next((line for line in self.lines if word in line), "")
+    def shows(self, *words: str) -> bool:
+        return all(word in self.text for word in words)
 
     def send(self, keys: str) -> None:
         os.write(self._near, keys.encode())

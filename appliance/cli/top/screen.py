@@ -97,15 +97,18 @@ class Top(App[None]):
     ) -> None:
         super().__init__(ansi_color=True)  # the terminal's own colours, however few they are
         self.page = Page()
+        self._lines = Lines(id="lines")
+        self._keys = Lines(id="keys")
+        self._sought = Input(placeholder="part of an id, or: dry, misses, missed, late, gone")
         self._find = find
         self._period_s = period_s
         self._clock = clock
 
     def compose(self) -> ComposeResult:
         """Make the widgets: the lines, and below them the keys, or what to filter by."""
-        yield Lines(id="lines")
-        yield Input(placeholder="part of an id, or: dry, misses, missed, late, gone")
-        yield Lines(id="keys")
+        yield self._lines
+        yield self._sought
+        yield self._keys
 
     def on_mount(self) -> None:
         """Begin."""
@@ -139,10 +142,10 @@ class Top(App[None]):
             self.page.lost(str(error))
 
     def _show(self) -> None:
-        lines, keys = self.query_one("#lines", Lines), self.query_one("#keys", Lines)
-        size = lines.size
-        lines.paint(self.page.lines(size.width, size.height, self._clock()), self.console)
-        keys.paint([self.page.keys(size.width)], self.console)
+        size = self._lines.size
+        lines = self.page.lines(size.width, size.height, self._clock())
+        self._lines.paint(lines, self.console)
+        self._keys.paint([self.page.keys(size.width)], self.console)
 
     # ------------------------------------------------------------------------------------ keys
 
@@ -219,12 +222,11 @@ class Top(App[None]):
 
     @property
     def _is_typing(self) -> bool:
-        return isinstance(self.focused, Input)
+        return self.focused is self._sought
 
     def _ask_for_filter(self, *, asking: bool) -> None:
-        line = self.query_one(Input)
-        line.display = asking
-        self.query_one("#keys").display = not asking
+        self._sought.display = asking
+        self._keys.display = not asking
         if asking:
-            line.value = self.page.sought
-        self.set_focus(line if asking else None)
+            self._sought.value = self.page.sought
+        self.set_focus(self._sought if asking else None)
