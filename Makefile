@@ -17,13 +17,14 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk peers check bench proto clean
+.PHONY: help demo test test-sdk peers check bench screenshots proto clean
 
 help:
 	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
 	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
 	@echo "make check   ruff, pyright, import contracts"
 	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
+	@echo "make screenshots   the pictures of \`appliance top\` in docs/images"
 	@echo "make proto   what is generated and compiled, made anew"
 	@echo "make clean   remove what was built, $(VENV) included"
 
@@ -51,6 +52,9 @@ check: $(BUILD)/dev.stamp
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+screenshots: $(BUILD)/dev.stamp
+	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
 proto:
 	@rm -f $(BUILD)/dev.stamp

@@ -64,10 +64,10 @@ class Page:
     paused: bool = False
     detailed: bool = False
     sought: str = ""
-    _order: int = 0
-    _status: Status | None = None
-    _taken_ns: int = 0
-    _away: str = ""
+    _order: int = field(default=0, init=False)
+    _status: Status | None = field(default=None, init=False)
+    _taken_ns: int = field(default=0, init=False)
+    _away: str = field(default="", init=False)
     _robots: list[Robot] = field(factory=list[Robot], init=False)
     _rows: dict[str, Row] = field(factory=dict[str, Row], init=False)
     _trend: Trend = field(factory=Trend, init=False)
@@ -90,9 +90,8 @@ class Page:
         rows = {robot.key: row(robot) for robot in found}
         models, workers = _model_rows(status), _worker_rows(status)
         head(status, found, 80)  # so that what is shown later is there
-        for robot in found:
+        for robot in found[:1]:
             details(robot)
-            break
         self._status, self._taken_ns, self._away = status, now_ns, ""
         self._robots, self._rows = found, rows
         self._models.rows, self._workers.rows = models, workers
@@ -169,7 +168,9 @@ class Page:
         if self._status is not None:
             room = height - len(lines) - 1
             body = self._body(room, width)
-            lines += [self._title(width), *body]
+            lines += [self._title(), *body]
+        for line in lines:
+            line.truncate(width, overflow="ellipsis")
         return lines[:height]
 
     def keys(self, width: int) -> Text:
@@ -211,7 +212,7 @@ class Page:
                 return list(details(robot))
         return [Text("  this robot is not known any more", "yellow")]
 
-    def _title(self, width: int) -> Text:
+    def _title(self) -> Text:
         """Say which tables are shown, and what of them."""
         text = Text(end="")
         for view in VIEWS:
@@ -230,7 +231,6 @@ class Page:
             text.append(f"  {self._selectable.caption}", "dim")
         if self.paused:
             text.append(" · paused", "bold yellow")
-        text.truncate(width, overflow="ellipsis")
         return text
 
     # -------------------------------------------------------------------------------- in order
@@ -256,16 +256,13 @@ class Page:
 
 
 def _model_rows(status: Status) -> list[Row]:
-    names = [model["name"] for model in status["models"]]
-    marks = ["!" if model["error"] else " " for model in status["models"]]
-    cells = model_rows(status["models"], status["latency_us"])
-    total = len(cells) - len(names)  # the row over all of them, if there is one
-    return [
-        Row(key, each, mark)
-        for key, each, mark in zip(
-            [*names, *[""] * total], cells, [*marks, *[" "] * total], strict=True
-        )
+    models = status["models"]
+    cells = model_rows(models, status["latency_us"])
+    rows = [
+        Row(model["name"], each, "!" if model["error"] else " ")
+        for model, each in zip(models, cells, strict=False)
     ]
+    return rows + [Row("", each) for each in cells[len(models) :]]  # the one over all of them
 
 
 def _worker_rows(status: Status) -> list[Row]:
