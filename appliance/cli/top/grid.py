@@ -13,8 +13,9 @@ from rich.text import Text
 
 from appliance.cli.tables import GAP, Cell, Column, chosen, needed_width
 
-LEAST_NAME = 8
-"""So much is shown of the first column, if need be at the cost of the last."""
+LEAST_NAME, MOST_NAME = 8, 24
+"""Columns of names are this wide at most, so that one long name does not push figures out; the
+first of them gets what room is left, and so much at least, if need be at the cost of the last."""
 
 _GUTTER = 2
 """Before each row: its mark, and a blank."""
@@ -69,11 +70,14 @@ class Grid:
     def _layout(self, width: int) -> Iterator[tuple[Column, int]]:
         """Say which columns are shown, and how wide."""
         room = width - _GUTTER
-        shown, fits = chosen(self.columns, self._widths, room)
-        widths = [self._widths[index] for index in shown]
-        if not fits:
-            over = sum(widths) + GAP * (len(widths) - 1) - room
-            widths[0] = max(LEAST_NAME, widths[0] - over)
+        wanted = [
+            needed if column.number else min(needed, MOST_NAME)
+            for column, needed in zip(self.columns, self._widths, strict=True)
+        ]
+        shown, _ = chosen(self.columns, wanted, room)
+        widths = [wanted[index] for index in shown]
+        spare = room - sum(widths) - GAP * (len(widths) - 1)
+        widths[0] = min(self._widths[0], max(LEAST_NAME, widths[0] + spare))
         return ((self.columns[index], each) for index, each in zip(shown, widths, strict=True))
 
 
