@@ -20,7 +20,6 @@ import pyte
 ADOPT = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
 ADOPT += "os.execv(sys.argv[1], sys.argv[1:])"
 
-
 FAINT, GREY = 2, 90
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 """The full screen."""

@@ -14,8 +14,8 @@ from rich.text import Text
 from appliance.cli.tables import GAP, Cell, Column, chosen, needed_width
 
 LEAST_NAME, MOST_NAME = 8, 24
-"""Columns of names are this wide at most, so that one long name does not push figures out; the
-first of them gets what room is left, and so much at least, if need be at the cost of the last."""
+"""A column of names gets so much, so that one long name does not push figures out, and what room is
+left then. The first keeps the lesser width, if need be at the cost of the last column."""
 
 _GUTTER = 2
 """Before each row: its mark, and a blank."""
@@ -38,7 +38,8 @@ class Grid:
     def measure(self, rows: Sequence[Sequence[Cell]]) -> None:
         """Make the columns wide enough for these rows."""
         for index, column in enumerate(self.columns):
-            needed = needed_width(column, (row[index] for row in rows))
+            one_line = column._replace(lists=False)
+            needed = needed_width(one_line, (row[index] for row in rows))
             self._widths[index] = max(self._widths[index], needed)
 
     def header(self, width: int, order: str = "", arrow: str = "") -> Text:
@@ -77,7 +78,12 @@ class Grid:
         shown, _ = chosen(self.columns, wanted, room)
         widths = [wanted[index] for index in shown]
         spare = room - sum(widths) - GAP * (len(widths) - 1)
-        widths[0] = min(self._widths[0], max(LEAST_NAME, widths[0] + spare))
+        if spare < 0:
+            widths[0] = max(LEAST_NAME, widths[0] + spare)
+        for place, index in enumerate(shown):
+            more = min(max(0, spare), self._widths[index] - wanted[index])
+            widths[place] += more
+            spare -= more
         return ((self.columns[index], each) for index, each in zip(shown, widths, strict=True))
 
 
