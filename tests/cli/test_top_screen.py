@@ -155,7 +155,7 @@ def test_leaving_does_not_wait_for_a_box_that_is_stuck(
         play(path, patient)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (20, 3), (1, 2), (300, 100)])
+@pytest.mark.parametrize("size", [(80, 24), (20, 3), (2, 2), (300, 100)])
 def test_any_size_will_do(serve_admin: Serve, size: tuple[int, int]) -> None:
     evil = client("\x1b[2J[red]\u202e日本", session="evil")
 
