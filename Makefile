@@ -18,7 +18,7 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench screenshots proto clean
 
 help:
 	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-sdk-versions    the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make check   ruff, pyright, import contracts"
 	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
+	@echo "make screenshots   the pictures of \`appliance top\` in docs/images"
 	@echo "make proto   what is generated and compiled, made anew"
 	@echo "make clean   remove what was built, $(VENV) included"
 
@@ -57,6 +58,9 @@ check: $(BUILD)/dev.stamp
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+screenshots: $(BUILD)/dev.stamp
+	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
 proto:
 	@rm -f $(BUILD)/dev.stamp

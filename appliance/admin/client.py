@@ -43,21 +43,14 @@ def _ask(
     sent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | str:
     try:
-        raw = _exchange(method, socket_path, path, timeout_s, sent)
-        status, content_type, body = _parse(raw)
-        is_json = content_type.startswith("application/json")
-        document: dict[str, Any] | str = json.loads(body) if is_json else body.decode()
+        raw = _exchange(socket_path, request(method, path, sent), timeout_s)
+        return answer(method, path, raw)
     except (OSError, ValueError) as error:
-        raise AdminUnreachable(_why(socket_path, timeout_s, error)) from error
-    if status >= 400:
-        raise AdminError(f"{method} {path}: {_message(document) or status}")
-    return document
+        raise AdminUnreachable(why(socket_path, timeout_s, error)) from error
 
 
-def _exchange(
-    method: str, socket_path: str, path: str, timeout_s: float, sent: Mapping[str, Any] | None
-) -> bytes:
-    """Ask in HTTP/1.0, where the answer ends with the connection, and return it whole.
+def request(method: str, path: str, sent: Mapping[str, Any] | None = None) -> bytes:
+    """Return what to send: HTTP/1.0, where the answer ends with the connection.
 
     By hand, because importing http.client takes longer than everything else `status` does.
     """
@@ -65,10 +58,29 @@ def _exchange(
     head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+def answer(method: str, path: str, raw: bytes) -> dict[str, Any] | str:
+    """Return the document, or the text, of an answer that came whole.
+
+    Raises:
+        AdminError: The appliance answered with an error.
+        ValueError: It is not HTTP, or was cut off.
+    """
+    status, content_type, body = _parse(raw)
+    is_json = content_type.startswith("application/json")
+    document: dict[str, Any] | str = json.loads(body) if is_json else body.decode()
+    if status >= 400:
+        raise AdminError(f"{method} {path}: {_message(document) or status}")
+    return document
+
+
+def _exchange(socket_path: str, sent: bytes, timeout_s: float) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         connection.connect(socket_path)
-        connection.sendall(head.encode() + b"\r\n" + body)
+        connection.sendall(sent)
         parts: list[bytes] = []
         while part := connection.recv(1 << 16):
             parts.append(part)
@@ -96,7 +108,8 @@ def _message(document: dict[str, Any] | str) -> str:
     return document if isinstance(document, str) else document["error"]["message"]
 
 
-def _why(socket_path: str, timeout_s: float, error: Exception) -> str:
+def why(socket_path: str, timeout_s: float, error: Exception) -> str:
+    """Say why nobody answers, and what to do."""
     if isinstance(error, FileNotFoundError):
         return (
             f"{socket_path}: no such socket: is the appliance running? Start it with "

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
@@ -70,10 +71,9 @@ def _end_at_signals() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
-    if command == "demo":
-        from appliance.cli.demo import run
-
-        return run(arguments)
+    if command in ("demo", "replay", "top"):
+        code: int = import_module(f"appliance.cli.{command}").run(arguments)
+        return code
     if command in ("serve", "check-config"):
         from appliance.cli import server
 
@@ -86,10 +86,6 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import record
 
         return record.record(arguments)
-    if command == "replay":
-        from appliance.cli import replay
-
-        return replay.run(arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

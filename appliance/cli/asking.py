@@ -54,7 +54,7 @@ def models(arguments: argparse.Namespace) -> int:
     """Show the models of `/v1/status`."""
     document = fetch_status(_socket(arguments))
     if arguments.json:
-        with _readable():
+        with readable():
             _print_json({"models": document["models"]})
     else:
         from appliance.cli.tables import models_view
@@ -79,7 +79,7 @@ def drain(arguments: argparse.Namespace) -> int:
 def reload(arguments: argparse.Namespace) -> int:
     """Have it read its configuration again; 1 if that cannot be used."""
     answer = admin.post(_socket(arguments), "/v1/reload", TIMEOUT_S)
-    with _readable():
+    with readable():
         document = cast("dict[str, Any]", answer)
         error, changed = document["error"], document["changed"]
         pending = document.get("pending", [])
@@ -114,12 +114,12 @@ def fetch_status(path: str) -> Status:
 
 def exit_code(document: Status) -> int:
     """Return 0 if ready, else 1."""
-    with _readable():
+    with readable():
         return OK if document["state"] == "ready" else NOT_QUITE
 
 
 def _get(path: str, resource: str) -> dict[str, Any]:
-    with _readable():
+    with readable():
         document = admin.get(path, resource, TIMEOUT_S)
         if isinstance(document, str):
             raise TypeError(f"{resource} is not JSON")
@@ -132,7 +132,7 @@ def _watch(path: str, *, as_json: bool) -> int:
     def fetch() -> Status:
         return fetch_status(path)
 
-    with _readable():
+    with readable():
         return (
             watch_json(fetch, time.sleep) if as_json else watch_view(fetch, time.sleep, _console())
         )
@@ -163,12 +163,12 @@ def _console() -> Console:
 
 def _print_view(view: Callable[[int], RenderableType]) -> None:
     console = _console()
-    with _readable():
+    with readable():
         console.print(view(console.width))
 
 
 @contextmanager
-def _readable() -> Generator[None, None, None]:
+def readable() -> Generator[None, None, None]:
     """Turn a document of another shape into an error: the server is of another version."""
     try:
         yield

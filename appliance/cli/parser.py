@@ -69,6 +69,15 @@ def _serving(commands: Commands) -> None:
 def _asking(commands: Commands) -> None:
     status = commands.add_parser("status", help="how it goes; exits 0 if ready, else 1 or 2")
     status.add_argument("--watch", action="store_true", help="again each second, until Ctrl-C")
+    top = commands.add_parser("top", help="robots, models and workers on a full screen")
+    top.add_argument(
+        "--period",
+        metavar="S",
+        type=_at_least(0.1),
+        default=1.0,
+        help="seconds between two looks (1.0)",
+    )
+    _add_socket(top)
     clients = commands.add_parser("clients", help="who is connected, and how they are served")
     models = commands.add_parser("models", help="what is served")
     actions = models.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -146,6 +155,16 @@ def _positive(kind: type[int | float], *, zero: bool = False) -> Callable[[str],
         found = kind(text)
         if not (found > 0 or (zero and found == 0)) or found == float("inf"):
             raise argparse.ArgumentTypeError(f"{text}: a positive number is expected")
+        return found
+
+    return number
+
+
+def _at_least(least: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        found = float(text)
+        if not least <= found < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: a number from {least:g} is expected")
         return found
 
     return number

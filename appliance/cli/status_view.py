@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def status_view(status: Status, width: int) -> RenderableType:
     """Lay the status document out for a terminal of `width` columns."""
     parts: list[RenderableType] = [
-        _header(status),
-        *(Text(f"  {plain(reason)}", style="yellow") for reason in _notes(status)),
+        headline(status),
+        *(Text(f"  {plain(reason)}", style="yellow") for reason in notes(status)),
         Text(),
         *_facts(status),
         Text(),
@@ -43,7 +43,8 @@ def status_view(status: Status, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _notes(status: Status) -> list[str]:
+def notes(status: Status) -> list[str]:
+    """Say why it is not ready, or not as its configuration says."""
     error = status.get("config_error")  # an older appliance does not say
     notes = [*status["reasons"], *([f"configuration not applied: {error}"] if error else [])]
     return notes + [f"not served yet: {change}" for change in status.get("pending", [])]
@@ -56,7 +57,8 @@ def unreachable_view(message: str) -> RenderableType:
     )
 
 
-def _header(status: Status) -> Text:
+def headline(status: Status) -> Text:
+    """Say in a line how it is, what it is and where."""
     style = STATE_STYLES.get(status["state"], "yellow")
     name = " ".join(["appliance", *filter(None, [plain(status["appliance_id"])])])
     rest = [

@@ -88,8 +88,8 @@ WORKER_COLUMNS = (
 )
 CLIENT_COLUMNS = (
     Column("client", number=False),
-    Column("type", 10, number=False),
-    Column("address", 9, number=False),
+    Column("type", 11, number=False),
+    Column("address", 10, number=False),
     Column("", 1, number=False),
     Column("tier", 4),
     Column("Hz"),
@@ -99,6 +99,7 @@ CLIENT_COLUMNS = (
     Column("late", 3),
     Column("misses", 2),
     Column("queued", 6),
+    Column("slack ms", 9),
     Column("dry in ms", 8),
     Column("last", number=False),
 )
@@ -111,7 +112,13 @@ def styled_state(state: str) -> Text:
 
 def models_table(models: Sequence[Model], overall: Latencies, width: int) -> RenderableType:
     """Show models with p50/p99 of each stage; below several, the figures over all of them."""
-    rows = [
+    rows = model_rows(models, overall)
+    return _table(MODEL_COLUMNS, rows, width, caption="latencies are p50/p99 in ms")
+
+
+def model_rows(models: Sequence[Model], overall: Latencies) -> list[Sequence[Cell]]:
+    """Return a row of `MODEL_COLUMNS` for each model; below several, one over all of them."""
+    rows: list[Sequence[Cell]] = [
         (
             plain(model["name"]),
             plain(model["version"]),
@@ -126,7 +133,7 @@ def models_table(models: Sequence[Model], overall: Latencies, width: int) -> Ren
     if len(models) > 1:
         queued, executed = (sum(model[key] for model in models) for key in ("queued", "rows"))
         rows.append(("all", "", Text(), str(queued), str(executed), "", *_stages(overall)))
-    return _table(MODEL_COLUMNS, rows, width, caption="latencies are p50/p99 in ms")
+    return rows
 
 
 def models_view(models: Sequence[Model], width: int) -> RenderableType:
@@ -160,7 +167,12 @@ def model_errors(models: Iterable[Model]) -> list[Text]:
 
 def workers_table(workers: Iterable[Worker], width: int) -> RenderableType:
     """Show worker slots with their processes."""
-    rows = (
+    return _table(WORKER_COLUMNS, worker_rows(workers), width)
+
+
+def worker_rows(workers: Iterable[Worker]) -> list[Sequence[Cell]]:
+    """Return a row of `WORKER_COLUMNS` for each worker slot."""
+    return [
         (
             plain(worker["slot"]),
             styled_state(worker["state"]),
@@ -173,8 +185,7 @@ def workers_table(workers: Iterable[Worker], width: int) -> RenderableType:
             plain(", ".join(worker["models"])),
         )
         for worker in workers
-    )
-    return _table(WORKER_COLUMNS, rows, width)
+    ]
 
 
 def worker_notes(workers: Iterable[Worker]) -> list[Text]:
@@ -190,26 +201,32 @@ def clients_view(clients: Sequence[Client], width: int) -> RenderableType:
     """Show the clients, by id."""
     if not clients:
         return Text("no clients")
-    rows = (
-        (
-            plain(client["id"]) or NONE,
-            plain(client["type"]),
-            plain(client["address"]),
-            _presence(client),
-            str(client["tier"]),
-            optional(client["cadence_hz"]),
-            optional(client["jitter_ms"]),
-            str(client["observations"]),
-            str(client["answered"]),
-            str(client["late"]),
-            str(client["misses"]),
-            str(client["queued"]),
-            optional(client["runs_dry_in_ms"], 0),
-            plain(client["last_outcome"] or NONE),
-        )
+    rows = [
+        client_row(client, _presence(client))
         for client in sorted(clients, key=lambda client: client["id"])
-    )
+    ]
     return _table(CLIENT_COLUMNS, rows, width)
+
+
+def client_row(client: Client, state: Cell) -> Sequence[Cell]:
+    """Return a row of `CLIENT_COLUMNS`; `state` says whether it is here."""
+    return (
+        plain(client["id"]) or NONE,
+        plain(client["type"]),
+        plain(client["address"]),
+        state,
+        str(client["tier"]),
+        optional(client["cadence_hz"]),
+        optional(client["jitter_ms"]),
+        str(client["observations"]),
+        str(client["answered"]),
+        str(client["late"]),
+        str(client["misses"]),
+        str(client["queued"]),
+        optional(client.get("slack_ms")),  # an older appliance does not say
+        optional(client["runs_dry_in_ms"], 0),
+        plain(client["last_outcome"] or NONE),
+    )
 
 
 def _presence(client: Client) -> Text:
@@ -235,7 +252,10 @@ def _table(
         caption_justify="left",
     )
     cells = [[_text(cell) for cell in row] for row in rows]
-    shown, fits = _chosen(columns, cells, width)
+    needed = [
+        needed_width(column, [row[index] for row in cells]) for index, column in enumerate(columns)
+    ]
+    shown, fits = chosen(columns, needed, width)
     for index in shown:
         column = columns[index]
         table.add_column(
@@ -249,24 +269,27 @@ def _table(
     return table
 
 
-def _chosen(
-    columns: Sequence[Column], rows: Sequence[Sequence[Text]], width: int
-) -> tuple[list[int], bool]:
-    """Return which columns are shown, and whether there is room for them as they are."""
-    needed = [
-        _needed(column, [row[index] for row in rows]) + GAP for index, column in enumerate(columns)
-    ]
+def chosen(columns: Sequence[Column], needed: Sequence[int], width: int) -> tuple[list[int], bool]:
+    """Return which columns are shown, and whether there is room for them as they are.
+
+    Args:
+        needed: The width of each column.
+    """
     shown = list(range(len(columns)))
     for index in sorted(shown, key=lambda index: columns[index].rank, reverse=True):
-        if columns[index].rank == 0 or sum(needed[each] for each in shown) - GAP <= width:
+        if columns[index].rank == 0 or _total(needed, shown) <= width:
             break
         shown.remove(index)
-    return shown, sum(needed[each] for each in shown) - GAP <= width
+    return shown, _total(needed, shown) <= width
 
 
-def _needed(column: Column, cells: Iterable[Text]) -> int:
+def _total(needed: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(needed[each] + GAP for each in shown) - GAP
+
+
+def needed_width(column: Column, cells: Iterable[Cell]) -> int:
     """Return the width below which a column would fold a name."""
-    texts = [column.header, *(cell.plain for cell in cells)]
+    texts = [column.header, *(cell if isinstance(cell, str) else cell.plain for cell in cells)]
     pieces = [piece for text in texts for piece in (text.split() if column.lists else [text])]
     return max(column.least, *map(cell_len, pieces))
 

@@ -201,7 +201,7 @@ class Dispatcher:
         outcomes = self.endings.end(ended, now_ns)
         for answer, (ticket, reply), outcome in zip(answers, ended, outcomes, strict=True):
             if outcome is _OK:
-                self._record(answer, ticket, reply.timing, now_ns)
+                self._record(answer, ticket, reply, now_ns)
 
     def _reply(self, answer: Answer, ticket: Ticket, now_ns: int) -> Reply:
         batch, received_ns = answer.batch, ticket.received_ns
@@ -230,11 +230,12 @@ class Dispatcher:
             tensors=tensors,
             parts=parts,
             answer=answer,
+            slack_us=(answer.request.deadline_ns - now_ns) // MICROSECOND_NS,
         )
 
-    def _record(self, answer: Answer, ticket: Ticket, timing: Timing, now_ns: int) -> None:
+    def _record(self, answer: Answer, ticket: Ticket, reply: Reply, now_ns: int) -> None:
         assert answer.batch is not None
-        observation = ticket.observation
+        observation, timing = ticket.observation, reply.timing
         finished_ns = self._results[answer.batch.id].finished_ns
         self.endings.metrics.recorder(observation.model_id).record(
             age_us=observation.age_us if observation.protocol_version else None,
@@ -243,7 +244,7 @@ class Dispatcher:
             execute_us=timing.execute_us,
             reply_us=(now_ns - finished_ns) // MICROSECOND_NS,
             total_us=timing.total_us,
-            slack_us=(answer.request.deadline_ns - now_ns) // MICROSECOND_NS,
+            slack_us=reply.slack_us,
         )
 
     # ---------------------------------------------------------------------------------- timer

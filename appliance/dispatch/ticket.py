@@ -38,6 +38,7 @@ class Reply:
             batch share the object where they can.
         parts: Those bytes, output by output; valid until the request has ended.
         answer: What the scheduler decided; None: it was refused before.
+        slack_us: Of an answer: time that was left to its deadline; negative if it was late.
     """
 
     outcome: Outcome
@@ -48,6 +49,7 @@ class Reply:
     parts: Sequence[memoryview] = ()
     retry_after_ns: int | None = None
     answer: Answer | None = None
+    slack_us: int = 0
 
 
 class Door(Protocol):

@@ -137,8 +137,9 @@ class Status(TypedDict):
 class Client(TypedDict):
     """One client's session.
 
-    `cadence_hz` is how often it sends (None: not known yet), `runs_dry_in_ms` when its actions
-    end (None: it does not say), `silent_s` how long nothing came.
+    `cadence_hz` is how often it sends (None: not known yet), `slack_ms` the time that was left to
+    the deadline at its last answer (negative: late; None: no answer yet), `runs_dry_in_ms` when its
+    actions end (None: it does not say), `silent_s` how long nothing came.
     """
 
     id: str
@@ -154,6 +155,7 @@ class Client(TypedDict):
     late: int
     misses: int
     last_outcome: str | None
+    slack_ms: float | None
     runs_dry_in_ms: float | None
     silent_s: float
     queued: int

@@ -38,6 +38,7 @@ def _client(session: Session, tier_of: Callable[[str], int], now_ns: int) -> Cli
         late=session.late,
         misses=session.misses,
         last_outcome=session.last_outcome.name if session.last_outcome else None,
+        slack_ms=None if session.slack_us is None else round(session.slack_us / 1e3, 2),
         runs_dry_in_ms=None if dry_ns is None else round((dry_ns - now_ns) / 1e6, 1),
         silent_s=round((now_ns - session.last_seen_ns) / 1e9, 2),
         queued=session.observations - session.ended_count,

@@ -313,7 +313,7 @@ class ZmqDoor:
         """Note in its session how a request ended; `sent` is None if its client is not told."""
         session: Session = ticket.route
         if sent is _SENT:
-            session.ended(reply.outcome, late=reply.late)
+            session.ended(reply.outcome, late=reply.late, slack_us=reply.slack_us)
             return _TOLD
         if sent is SendResult.FULL:
             delivery = Delivery.LOST
@@ -323,7 +323,7 @@ class ZmqDoor:
         else:
             delivery = Delivery.GONE if session.silent else Delivery.SILENT
         outcome = Outcome.CLIENT_GONE if delivery is Delivery.GONE else reply.outcome
-        session.ended(outcome, late=reply.late)
+        session.ended(outcome, late=reply.late, slack_us=reply.slack_us)
         return delivery
 
     def _send(self, session: Session, frames: list[bytes]) -> None:

@@ -30,6 +30,8 @@ class Session:
         period_ns: Moving average of the time between its observations; 0 until there are two.
         jitter_ns: Moving average of the deviation from it.
         dry_ns: When its actions run out, as it last said; None if it does not say.
+        slack_us: Time that was left to the deadline at its last answer, negative if that was late;
+            None: none yet.
         silent: It has been silent for longer than the disconnect time-out, or has left.
         observations, ended_count: What came of it, and what of that has its outcome.
         key: The public key that its connection proved to hold; empty without keys.
@@ -48,6 +50,7 @@ class Session:
     period_ns: float = 0.0
     jitter_ns: float = 0.0
     dry_ns: int | None = None
+    slack_us: int | None = None
     silent: bool = False
     observations: int = 0
     ended_count: int = 0
@@ -84,13 +87,14 @@ class Session:
         if steps is not None and step_us:
             self.dry_ns = now_ns + (steps * step_us - observation.age_us) * 1000
 
-    def ended(self, outcome: Outcome, *, late: bool) -> None:
-        """Take in how one of its requests ended."""
+    def ended(self, outcome: Outcome, *, late: bool, slack_us: int = 0) -> None:
+        """Take in how one of its requests ended; `late` and `slack_us` are of an answer."""
         self.ended_count += 1
         self.last_outcome = outcome
         if outcome is _OK:
             self.answered += 1
             self.late += late
+            self.slack_us = slack_us
         elif outcome in MISSES:
             self.misses += 1
 

@@ -104,6 +104,7 @@ def client(name: str = "arm-1", **changes: Any) -> Document:
         "late": 5,
         "misses": 6,
         "last_outcome": "OK",
+        "slack_ms": 12.5,
         "runs_dry_in_ms": 35.0,
         "silent_s": 0.01,
         "queued": 1,

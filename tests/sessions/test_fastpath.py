@@ -115,6 +115,22 @@ async def test_answers_hold_the_rows_they_are_for(pair: Pair) -> None:
     assert max(response.timing.batch_size for response, _ in heard) > 1
 
 
+@pytest.mark.parametrize(("budget_us", "late"), [(50_000, False), (100, True)])
+async def test_both_paths_keep_the_slack_of_the_last_answer(
+    pair: Pair,
+    budget_us: int,
+    late: bool,  # noqa: FBT001
+) -> None:
+    for _ in range(3):
+        pair.ask(evolve(BARE, latency_budget_us=budget_us), payload_of(BARE))
+        pair.finish()
+    pair.check()
+    (fast,), (slow,) = pair.fast.door.table, pair.slow.door.table
+    assert pair.fast.fast == 2
+    assert fast.slack_us == slow.slack_us
+    assert (fast.slack_us < 0, fast.late > 0) == (late, late)
+
+
 @pytest.mark.parametrize(
     "observation",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appliance.errors import MISSES, Outcome
+from appliance.sessions.document import client_documents
 from appliance.sessions.table import SECOND_NS, Session, SessionTable
 from appliance.wire.types import Observation
 
@@ -102,6 +103,16 @@ def test_outcomes_are_counted() -> None:
     robot.ended(Outcome.INVALID, late=False)
     assert (robot.answered, robot.late, robot.misses) == (2, 1, 1)
     assert robot.last_outcome is Outcome.INVALID
+
+
+def test_the_slack_is_that_of_the_last_answer() -> None:
+    robots = table()
+    robot = robots.seen(b"a", NEW, 0)
+    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [None]
+    robot.ended(Outcome.OK, late=False, slack_us=12_340)
+    robot.ended(Outcome.OK, late=True, slack_us=-1_230)
+    robot.ended(Outcome.EXPIRED, late=False)
+    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [-1.23]
 
 
 def test_what_a_client_brings_upon_itself_is_no_miss() -> None:

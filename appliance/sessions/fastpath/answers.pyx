@@ -190,6 +190,7 @@ cdef class Answers:
         """
         cdef Stages stages
         cdef bytes headers
+        cdef int64_t slack_us = 0
         if result.headers is None or not self._read(result, batch, now_ns):
             return answers
         headers = result.headers.encoded
@@ -203,16 +204,16 @@ cdef class Answers:
         for answer in answers:
             ticket = get(get(answer, ANSWER_REQUEST), REQUEST_PAYLOAD)
             if get(ticket, TICKET_PREFIX) is None or not self._answer(
-                answer, ticket, headers, stages
+                answer, ticket, headers, stages, &slack_us
             ):
                 left.append(answer)
                 continue
             told.append(answer)
             if get(answer, ANSWER_LATE):
                 late += 1
-                get(ticket, TICKET_ROUTE).ended(_OK, late=True)
+                get(ticket, TICKET_ROUTE).ended(_OK, late=True, slack_us=slack_us)
             else:
-                get(ticket, TICKET_ROUTE).ended(_OK, late=False)
+                get(ticket, TICKET_ROUTE).ended(_OK, late=False, slack_us=slack_us)
         if told:
             stages.settle()
             self.sent += <uint64_t>len(told)
@@ -244,7 +245,7 @@ cdef class Answers:
         return True
 
     cdef bint _answer(
-        self, object answer, object ticket, bytes headers, Stages stages
+        self, object answer, object ticket, bytes headers, Stages stages, int64_t* slack_us
     ) except -1:
         """Send the answer of one row and record its times; return whether it was sent."""
         cdef Rows* rows = &self._rows
@@ -252,7 +253,6 @@ cdef class Answers:
         cdef char response_id[64]
         cdef int64_t received_ns = get(ticket, TICKET_RECEIVED)
         cdef int64_t deadline_ns = get(get(answer, ANSWER_REQUEST), REQUEST_DEADLINE)
-        cdef int64_t slack_us = (deadline_ns - rows.now_ns) // 1000
         observation = get(ticket, TICKET_OBSERVATION)
         self._number += 1
         own.response_id = <const unsigned char*>response_id
@@ -287,10 +287,11 @@ cdef class Answers:
         stages.execute.record(rows.execute_us)
         stages.reply.record((rows.now_ns - rows.finished_ns) // 1000)
         stages.total.record(<int64_t>own.total_us)
-        if slack_us >= 0:
-            stages.slack.record(slack_us)
+        slack_us[0] = (deadline_ns - rows.now_ns) // 1000
+        if slack_us[0] >= 0:
+            stages.slack.record(slack_us[0])
         else:
-            stages.lateness.record(-slack_us)
+            stages.lateness.record(-slack_us[0])
         return True
 
     cdef bint _put_out(
