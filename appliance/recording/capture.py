@@ -93,12 +93,11 @@ class Capture:
     def ended(self, ticket: Ticket, reply: Reply, outcome: Outcome, now_ns: int) -> None:
         """Note how a request ended that took the slow path, or was refused."""
         answer, timing = reply.answer, reply.timing
-        batch_id = row = slack_us = 0
+        batch_id = row = 0
         headers = payload = b""
         omitted = False
         if answer is not None and answer.batch is not None:
             batch_id, row = answer.batch.id, answer.row
-            slack_us = (answer.request.deadline_ns - now_ns) // MICROSECOND_NS
         if reply.parts:
             headers = self._encoded(reply.tensors)
             omitted = sum(map(len, reply.parts)) > LARGEST_OUTPUT_BYTES
@@ -106,7 +105,7 @@ class Capture:
         self._outcome(
             now_ns,
             ticket,
-            (int(outcome), reply.message, reply.late, slack_us, batch_id, row, omitted),
+            (int(outcome), reply.message, reply.late, reply.slack_us, batch_id, row, omitted),
             (
                 timing.queue_us,
                 timing.batch_us,
