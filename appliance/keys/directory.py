@@ -166,8 +166,12 @@ class KeyDirectory:
         Raises:
             KeyFileError: They cannot be listed.
         """
+        try:
+            owner = self.path.stat().st_uid  # who looks is not always who serves
+        except OSError:
+            owner = None
         found = [
-            _listed_as(state, path)
+            _listed_as(state, path, owner)
             for state in (AUTHORISED, REVOKED)
             for path in self._present(state, PUBLIC_SUFFIX)
         ]
@@ -298,11 +302,11 @@ def check_name(name: str) -> None:
         )
 
 
-def _listed_as(state: str, path: Path) -> Listed:
+def _listed_as(state: str, path: Path, owner: int | None) -> Listed:
     key, problem = "", _misnamed(state, path)
     if not problem:
         try:
-            key = read_public(path)
+            key = read_public(path, owner=owner)
         except KeyFileError as error:
             problem = str(error)
     try:

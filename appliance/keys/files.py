@@ -113,13 +113,16 @@ class ClientKeys:
         write_new(path, text, SECRET_MODE)
 
 
-def read_public(path: Path) -> str:
+def read_public(path: Path, *, owner: int | None = None) -> str:
     """Read the file of a public key.
+
+    Args:
+        owner: Whose it may be, beside ours and root's.
 
     Raises:
         KeyFileError: It cannot be read, others may write to it, or it holds none.
     """
-    return parse(_read(path, secret=False), str(path), ("public_key",))["public_key"]
+    return parse(_read(path, secret=False, owner=owner), str(path), ("public_key",))["public_key"]
 
 
 def write_public(path: Path, client: str, key: str) -> None:
@@ -190,7 +193,7 @@ def write_new(path: Path, text: str, mode: int) -> None:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _read(path: Path, *, secret: bool) -> str:
+def _read(path: Path, *, secret: bool, owner: int | None = None) -> str:
     try:
         # A pipe would keep us waiting.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -200,7 +203,8 @@ def _read(path: Path, *, secret: bool) -> str:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(f"{path}: is no file")
-        check_owner(str(path), found)
+        if found.st_uid != owner:
+            check_owner(str(path), found)
         if secret:
             _check_secret(path, found)
         else:

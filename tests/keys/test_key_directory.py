@@ -160,6 +160,13 @@ def test_where_files_are_missing_or_none_it_is_said(made: KeyMaker) -> None:
         kept.rename(directory.path / name)
 
 
+def test_who_looks_need_not_be_who_serves(made: KeyMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.client("arm")
+    belong_to_another(made.directory.path, monkeypatch)
+    belong_to_another(made.directory.path / "authorised" / "arm.pub", monkeypatch)
+    assert states(made.directory) == [("arm", "authorised")]
+
+
 def test_files_that_did_not_change_are_not_opened_again(
     made: KeyMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

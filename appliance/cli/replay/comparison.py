@@ -23,8 +23,8 @@ from appliance.wire.types import Encoding, Tensor
 
 MOST_EXAMPLES = 10
 LEAST_SHARE = 0.5
-"""Of the observations that were OK when recorded and were sent: if fewer of them can be compared,
-the answers do not agree, for nearly all of them could be wrong."""
+"""Of what was sent and had been OK. If less of it can be compared, nothing is said to agree: the
+answers could nearly all be wrong."""
 
 OF_THE_MOMENT = frozenset(
     {
@@ -95,12 +95,11 @@ class Comparison:
     deviation: dict[str, float] = field(factory=dict[str, float], init=False)
     moments: Counter[tuple[str, str]] = field(factory=Counter["tuple[str, str]"], init=False)
     examples: list[str] = field(factory=list[str], init=False)
+    were_ok: int = field(default=0, init=False)
+    compared: int = field(default=0, init=False)
     versions: dict[str, tuple[set[str], set[str]]] = field(
         factory=dict[str, "tuple[set[str], set[str]]"], init=False
     )
-
-    were_ok: int = field(default=0, init=False)
-    compared: int = field(default=0, init=False)
 
     def judge(
         self, model: str, about: str, recorded: Ending | None, replayed: Ending | None

@@ -21,10 +21,10 @@ ANSWER_FRAMES = 3
 GREETING_S = 5.0
 
 SAID_HERE = {
-    NO_KEY: "the appliance asks for a key: --keys",
+    NO_KEY: "the appliance asks for a key: name it with --keys",
     CUT_WITHOUT_KEY: "it ended the handshake: it may ask for a key (--keys), or be starting",
 }
-"""What the SDK says to programs, for who types."""
+"""What the SDK says, in words of the command line."""
 
 Keys = dict[bytes, "ClientKeys | None"]
 """Of each recorded connection; None: it comes without."""
@@ -110,10 +110,11 @@ def _greet(context: zmq.Context[zmq.Socket[bytes]], server: str, keys: ClientKey
             socket.connect(server)
             socket.send_multipart([b"", encode_observation(beat), b""])
             why = _wait(socket, watch)
-        if why:
+        if why is not None:
             who = f" for client {client!r}" if client else ""
             raise PeerGone(
-                f"{server}: no appliance answers there{who} within {GREETING_S:g} s: {why}"
+                f"{server}: no appliance answers there{who} within {GREETING_S:g} s"
+                + (f": {why}" if why else "")
             )
         parts = socket.recv_multipart()
         if len(parts) != ANSWER_FRAMES:
@@ -123,12 +124,12 @@ def _greet(context: zmq.Context[zmq.Socket[bytes]], server: str, keys: ClientKey
             raise PeerGone(f"{server}: {response.outcome.name}: {response.message}")
 
 
-def _wait(socket: zmq.Socket[bytes], watch: Watch) -> str:
-    """Wait for an answer; return why none came, or nothing if one did."""
+def _wait(socket: zmq.Socket[bytes], watch: Watch) -> str | None:
+    """Wait for an answer; return None if one came, else why not, as far as that is known."""
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     poller.register(watch.descriptor, zmq.POLLIN)
-    why, until = NOBODY, time.monotonic() + GREETING_S
+    why, until = "", time.monotonic() + GREETING_S
     while not socket.poll(0):
         left_s = until - time.monotonic()
         if left_s <= 0:
@@ -138,4 +139,4 @@ def _wait(socket: zmq.Socket[bytes], watch: Watch) -> str:
             if watch.error not in ("", LOST, NOBODY):  # it tries again by itself
                 why = watch.error
             watch.begin()
-    return ""
+    return None
