@@ -27,6 +27,7 @@ from attrs.validators import (
 )
 
 from appliance.errors import ConfigError
+from appliance.keys.files import NAME
 from appliance.structure import read_toml, structure
 
 if sys.version_info >= (3, 11):
@@ -35,7 +36,6 @@ else:
     import tomli as tomllib
 
 MIB = 1 << 20
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 ADDRESS = r"tcp://.+:(\*|\d{1,5})|ipc://.+"
 LAST_PORT = 65535
 MOST_DIGITS = 5

@@ -84,7 +84,9 @@ def json_response(
         ValueError: It holds NaN or an infinity.
     """
     text = json.dumps(document, allow_nan=False, ensure_ascii=False)
-    return HttpResponse(status=status, body=f"{text}\n".encode(), headers=headers)
+    # What names of files hold that is no text becomes an escape of JSON.
+    body = f"{text}\n".encode("utf-8", "backslashreplace")
+    return HttpResponse(status=status, body=body, headers=headers)
 
 
 def error_response(

@@ -12,9 +12,10 @@ import attrs
 import zmq
 
 from appliance.cli import NOT_QUITE, OK
+from appliance.cli.text import plain
 from appliance.config import Keys, load
 from appliance.errors import KeyFileError
-from appliance.keys.directory import KeyDirectory, Listed
+from appliance.keys.directory import KeyDirectory, Listed, check_name
 from appliance.keys.files import ClientKeys, KeyPair
 
 
@@ -22,6 +23,7 @@ def new(arguments: argparse.Namespace) -> int:
     """Make a client's key pair: its secret for the robot, its public key for the appliance."""
     config, directory = _where(arguments)
     name: str = arguments.name
+    check_name(name)  # before anything is made under it
     server_key: str = arguments.server_key or config.server_key
     if server_key == config.server_key and server_key not in directory.server_names():
         _make_server_key(directory, server_key)  # the first of all keys
@@ -126,4 +128,4 @@ def _new_pair() -> KeyPair:
 
 def _line(listed: Listed) -> str:
     since = datetime.fromtimestamp(listed.since_s).astimezone().strftime("%Y-%m-%d %H:%M")
-    return f"{listed.client:<20} {listed.state:<11} {since}  {listed.key or '(cannot be read)'}"
+    return f"{listed.client:<20} {listed.state:<11} {since}  {listed.key}{plain(listed.problem)}"

@@ -141,6 +141,11 @@ def _recording(commands: Commands) -> None:
         "--server", metavar="ADDR", default="tcp://127.0.0.1:5555", help="tcp://HOST:PORT, ipc://…"
     )
     replay.add_argument(
+        "--keys",
+        metavar="FILE|DIR",
+        help="key file of the recorded client, or a directory with a NAME.key for each",
+    )
+    replay.add_argument(
         "--tolerance",
         metavar="T",
         type=_positive(float, zero=True),

@@ -11,13 +11,13 @@ import zmq
 
 from appliance.client.codec import Value
 from appliance.client.core import Core
+from appliance.client.curve import check_pair
 from appliance.client.handle import ModelHandle, answer_of
 from appliance.client.images import Images
 from appliance.client.link import Link
 from appliance.client.result import Result
 from appliance.client.statistics import Statistics
 from appliance.client.ticks import Tick, Ticker
-from appliance.errors import KeyFileError
 from appliance.keys.files import ClientKeys
 
 if TYPE_CHECKING:
@@ -49,13 +49,12 @@ def read_keys(
 
     Raises:
         ValueError: They are another client's.
-        KeyFileError: Their file cannot be used.
+        KeyFileError: Their file cannot be used, or they are not of one pair.
     """
     if keys is None:
         return None
-    if not zmq.has("curve"):
-        raise KeyFileError("this pyzmq was built without CURVE: keys cannot be used with it")
     own = keys if isinstance(keys, ClientKeys) else ClientKeys.read(keys)
+    check_pair(own)
     # An integer is a name, and 0 is one.
     if own.client and str(client_id) not in ("", own.client):
         raise ValueError(f"client_id {str(client_id)!r}: the keys are those of {own.client!r}")

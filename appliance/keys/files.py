@@ -1,8 +1,8 @@
 """What a key file holds, and who may be able to read it.
 
-A key file is lines of `name = "value"`, and comments that begin with `#`. One with a secret in it
-is refused unless only its owner can read it, and that is us or root: what others could read is no
-secret, and whoever owns it could have put another there.
+A key file is lines of `name = "value"`, and comments that begin with `#`. It is refused unless it
+belongs to us or root and nobody else may write to it: whoever may could have put another key there.
+One with a secret in it is refused as well if others can read it: then it is no secret.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from appliance.errors import KeyFileError
 from appliance.keys import z85
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a keyed client may be called: it is a file's name too."""
+"""What a keyed client, or a key, may be called: it is a file's name too."""
 
 MAX_BYTES = 4096
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
+
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 _LINE = re.compile(r'([a-z_]+)\s*=\s*"([^"]*)"')
 _KEYS = ("public_key", "secret_key", "server_key")
@@ -111,13 +113,16 @@ class ClientKeys:
         write_new(path, text, SECRET_MODE)
 
 
-def read_public(path: Path) -> str:
+def read_public(path: Path, *, owner: int | None = None) -> str:
     """Read the file of a public key.
 
+    Args:
+        owner: Whose it may be, beside ours and root's.
+
     Raises:
-        KeyFileError: It cannot be read, or holds none.
+        KeyFileError: It cannot be read, others may write to it, or it holds none.
     """
-    return parse(_read(path, secret=False), str(path), ("public_key",))["public_key"]
+    return parse(_read(path, secret=False, owner=owner), str(path), ("public_key",))["public_key"]
 
 
 def write_public(path: Path, client: str, key: str) -> None:
@@ -188,7 +193,7 @@ def write_new(path: Path, text: str, mode: int) -> None:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _read(path: Path, *, secret: bool) -> str:
+def _read(path: Path, *, secret: bool, owner: int | None = None) -> str:
     try:
         # A pipe would keep us waiting.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -198,8 +203,12 @@ def _read(path: Path, *, secret: bool) -> str:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(f"{path}: is no file")
+        if found.st_uid != owner:
+            check_owner(str(path), found)
         if secret:
             _check_secret(path, found)
+        else:
+            check_writers(str(path), found)
         data = os.read(descriptor, MAX_BYTES + 1)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror}") from error
@@ -213,13 +222,34 @@ def _read(path: Path, *, secret: bool) -> str:
         raise KeyFileError(f"{path}: is no text: no key file") from error
 
 
-def _check_secret(path: Path, found: os.stat_result) -> None:
-    """Refuse the file of a secret that others may know, or may have put there."""
+def check_owner(where: str, found: os.stat_result) -> None:
+    """Refuse a file or a directory of somebody who is neither us nor root.
+
+    Raises:
+        KeyFileError: It is.
+    """
     if found.st_uid not in (os.geteuid(), _ROOT):
         raise KeyFileError(
-            f"{path}: belongs to user {found.st_uid}, not to us ({os.geteuid()}) or root; chown "
+            f"{where}: belongs to user {found.st_uid}, not to us ({os.geteuid()}) or root; chown "
             "it, or let its owner run this"
         )
+
+
+def check_writers(where: str, found: os.stat_result) -> None:
+    """Refuse a file or a directory that others than its owner may write to.
+
+    Raises:
+        KeyFileError: They may.
+    """
+    if found.st_mode & OTHERS_WRITE:
+        raise KeyFileError(
+            f"{where}: others than its owner may write there (its mode is "
+            f"{stat.S_IMODE(found.st_mode):04o}), so nobody can be known by it; chmod go-w it"
+        )
+
+
+def _check_secret(path: Path, found: os.stat_result) -> None:
+    """Refuse the file of a secret that others may know."""
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~SECRET_MODE:
         raise KeyFileError(

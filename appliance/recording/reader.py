@@ -2,14 +2,16 @@
 
 MCAP is a row of records, each an opcode, a length and that many bytes. They are walked through
 here, by hand, so that a wrong length can neither ask for more memory than the file has bytes nor
-lose the place; what is in them, the `mcap` package reads. Checked are the lengths, the checksum of
-each chunk and that of the whole, and each message against its schema's class.
+lose the place; what is in them, the `mcap` package reads, and `chunks` unpacks. Checked are the
+lengths, the checksum of each chunk and that of the whole, and each message against its schema's
+class. What is held is a chunk as it is in the file, and one message.
 
 A file that was cut off (its process was killed, its disk was full) is read as far as it goes.
 """
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Generator
 from io import BytesIO
@@ -21,16 +23,15 @@ from google.protobuf.message import DecodeError, Message
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, DataEnd, Metadata, Schema
-from mcap.records import Message as McapMessage
-from mcap.stream_reader import breakup_chunk
 
 from appliance.errors import RecordingError
+from appliance.recording import chunks
+from appliance.recording.chunks import HEAD_BYTES
 from appliance.recording.messages import MESSAGES, Topic
 
 MAGIC = b"\x89MCAP0\r\n"
-HEAD_BYTES = 9
-MOST_CHUNK_BYTES = 2 << 30
-"""Of a chunk, uncompressed: more than the longest message that an appliance takes."""
+MESSAGE_HEAD = struct.Struct("<HIQQ")
+"""Of a message: channel, sequence, log time, publish time."""
 
 MessageT = TypeVar("MessageT", bound=Message)
 RecordT = TypeVar("RecordT", Chunk, Channel, DataEnd, Metadata, Schema)
@@ -135,28 +136,26 @@ class RecordingReader:
         elif opcode == Opcode.CHANNEL:
             self._take(at, self._parsed(at, Channel, content))
         elif opcode == Opcode.MESSAGE:
-            stream = ReadDataStream(BytesIO(content))
-            try:
-                message = McapMessage.read(stream, len(content))
-            except Exception as error:  # as in _parsed
-                raise self._broken(at, "a message cannot be read") from error
-            yield from self._message(at, message)
+            yield from self._message(at, len(content), BytesIO(content))
         elif opcode == 0:
             raise self._broken(at, "there is no record 0")
 
     def _chunk(self, at: int, content: bytes) -> Generator[Entry, None, None]:
         chunk = self._parsed(at, Chunk, content)
-        if chunk.uncompressed_size > MOST_CHUNK_BYTES:
-            raise self._broken(at, f"a chunk of {chunk.uncompressed_size} bytes is too large")
+        del content
         try:
-            records = breakup_chunk(chunk, validate_crc=True)
+            chunks.check(chunk)
+            for opcode, length, stream in chunks.records(chunk):
+                if opcode == Opcode.MESSAGE:
+                    yield from self._message(at, length, stream)
+                elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+                    yield from self._record(at, opcode, stream.read(length))
+                else:
+                    stream.read(length)  # nothing else belongs there
+        except RecordingError:
+            raise
         except Exception as error:  # as in _parsed
             raise self._broken(at, f"a chunk cannot be read: {error}") from error
-        for record in records:
-            if isinstance(record, McapMessage):
-                yield from self._message(at, record)
-            elif isinstance(record, (Schema, Channel)):
-                self._take(at, record)
 
     def _take(self, at: int, record: Schema | Channel) -> None:
         """Learn which channel is which topic."""
@@ -169,10 +168,14 @@ class RecordingReader:
             if topic is not None and record.message_encoding == "protobuf":
                 self._channels[record.id] = topic
 
-    def _message(self, at: int, message: McapMessage) -> Generator[Entry, None, None]:
-        topic = self._channels.get(message.channel_id)
+    def _message(self, at: int, length: int, stream: IO[bytes]) -> Generator[Entry, None, None]:
+        if length < MESSAGE_HEAD.size:
+            raise self._broken(at, "a message cannot be read")
+        channel, _, log_time_ns, _ = MESSAGE_HEAD.unpack(stream.read(MESSAGE_HEAD.size))
+        data = stream.read(length - MESSAGE_HEAD.size)
+        topic = self._channels.get(channel)
         if topic is not None:  # others may have added what is theirs
-            yield Entry(self.path, at, topic, message.log_time, message.data)
+            yield Entry(self.path, at, topic, log_time_ns, data)
 
     def _parsed(self, at: int, cls: type[RecordT], content: bytes) -> RecordT:
         try:

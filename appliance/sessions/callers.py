@@ -5,8 +5,9 @@ from __future__ import annotations
 from attrs import define
 
 from appliance.dispatch.intake import Intake
+from appliance.errors import Rejected
 from appliance.io.zmq_monitor import ConnectionCounts
-from appliance.keys.ring import Refusal
+from appliance.keys.keyring import Refusal
 from appliance.sessions.gate import Gate
 from appliance.sessions.table import Session, SessionTable
 from appliance.wire.types import Observation
@@ -31,34 +32,40 @@ class Callers:
         session = self.table.find(routing_id)
         if session is not None and session.key != key:
             # Another connection came under the routing id of one that left.
-            self.table.ended(session)
+            self.table.forget(session)
             self.intake.gone(routing_id)
         owner = self.gate.owner(key)
         return self.table.seen(routing_id, header, now_ns, key=key, owner=owner)
 
-    def expire(self, now_ns: int) -> None:
+    def end_silent(self, now_ns: int) -> None:
         """End what fell silent; the dispatcher has its turn."""
         for session in self.table.expire(now_ns):
             self.intake.gone(session.routing_id)
         self.intake.dispatcher.turn()
 
-    def left(self, session: Session) -> None:
-        """Note that a session's connection is gone."""
-        if self.table.left(session):
+    def end_disconnected(self, session: Session) -> None:
+        """End a session whose connection is gone."""
+        if self.table.mark_silent(session):
             self.intake.gone(session.routing_id)
 
     def end_unauthenticated(self) -> None:
-        """End the sessions of keys that may not come any more.
+        """End the sessions whose keys may not come any more, or are another client's by now.
 
         What waits ends, and its client is told; what a worker runs already is answered. ZeroMQ
-        cannot end the connection, but what comes by it from now on is refused.
+        cannot end the connection, but what comes by it from now on is refused, or is that of the
+        client whose key it is now.
         """
         gate = self.gate
         assert gate is not None
         for session in list(self.table):
-            if session.key and gate.ring.client_of(session.key) is None:
-                self.table.left(session)
-                self.intake.expel(session.routing_id, gate.ring.unauthenticated(session.key))
+            if not session.key:
+                continue
+            try:
+                gate.keyring.check(session.key, session.client)
+            except Rejected as rejected:
+                self.table.mark_silent(session)
+                self.intake.expel(session.routing_id, rejected)
+                session.client = gate.keyring.client_of(session.key) or session.client
         self.intake.dispatcher.turn()
 
     def refused(self, counts: ConnectionCounts) -> dict[str, int]:

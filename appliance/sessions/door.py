@@ -155,7 +155,7 @@ class ZmqDoor:
         """Once a second: sessions that fell silent are over."""
         while True:
             await trio.sleep(1)
-            self._callers.expire(self.clock())
+            self._callers.end_silent(self.clock())
 
     def connections(self) -> ConnectionCounts:
         """Return what the socket monitor counted; before the door is open, nothing."""
@@ -318,7 +318,7 @@ class ZmqDoor:
         if sent is SendResult.FULL:
             delivery = Delivery.LOST
         elif sent is SendResult.GONE:
-            self._callers.left(session)
+            self._callers.end_disconnected(session)
             delivery = Delivery.GONE
         else:
             delivery = Delivery.GONE if session.silent else Delivery.SILENT
@@ -330,7 +330,7 @@ class ZmqDoor:
         """Answer a control message, if its client reads."""
         (sent,) = self._socket.send_some_nowait([[session.routing_id, b"", *frames]])
         if sent is SendResult.GONE:
-            self._callers.left(session)
+            self._callers.end_disconnected(session)
 
 
 def _is_told(ticket: Ticket, reply: Reply) -> bool:

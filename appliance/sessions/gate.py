@@ -1,6 +1,6 @@
 """Keys at the robots' door: answers libzmq's question about each connection, and watches the keys.
 
-One task does both. The decisions are `keys.ring`'s; here are the socket, the directory's reading
+One task does both. The decisions are `keys.keyring`'s; here are the socket, the directory's reading
 (in a worker thread, for it may be slow) and the counting. A connection that was let in keeps its
 user id, the public key it proved to hold, and libzmq hands it out with each message.
 """
@@ -20,12 +20,15 @@ from appliance.config import Config
 from appliance.errors import ConfigError, KeyFileError, Outcome, PeerProtocolError, Rejected
 from appliance.io.zmq_socket import ZmqSocket
 from appliance.keys.directory import KeyDirectory
-from appliance.keys.ring import Refusal, Ring
+from appliance.keys.keyring import Keyring, Refusal
 from appliance.keys.zap import ENDPOINT, decode_request, encode_reply
 from appliance.wire.types import Observation
 
 LOOK_S = 0.2
 """How often the keys are looked at while nobody comes."""
+AGAIN_NS = 200_000_000
+"""How often they are read while something is wrong with them: what puts it right may change the
+time of no directory."""
 
 NOBODY = "(unknown key)"
 
@@ -60,21 +63,22 @@ class Gate:
     refused: dict[str, int] = field(factory=dict[str, int], init=False)
     problem: str = field(default="", init=False)
     _socket: ZmqSocket | None = field(default=None, init=False)
+    _read_ns: int = field(default=0, init=False)
     _logged_ns: int | None = field(default=None, init=False)
     _unlogged: int = field(default=0, init=False)
 
     @property
-    def ring(self) -> Ring:
+    def keyring(self) -> Keyring:
         """The clients' keys, as last read."""
-        return self.directory.ring
+        return self.directory.keyring
 
     def problems(self) -> list[str]:
         """Say in words what is wrong with the keys."""
-        return [*([self.problem] if self.problem else []), *self.ring.problems]
+        return [*([self.problem] if self.problem else []), *self.keyring.problems]
 
     def owner(self, key: str) -> str | None:
         """Return whose key a connection holds or held; None if it came without."""
-        return (self.ring.name_of(key) or NOBODY) if key else None
+        return (self.keyring.name_of(key) or NOBODY) if key else None
 
     def check(self, observation: Observation, key: str) -> None:
         """Check what a message says of its sender against the key of its connection.
@@ -84,7 +88,7 @@ class Gate:
                 client's.
         """
         if key:
-            self.ring.check(key, observation.client_id if observation.protocol_version else "")
+            self.keyring.check(key, observation.client_id if observation.protocol_version else "")
         elif self.everywhere:
             raise Rejected(Outcome.UNAUTHENTICATED, "the connection has no key")
 
@@ -108,14 +112,16 @@ class Gate:
                 asked = [
                     [bytes(part) for part in parts] for parts in await self._socket.receive_some()
                 ]
-            # What could not be read may be put right where its time does not tell.
-            if self.directory.is_stale(self.clock()) or (self.problem and not asked):
+            now_ns = self.clock()
+            overdue = now_ns - self._read_ns >= AGAIN_NS
+            if self.directory.is_stale(now_ns) or (overdue and self.problems()):
+                self._read_ns = now_ns
                 await self._read()
             answers = [self._judge(parts) for parts in asked]
             self._socket.send_some_nowait([answer for answer in answers if answer is not None])
 
     async def _read(self) -> None:
-        before = self.ring
+        before = self.keyring
         try:
             await trio.to_thread.run_sync(self.directory.read)
         except KeyFileError as error:
@@ -124,11 +130,13 @@ class Gate:
             self.problem = str(error)
             return
         self.problem = ""
-        if self.ring == before:
+        if self.keyring == before:
             return
         log = structlog.get_logger("keys")
-        log.info("keys read", authorised=len(self.ring.authorised), revoked=len(self.ring.revoked))
-        for problem in self.ring.problems:
+        log.info(
+            "keys read", authorised=len(self.keyring.authorised), revoked=len(self.keyring.revoked)
+        )
+        for problem in self.keyring.problems:
             log.warning("key left out", error=problem)
         self.on_change()
 
@@ -140,7 +148,7 @@ class Gate:
         except PeerProtocolError:
             self._refuse(Refusal.MALFORMED, "")
             return None
-        reply, why = self.ring.judge(request)
+        reply, why = self.keyring.judge(request)
         if why is not None:
             self._refuse(why, request.address)
         return [peer, b"", *encode_reply(reply)]
@@ -171,13 +179,26 @@ def gate_of(config: Config) -> Gate | None:
         raise ConfigError("keys.required: this pyzmq was built without CURVE; install its wheel")
     directory = KeyDirectory(Path(keys.directory))
     secrets = {
-        address: directory.server_pair(keys.server_key_of.get(address, keys.server_key))
+        address: _secret(directory, keys.server_key_of.get(address, keys.server_key))
         for address in config.transport.bind
         if keys.ipc or not address.startswith("ipc://")
     }
     directory.read()
-    return Gate(
-        directory,
-        {address: pair.secret_key.encode("ascii") for address, pair in secrets.items()},
-        everywhere=len(secrets) == len(set(config.transport.bind)),
-    )
+    everywhere = len(secrets) == len(set(config.transport.bind))
+    return Gate(directory, secrets, everywhere=everywhere)
+
+
+def _secret(directory: KeyDirectory, name: str) -> bytes:
+    """Return one of the appliance's own secret keys.
+
+    Raises:
+        KeyFileError: It cannot be used, or is not that of the public key beside it.
+    """
+    pair = directory.server_pair(name)
+    secret = pair.secret_key.encode("ascii")
+    if zmq.curve_public(secret) != pair.public_key.encode("ascii"):
+        raise KeyFileError(
+            f"{directory.path}: server key {name}: its secret_key and public_key are not of one "
+            "pair; put the file that `appliance keys` wrote back, or make a new key"
+        )
+    return secret

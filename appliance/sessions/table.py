@@ -166,15 +166,15 @@ class SessionTable:
         for session in self.by_routing_id.values():
             if now_ns - session.last_seen_ns <= self.timeout_ns:
                 break  # they are in order of last_seen_ns
-            if self.left(session):
+            if self.mark_silent(session):
                 fallen.append(session)
         while len(self.by_routing_id) > self.max_sessions:
             oldest = self.by_routing_id.pop(next(iter(self.by_routing_id)))
-            if self.left(oldest):
+            if self.mark_silent(oldest):
                 fallen.append(oldest)
         return fallen
 
-    def left(self, session: Session) -> bool:
+    def mark_silent(self, session: Session) -> bool:
         """Note that a session is silent or its connection gone; return whether that is news."""
         news = not session.silent
         session.silent = True
@@ -182,13 +182,13 @@ class SessionTable:
         self.gone += news
         return news
 
-    def ended(self, session: Session) -> None:
+    def forget(self, session: Session) -> None:
         """Forget a session whose routing id has become another's.
 
         What is under way for it has no address from now on: it is nobody's.
         """
         self.by_routing_id.pop(session.routing_id, None)
-        self.left(session)
+        self.mark_silent(session)
         session.routing_id = NOWHERE
 
     def connected(self) -> int:

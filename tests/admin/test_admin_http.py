@@ -435,3 +435,10 @@ async def test_over_tcp_a_reset_disturbs_nobody(quiet_log: list[Any]) -> None:
 def test_the_limits_are_those_promised() -> None:
     assert (admin_http.MAX_BODY_BYTES, admin_http.MAX_CONNECTIONS) == (64 * 1024, 32)
     assert admin_http.REQUEST_TIMEOUT_S == 10
+
+
+def test_what_is_no_text_is_escaped() -> None:
+    document = {"reason": "caf\udce9.pub: café"}
+    body = json_response(document).body
+    assert body == b'{"reason": "caf\\udce9.pub: caf\xc3\xa9"}\n'
+    assert json.loads(body) == document

@@ -108,3 +108,22 @@ def test_nothing_compared_does_not_agree() -> None:
         comparison.judge("m", "arm", Ending(Outcome.OK), None)
     assert comparison.total(*DIFFERENCES) == 2 * MOST_EXAMPLES
     assert len(comparison.examples) == MOST_EXAMPLES
+
+
+@pytest.mark.parametrize(("compared", "others", "agrees"), [(1, 1, True), (1, 2, False)])
+@pytest.mark.parametrize("recognised", [True, False])
+def test_what_little_can_be_compared_does_not_agree(
+    compared: int, others: int, *, agrees: bool, recognised: bool
+) -> None:
+    comparison = Comparison(0.0)
+    for _ in range(compared):
+        comparison.judge("m", "arm", numbers(1), numbers(1))
+    for _ in range(others):
+        if recognised:
+            comparison.judge("m", "arm", numbers(1), Ending(Outcome.SUPERSEDED))
+        else:
+            comparison.give_up("m", numbers(1))
+    for _ in range(10):  # that say nothing about answers
+        comparison.judge("m", "arm", Ending(Outcome.INVALID), Ending(Outcome.INVALID))
+        comparison.count("m", Verdict.LEFT_OUT)
+    assert comparison.agrees == agrees

@@ -18,6 +18,7 @@ from support.box import Box, box
 from support.keys import KeyMaker
 
 from appliance import AsyncConnection, ClientKeys, Connection, Outcome
+from appliance.errors import KeyFileError
 from appliance.sessions import fastpath
 
 STATE = np.zeros(4, np.float32)
@@ -176,6 +177,18 @@ def test_a_key_revoked_mid_session_ends_what_waits(running: Box, keys: KeyMaker)
         assert status["ledger"]["balanced"]
 
 
+def test_keys_that_are_no_pair_are_refused_where_they_are_used(keys: KeyMaker) -> None:
+    arm, other = keys.client("arm"), keys.client("other")
+    mixed = ClientKeys(
+        client="arm",
+        public_key=arm.public_key,
+        secret_key=other.secret_key,
+        server_key=arm.server_key,
+    )
+    with pytest.raises(KeyFileError, match=r"client 'arm': .* are not of one pair"):
+        Connection("127.0.0.1:1", keys=mixed)
+
+
 def test_two_controllers_with_one_key_are_two_sessions_of_one_client(
     running: Box, keys: KeyMaker
 ) -> None:
@@ -298,7 +311,9 @@ def test_what_is_wrong_with_a_key_is_told(running: Box, keys: KeyMaker) -> None:
     with Connection(running.address, keys=steady) as connection:
         assert answer(connection) is Outcome.OK
         (keys.directory.path / "authorised").chmod(0o777)
-        status = running.wait_until(lambda status: "anybody may write" in str(status["reasons"]))
+        status = running.wait_until(
+            lambda status: "others than its owner may write" in str(status["reasons"])
+        )
         assert answer(connection) is Outcome.OK
         (keys.directory.path / "authorised").chmod(0o755)
         bad.unlink()

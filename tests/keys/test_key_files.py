@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.keys import new_pair
+from support.keys import belong_to_another, new_pair
 
 from appliance.errors import KeyFileError
 from appliance.keys.files import ClientKeys, KeyPair, parse, read_public, write_public
@@ -78,15 +78,44 @@ def test_a_secret_of_another_user_is_refused(
 ) -> None:
     path = tmp_path / "arm-3.key"
     keys.write(path)
-    owner = path.stat().st_uid
-    if owner == 0:
-        os.chown(path, 12345, -1)
-        owner = 12345
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    owner = belong_to_another(path, monkeypatch)
     with pytest.raises(KeyFileError, match=f"belongs to user {owner}, not to us"):
         ClientKeys.read(path)
     monkeypatch.setattr(os, "geteuid", lambda: owner)
     assert ClientKeys.read(path) == keys
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o620])
+def test_a_public_key_that_others_could_change_is_refused(
+    keys: ClientKeys, tmp_path: Path, mode: int
+) -> None:
+    path = tmp_path / "arm-3.pub"
+    write_public(path, "arm-3", keys.public_key)
+    path.chmod(mode)
+    with pytest.raises(KeyFileError, match=rf"its mode is {mode:04o}\), .*; chmod go-w it"):
+        read_public(path)
+    path.chmod(0o444)
+    assert read_public(path) == keys.public_key
+
+
+def test_a_public_key_of_another_user_is_refused(
+    keys: ClientKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "arm-3.pub"
+    write_public(path, "arm-3", keys.public_key)
+    belong_to_another(path, monkeypatch)
+    with pytest.raises(KeyFileError, match=r"belongs to user .*; chown it"):
+        read_public(path)
+
+
+def test_a_key_is_on_the_disk_before_it_has_its_name(
+    keys: ClientKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "a.key", list[bool]()
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(path.exists()))
+    keys.write(path)
+    assert synced == [False]
+    assert path.exists()
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:

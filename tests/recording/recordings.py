@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attrs import evolve
+
 from appliance.recording.buffers import Record
 from appliance.recording.files import RecordingFile
 from appliance.recording.messages import Topic
@@ -26,12 +28,23 @@ PAYLOAD = bytes(range(25))
 OUTPUTS = (Tensor("y", DType.UINT8, (4,), 0, 4),)
 
 
-def observation(sequence: int, *, at_ns: int = 0, padding: int = 0) -> Record:
+def observation(
+    sequence: int,
+    *,
+    at_ns: int = 0,
+    padding: int = 0,
+    session: bytes = b"one",
+    protocol_version: int = 1,
+) -> Record:
     """A record of an observation, of about `padding` bytes more."""
-    from attrs import evolve
-
-    envelope = encode_observation(evolve(OBSERVATION, sequence=sequence, trace_id="x" * padding))
-    return Topic.OBSERVATIONS, at_ns, 1000, (b"one", envelope, PAYLOAD, len(PAYLOAD), ())
+    made = evolve(
+        OBSERVATION,
+        sequence=sequence,
+        trace_id="x" * padding,
+        protocol_version=protocol_version,
+    )
+    fields = (session, encode_observation(made), PAYLOAD, len(PAYLOAD), ())
+    return Topic.OBSERVATIONS, at_ns, 1000, fields
 
 
 def outcome(sequence: int, *, at_ns: int = MS, payload: bytes = b"abcd") -> Record:

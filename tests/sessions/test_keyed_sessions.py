@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from support.core import Core
 from support.keys import KeyMaker
 from support.pair import BARE, FORMS, SPEC, payload_of
 
+from appliance.client.curve import use_keys
+from appliance.client.watch import Watch
 from appliance.errors import Outcome
+from appliance.keys.directory import SETTLED_NS
 from appliance.keys.files import ClientKeys
 from appliance.sessions import fastpath
+from appliance.sessions.binds import bind_all
 from appliance.sessions.gate import Gate
 from appliance.wire.session import decode_response, encode_observation
 from appliance.wire.types import Keep, Kind, Observation, Response
@@ -65,6 +70,15 @@ class KeyedCore:
         if first is BEAT:
             assert heard(robot).kind is Kind.HEARTBEAT
         return robot
+
+    async def let_the_gate_run(self, *, until: Callable[[], object]) -> None:
+        """Let it look at the keys until something has come of it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.gate.run)
+            with trio.fail_after(10):
+                while not until():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
 
     def ask(self, name: bytes, observation: Observation) -> None:
         self.core.ask(name, b"", encode_observation(observation), payload_of(observation))
@@ -164,12 +178,7 @@ async def test_a_revoked_key_ends_its_session_at_once(keyed: KeyedCore) -> None:
     assert keyed.core.fast == fast(keyed, 5)
 
     keyed.keys.directory.revoke("arm-3")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keyed.gate.run)
-        with trio.fail_after(10):
-            while not keyed.core.door.table.gone:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
+    await keyed.let_the_gate_run(until=lambda: keyed.core.door.table.gone)
     while keyed.core.finish():
         pass
     assert heard(bystander).outcome is Outcome.OK
@@ -193,6 +202,61 @@ async def test_a_revoked_key_ends_its_session_at_once(keyed: KeyedCore) -> None:
         answer = heard(robot)
         assert (answer.kind, answer.outcome) == (kind, outcome)
         assert answer.spec is None
+
+
+async def test_a_key_that_becomes_another_clients_ends_its_session(keyed: KeyedCore) -> None:
+    robot = await keyed.connect(b"arm-3", keyed.arm)
+    for number in range(6):
+        keyed.ask(b"arm-3", evolve(BARE, sequence=number + 1, keep=Keep.ALL))
+    assert keyed.core.fast == fast(keyed, 5)
+    authorised = keyed.keys.directory.path / "authorised"
+    (authorised / "arm-3.pub").rename(authorised / "other.pub")
+    await keyed.let_the_gate_run(until=lambda: keyed.core.door.table.gone)
+    while keyed.core.finish():
+        pass
+    told = Counter(heard(robot).outcome for _ in range(6))
+    assert told.keys() == {Outcome.OK, Outcome.FORBIDDEN}
+    keyed.ask(b"arm-3", evolve(BARE, sequence=7))
+    answer = heard(robot)
+    assert answer.outcome is Outcome.FORBIDDEN
+    assert "'other', not of 'arm-3'" in answer.message
+    for number in range(3):
+        keyed.ask(b"arm-3", evolve(BARE, client_id="other", sequence=number + 8))
+        keyed.core.finish()
+        assert heard(robot).outcome is Outcome.OK
+    assert keyed.core.fast == fast(keyed, 7)
+    (session,) = keyed.core.door.table
+    assert session.client == "other"
+
+
+async def test_what_was_wrong_with_a_key_is_looked_at_again_by_itself(keyed: KeyedCore) -> None:
+    (keyed.keys.directory.path / "authorised" / "arm-3.pub").chmod(0o666)
+    keyed.keys.client("arm-5")  # something that a directory's time tells
+    await keyed.let_the_gate_run(until=keyed.gate.problems)
+    while keyed.keys.directory.is_stale(time.monotonic_ns() + 2 * SETTLED_NS):
+        pass  # the times of the directories have nothing more to tell
+    (keyed.keys.directory.path / "authorised" / "arm-3.pub").chmod(0o644)
+    await keyed.let_the_gate_run(until=lambda: not keyed.gate.problems())
+    assert keyed.gate.keyring.client_of(keyed.arm.public_key) == "arm-3"
+
+
+async def test_where_nobody_answers_for_the_gate_nobody_comes_in(tmp_path: Path) -> None:
+    keys = KeyMaker(tmp_path / "keys")
+    arm, address = keys.client("arm"), f"ipc://{tmp_path}/door"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as door:
+        bind_all(door, [address], {address: keys.servers["main"].secret_key.encode()})
+        with context.socket(zmq.DEALER) as robot:
+            robot.set(zmq.LINGER, 0)
+            use_keys(robot, arm)
+            with closing(Watch(robot, context, "robot", keyed=True)) as watch:
+                robot.connect(address)
+                poller = zmq.Poller()
+                poller.register(watch.descriptor, zmq.POLLIN)
+                news: list[bool] = []
+                while not news:
+                    assert poller.poll(10_000)
+                    news = list(watch.news())
+                assert not news[0]
 
 
 async def test_garbage_of_a_keyed_connection_is_counted_as_its_own(keyed: KeyedCore) -> None:

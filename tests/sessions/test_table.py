@@ -154,14 +154,14 @@ def test_whoever_was_forgotten_is_not_gone_a_second_time() -> None:
     robot = sessions.seen(b"a", NEW, 0)
     sessions.seen(b"b", NEW, 1)
     assert sessions.expire(2) == [robot]
-    assert not sessions.left(robot)  # the door finds its connection gone, too
+    assert not sessions.mark_silent(robot)  # the door finds its connection gone, too
     assert sessions.gone == 1
 
 
 def test_a_broken_connection_is_news_once() -> None:
     sessions = table()
     robot = sessions.seen(b"a", NEW, 0)
-    assert sessions.left(robot)
-    assert not sessions.left(robot)
+    assert sessions.mark_silent(robot)
+    assert not sessions.mark_silent(robot)
     assert (sessions.gone, sessions.connected()) == (1, 0)
     assert sessions.expire(20 * SECOND_NS) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import zmq
 
 from appliance.keys.directory import KeyDirectory
@@ -39,3 +41,13 @@ class KeyMaker:
         keys = self.stranger(client, server)
         self.directory.authorise(client, keys.public_key)
         return keys
+
+
+def belong_to_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Have a file belong to a user who is neither root nor who runs the test; return who it is."""
+    owner = path.stat().st_uid
+    if owner == 0:
+        owner = 12345
+        os.chown(path, owner, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    return owner

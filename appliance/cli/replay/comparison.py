@@ -22,6 +22,9 @@ from appliance.wire.arrays import to_array
 from appliance.wire.types import Encoding, Tensor
 
 MOST_EXAMPLES = 10
+LEAST_SHARE = 0.5
+"""Of what was sent and had been OK. If less of it can be compared, nothing is said to agree: the
+answers could nearly all be wrong."""
 
 OF_THE_MOMENT = frozenset(
     {
@@ -58,12 +61,18 @@ DIFFERENCES = (Verdict.OUTPUTS, Verdict.OUTCOME, Verdict.UNANSWERED)
 
 @frozen
 class Ending:
-    """How an observation ended; `payload` is None if its outputs were not recorded."""
+    """How an observation ended.
+
+    Attributes:
+        payload: None if its outputs were not recorded.
+        ended_ns: When, by the recording's clock.
+    """
 
     outcome: Outcome
     version: str = ""
     tensors: tuple[Tensor, ...] = ()
     payload: bytes | None = b""
+    ended_ns: int = 0
 
 
 @define(eq=False)
@@ -76,6 +85,8 @@ class Comparison:
             do not.
         moments: How often which pair of endings was counted apart.
         examples: The first differences, in words.
+        were_ok, compared: How many that were sent had been OK, and how many of those do not end in
+            something else that is of the moment.
         versions: By model: the versions that answered when recorded, and now.
     """
 
@@ -84,6 +95,8 @@ class Comparison:
     deviation: dict[str, float] = field(factory=dict[str, float], init=False)
     moments: Counter[tuple[str, str]] = field(factory=Counter["tuple[str, str]"], init=False)
     examples: list[str] = field(factory=list[str], init=False)
+    were_ok: int = field(default=0, init=False)
+    compared: int = field(default=0, init=False)
     versions: dict[str, tuple[set[str], set[str]]] = field(
         factory=dict[str, "tuple[set[str], set[str]]"], init=False
     )
@@ -100,9 +113,17 @@ class Comparison:
         """
         verdict, why = self._verdict(model, recorded, replayed)
         self.count(model, verdict)
+        if recorded is not None and recorded.outcome is Outcome.OK:
+            self.were_ok += 1
+            self.compared += verdict is not Verdict.MOMENT
         if verdict in DIFFERENCES and len(self.examples) < MOST_EXAMPLES:
             self.examples.append(f"{about}: {why}")
         return verdict
+
+    def give_up(self, model: str, recorded: Ending | None) -> None:
+        """Count one observation whose answer cannot be told from others."""
+        self.count(model, Verdict.UNKNOWN)
+        self.were_ok += recorded is not None and recorded.outcome is Outcome.OK
 
     def count(self, model: str, verdict: Verdict) -> None:
         """Count a verdict that needs no comparison."""
@@ -114,8 +135,13 @@ class Comparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether something could be compared, and nothing differs."""
-        return self.total(*DIFFERENCES) == 0 < self.total(Verdict.SAME)
+        """Whether enough could be compared, and nothing differs."""
+        return self.total(*DIFFERENCES) == 0 < self.total(Verdict.SAME) and self.is_enough
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether what could be compared says something about the whole."""
+        return self.compared >= LEAST_SHARE * self.were_ok
 
     def _verdict(
         self, model: str, recorded: Ending | None, replayed: Ending | None

@@ -33,6 +33,9 @@ def document(path: Path, survey: Survey, replay: Replay, comparison: Comparison)
         "seconds": round((survey.last_ns - survey.first_ns) / 1e9, 3),
         "speed": replay.speed,
         "sent_late_us": replay.late_us,
+        "held_up_us": replay.held_up_ns // 1000,
+        "ok_when_recorded": comparison.were_ok,
+        "ok_compared": comparison.compared,
         "dropped_when_recorded": survey.dropped,
         "cut_off_at": survey.cut_off_at,
         "tolerance": comparison.tolerance,
@@ -64,6 +67,11 @@ def show(result: dict[str, Any]) -> None:
         f"{result['connections']} connections, {result['seconds']:.1f} s at {result['speed']:g}x, "
         f"at most {result['sent_late_us'] / 1000:.1f} ms late"
     )
+    if result["held_up_us"]:
+        print(
+            f"held up by {result['held_up_us'] / 1000:.1f} ms in all, waiting for answers that had "
+            "come sooner when it was recorded"
+        )
     if result["cut_off_at"] is not None:
         print(f"the file was cut off at byte {result['cut_off_at']}")
     if result["dropped_when_recorded"]:
@@ -100,4 +108,11 @@ def _conclusion(result: dict[str, Any]) -> str:
     )
     if differing:
         return f"{differing} differ"
-    return "all that could be compared agree" if result["agrees"] else "nothing could be compared"
+    if result["agrees"]:
+        return "all that could be compared agree"
+    if not any(model["same"] for model in result["models"]):
+        return "nothing could be compared"
+    return (
+        f"too few could be compared: {result['ok_compared']} of {result['ok_when_recorded']} that "
+        "were OK when recorded"
+    )

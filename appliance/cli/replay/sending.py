@@ -4,6 +4,10 @@ Each recorded connection has a socket of its own. Clients of the old wire are kn
 id, so theirs is used again; all others get a new one, as the SDK does. An answer is matched to its
 observation by its sequence. The old wire has none: there, answers are matched in order, if there
 are as many as observations.
+
+A robot that waits for an answer before it asks again is replayed so (`lines`): what came after an
+outcome of the same connection is sent after that outcome, however long that takes now. All that
+follows waits with it, so that the order and the pauses stay as they were.
 """
 
 from __future__ import annotations
@@ -11,54 +15,35 @@ from __future__ import annotations
 import resource
 import secrets
 import time
-from collections import deque
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import zmq
 from attrs import define, field
 
 from appliance.cli.replay.comparison import Comparison, Ending, Verdict
+from appliance.cli.replay.entry import ANSWER_FRAMES, Keys, greet
+from appliance.cli.replay.lines import Line, Sent
 from appliance.cli.replay.survey import Key, Survey
+from appliance.client.curve import use_keys
 from appliance.errors import PeerGone, RecordingError
 from appliance.recording.messages import Topic
 from appliance.recording.reader import RecordingReader
 from appliance.wire.pb import recording_pb2, session_pb2
-from appliance.wire.session import decode_response, encode_observation
-from appliance.wire.types import PROTOCOL_VERSION, Kind, Observation
+from appliance.wire.session import decode_response
+from appliance.wire.types import Kind
 
 SECOND_NS = 1_000_000_000
-GREETING_S = 5.0
 PATIENCE_S = 10.0
-"""Without any answer, after the last observation; or for a socket to take one."""
-FILES_PER_SOCKET = 4
-
-
-@define(eq=False)
-class Line:
-    """One recorded connection.
-
-    Attributes:
-        is_old: It speaks the old wire.
-        waiting: Observations sent and not answered, by sequence.
-        sent, answers: Of the old wire: all of them, in order.
-    """
-
-    session: bytes
-    socket: zmq.Socket[bytes]
-    is_old: bool
-    waiting: dict[int, deque[Sent]] = field(factory=dict[int, "deque[Sent]"])
-    sent: list[Sent] = field(factory=list["Sent"])
-    answers: list[Ending] = field(factory=list[Ending])
-
-
-@define(eq=False)
-class Sent:
-    """An observation on its way; `recorded` is how it ended before."""
-
-    model: str
-    about: str
-    recorded: Ending | None
+"""For an answer that is missing, for a socket to take an observation; and, after the last
+observation, without any answer."""
+LONGEST_POLL_MS = 60_000
+LONGEST_S = 7 * 86_400
+"""Of a replay: what takes longer was not meant."""
+FILES_PER_SOCKET = 2
+SPARE_FILES = 64
+SPARE_SOCKETS = 16
 
 
 @define(eq=False)
@@ -67,22 +52,30 @@ class Replay:
 
     Args:
         server: Its address.
+        keys: Those of each connection.
         speed: Times as fast as recorded.
 
     Attributes:
         sent: Observations sent.
         late_us: How late the latest of them was.
+        held_up_ns: By how much all that follows was put off, to wait for answers.
     """
 
     path: Path
     survey: Survey
     comparison: Comparison
     server: str
+    keys: Keys
     speed: float
     sent: int = field(default=0, init=False)
     late_us: int = field(default=0, init=False)
-    _lines: dict[zmq.Socket[bytes], Line] = field(
-        factory=dict["zmq.Socket[bytes]", Line], init=False
+    held_up_ns: int = field(default=0, init=False)
+    _lines: dict[bytes, Line] = field(factory=dict[bytes, Line], init=False)
+    _sockets: dict[bytes, zmq.Socket[bytes]] = field(
+        factory=dict[bytes, "zmq.Socket[bytes]"], init=False
+    )
+    _sessions: dict[zmq.Socket[bytes], bytes] = field(
+        factory=dict["zmq.Socket[bytes]", bytes], init=False
     )
     _waiting: int = field(default=0, init=False)
     _poller: zmq.Poller = field(factory=zmq.Poller, init=False)
@@ -91,65 +84,97 @@ class Replay:
         """Send everything and take what comes.
 
         Raises:
-            PeerGone: No appliance answers at the address.
-            RecordingError: The file has changed since it was surveyed.
+            PeerGone: No appliance answers at the address, or it refuses somebody.
+            RecordingError: The file has changed since it was surveyed, would take too long, or has
+                more connections than this process may make.
         """
-        _allow_files(FILES_PER_SOCKET * len(self.survey.sessions) + 64)
+        self._check_length()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        context.set(zmq.MAX_SOCKETS, len(self.survey.sessions) + 16)
         try:
-            self._greet(context)
-            lines = {
-                session: self._connect(context, session, is_old=is_old)
-                for session, is_old in self.survey.sessions.items()
-            }
-            self._send_all(lines)
+            self._allow(context)
+            greet(context, self.server, self.keys)
+            for session, each in self.survey.sessions.items():
+                self._connect(context, session, is_old=each.is_old)
+            self._send_all()
             self._wait_for_answers()
+        except zmq.ZMQError as error:  # such as no memory or descriptors left
+            raise PeerGone(f"{self.server}: {zmq.strerror(error.errno or 0)}") from error
         finally:
             context.destroy(linger=0)
-        self._settle(lines)
+        self._settle()
 
-    def _greet(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Find out whether somebody is there."""
-        socket = context.socket(zmq.DEALER)
-        socket.connect(self.server)
-        beat = Observation(kind=Kind.HEARTBEAT, protocol_version=PROTOCOL_VERSION)
-        socket.send_multipart([b"", encode_observation(beat), b""])
-        if not socket.poll(round(GREETING_S * 1000)):
-            raise PeerGone(f"{self.server}: no appliance answers there within {GREETING_S:g} s")
-        socket.close(linger=0)
+    def _check_length(self) -> None:
+        seconds = (self.survey.last_ns - self.survey.first_ns) / SECOND_NS / self.speed
+        if seconds > LONGEST_S:
+            raise RecordingError(
+                f"{self.path}: at {self.speed:g}x this takes {seconds / 86_400:.3g} days, and more "
+                f"than {LONGEST_S // 86_400} are not replayed; a higher --speed is quicker"
+            )
+
+    def _allow(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Make room for all connections."""
+        connections = len(self.survey.sessions)
+        files = _allow_files(FILES_PER_SOCKET * connections + SPARE_FILES)
+        most = min(
+            (files - SPARE_FILES) // FILES_PER_SOCKET,
+            int(context.get(zmq.SOCKET_LIMIT)) - SPARE_SOCKETS,
+        )
+        if connections > most:
+            raise RecordingError(
+                f"{self.path}: has {connections} connections, and this process may make {most}; "
+                f"it may open {files} files (ulimit -Hn)"
+            )
+        context.set(zmq.MAX_SOCKETS, connections + SPARE_SOCKETS)
 
     def _connect(
         self, context: zmq.Context[zmq.Socket[bytes]], session: bytes, *, is_old: bool
-    ) -> Line:
+    ) -> None:
         socket = context.socket(zmq.DEALER)
         # The first byte of a routing id that ZeroMQ makes is 0, and nobody may choose such a one.
         own = is_old and not session.startswith(b"\0")
         socket.set(zmq.ROUTING_ID, session if own else b"r" + secrets.token_bytes(12))
+        use_keys(socket, self.keys[session])
         socket.connect(self.server)
         self._poller.register(socket, zmq.POLLIN)
-        line = self._lines[socket] = Line(session, socket, is_old)
-        return line
+        self._sockets[session], self._sessions[socket] = socket, session
+        self._lines[session] = Line(is_old)
 
     # ----------------------------------------------------------------------------- out, and in
 
-    def _send_all(self, lines: dict[bytes, Line]) -> None:
+    def _send_all(self) -> None:
         started_ns = time.monotonic_ns()
         for message in self._observations():
-            offset_ns = message.received_ns - self.survey.first_ns
-            due_ns = started_ns + round(offset_ns / self.speed)
+            offset_ns = max(0, message.received_ns - self.survey.first_ns)
+            planned_ns = started_ns + round(offset_ns / self.speed)
+            due_ns = planned_ns + self.held_up_ns
             while (left_ns := due_ns - time.monotonic_ns()) > 0:
                 whole_ms = left_ns // 1_000_000
                 if not whole_ms:
                     time.sleep(left_ns / SECOND_NS)
                 else:
-                    self._take(whole_ms)
-            self.late_us = max(self.late_us, (time.monotonic_ns() - due_ns) // 1000)
-            line = lines.get(message.session)
+                    self._take(min(whole_ms, LONGEST_POLL_MS))
+            line = self._lines.get(message.session)
             if line is None:
                 raise RecordingError(f"{self.path}: was changed while it was replayed")
+            if not line.is_due(message.received_ns):
+                self._wait_until_due(line, message.received_ns)
+                self.held_up_ns += max(0, time.monotonic_ns() - due_ns)
+            self.late_us = max(self.late_us, (time.monotonic_ns() - planned_ns) // 1000)
             self._send(line, message)
             self._take(0)
+
+    def _wait_until_due(self, line: Line, received_ns: int) -> None:
+        """Wait, within bounds, until a connection has heard what it had heard before it sent."""
+        until_ns = time.monotonic_ns() + round(PATIENCE_S * SECOND_NS)
+        has_heard = False
+        while not line.is_due(received_ns):
+            left_ms = (until_ns - time.monotonic_ns()) // 1_000_000
+            if left_ms <= 0:
+                # From here on at the recorded pace; if there was nothing at all, for everybody.
+                for each in [line] if has_heard else self._lines.values():
+                    each.is_waited_for = False
+                return
+            has_heard |= self._take(left_ms) > 0
 
     def _observations(self) -> Generator[recording_pb2.Observation, None, None]:
         for entry in RecordingReader(self.path).entries():
@@ -167,18 +192,17 @@ class Replay:
             return
         if not line.is_old:
             envelope.wants_status = True  # or a refusal would not be told
-        self._hand_over(line.socket, [b"", envelope.SerializeToString(), message.payload])
+        self._hand_over(
+            self._sockets[message.session], [b"", envelope.SerializeToString(), message.payload]
+        )
         if not is_observation:
             return
         self.sent += 1
-        client = envelope.client.id or line.session.decode("utf-8", "replace")
+        client = envelope.client.id or message.session.decode("utf-8", "replace")
         about = f"{client} {envelope.model_id} sequence {envelope.sequence}"
         sent = Sent(envelope.model_id, about, recorded)
-        if line.is_old:
-            line.sent.append(sent)
-        else:
-            line.waiting.setdefault(envelope.sequence, deque()).append(sent)
-            self._waiting += 1
+        line.expect(sent, envelope.sequence)
+        self._waiting += not line.is_old
 
     def _hand_over(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
         """Give a message to ZeroMQ, taking answers while its queue is full."""
@@ -193,7 +217,7 @@ class Replay:
         """Take the answers that are there, or come in time; return how many."""
         taken = 0
         for socket, _ in self._poller.poll(timeout_ms):
-            line = self._lines[socket]
+            line = self._lines[self._sessions[socket]]
             while True:
                 try:
                     parts = socket.recv_multipart(zmq.NOBLOCK)
@@ -204,21 +228,15 @@ class Replay:
         return taken
 
     def _answered(self, line: Line, parts: list[bytes]) -> None:
-        if len(parts) != 3:
+        if len(parts) != ANSWER_FRAMES:
             return
         response = decode_response(parts[1], len(parts[2]))
         if response.kind is not Kind.OBSERVE:
             return
         ending = Ending(response.outcome, response.model_version, response.tensors, parts[2])
-        if line.is_old:
-            line.answers.append(ending)
-            return
-        waiting = line.waiting.get(response.sequence)
-        if waiting:
-            sent = waiting.popleft()
+        sent = line.answered(response.sequence, ending)
+        if sent is not None:
             self._waiting -= 1
-            if not waiting:
-                del line.waiting[response.sequence]
             self.comparison.judge(sent.model, sent.about, sent.recorded, ending)
 
     def _wait_for_answers(self) -> None:
@@ -228,9 +246,9 @@ class Replay:
             if not self._take(round((PATIENCE_S if self._waiting else 1.0) * 1000)):
                 return
 
-    def _settle(self, lines: dict[bytes, Line]) -> None:
+    def _settle(self) -> None:
         """Judge what was not answered, and the old wire."""
-        for line in lines.values():
+        for line in self._lines.values():
             for sent in (each for waiting in line.waiting.values() for each in waiting):
                 self.comparison.judge(sent.model, sent.about, sent.recorded, None)
             in_order = len(line.answers) == len(line.sent)
@@ -239,12 +257,14 @@ class Replay:
                     answer = line.answers[index]
                     self.comparison.judge(sent.model, sent.about, sent.recorded, answer)
                 else:
-                    self.comparison.count(sent.model, Verdict.UNKNOWN)
+                    self.comparison.give_up(sent.model, sent.recorded)
 
 
-def _allow_files(number: int) -> None:
-    """Let this process open so many files, if it may."""
+def _allow_files(number: int) -> int:
+    """Let this process open so many files, if it may; return how many it may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < number:
         most = number if hard == resource.RLIM_INFINITY else min(number, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from appliance.errors import Outcome, Rejected
 from appliance.keys import z85
-from appliance.keys.ring import Refusal, Ring
+from appliance.keys.keyring import Keyring, Refusal
 from appliance.keys.zap import Status, ZapRequest
 
 ARM, OLD, BOTH, UNKNOWN = (bytes([number]) * 32 for number in range(4))
-RING = Ring(
+KEYRING = Keyring(
     {z85.encode(ARM): "arm-3", z85.encode(BOTH): "both"},
     {z85.encode(OLD): "arm-2", z85.encode(BOTH): "both"},
 )
@@ -23,7 +23,7 @@ def ask(*credentials: bytes, mechanism: str = "CURVE") -> ZapRequest:
 
 
 def test_an_authorised_key_comes_in_and_is_its_own_user_id() -> None:
-    reply, why = RING.judge(ask(ARM))
+    reply, why = KEYRING.judge(ask(ARM))
     assert (reply.status, reply.user_id, reply.request_id, why) == (
         Status.ACCEPTED,
         z85.encode(ARM),
@@ -46,20 +46,20 @@ def test_an_authorised_key_comes_in_and_is_its_own_user_id() -> None:
     ],
 )
 def test_nobody_else_does(request_: ZapRequest, why: Refusal) -> None:
-    reply, said = RING.judge(request_)
+    reply, said = KEYRING.judge(request_)
     assert (reply.status, reply.user_id, said) == (Status.REFUSED, "", why)
 
 
 @given(st.binary(min_size=32, max_size=32), st.sampled_from(["CURVE", "NULL", "PLAIN", ""]))
 def test_no_key_is_accepted_by_chance(key: bytes, mechanism: str) -> None:
-    reply, why = RING.judge(ask(key, mechanism=mechanism))
+    reply, why = KEYRING.judge(ask(key, mechanism=mechanism))
     assert (reply.status is Status.ACCEPTED) == (mechanism == "CURVE" and key == ARM)
     assert (why is None) == (reply.status is Status.ACCEPTED)
 
 
 @pytest.mark.parametrize("claimed", ["", "arm-3"])
 def test_a_client_may_say_who_it_is_or_nothing(claimed: str) -> None:
-    RING.check(z85.encode(ARM), claimed)
+    KEYRING.check(z85.encode(ARM), claimed)
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_what_it_says_has_to_be_so(
     key: bytes, claimed: str, outcome: Outcome, message: str
 ) -> None:
     with pytest.raises(Rejected, match=message) as refused:
-        RING.check(z85.encode(key), claimed)
+        KEYRING.check(z85.encode(key), claimed)
     assert refused.value.outcome is outcome

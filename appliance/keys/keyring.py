@@ -25,7 +25,7 @@ class Refusal(enum.Enum):
 
 
 @frozen
-class Ring:
+class Keyring:
     """Public keys, as Z85, with the ids of the clients that hold their secrets.
 
     A key that is in both counts as revoked.
