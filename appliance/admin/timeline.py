@@ -1,0 +1,126 @@
+"""The timeline as a document: a bounded part of it, from where the asker has read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define
+
+from appliance.dispatch.results import MICROSECOND_NS
+from appliance.dispatch.timeline import SECOND_NS, SPAN_NS, End, Ending, Position, Timeline
+from appliance.dispatch.timeline import TimelineBatch as Batch
+from appliance.errors import MISSES, AdminError
+from appliance.metrics.status import (
+    Drop,
+    TimelineBatch,
+    TimelineCount,
+    TimelineDocument,
+    TimelineRow,
+)
+
+BATCHES, ROWS, DROPS = 400, 800, 400
+"""In one document: about 100 KB, and some 3 ms of the event loop."""
+
+NEWEST = "newest"
+_CURSOR = re.compile(r"([0-9a-f]{16})\.(\d{1,18})\.(\d{1,18})")
+_ENDS = {end: end.name.lower() for end in End}
+
+
+@define(eq=False)
+class TimelineDocuments:
+    """Makes the documents.
+
+    Args:
+        instance: Of this process: a cursor of another one counts for nothing.
+        started_ns: What their times are relative to.
+    """
+
+    timeline: Timeline
+    instance: str
+    started_ns: int
+
+    def read(self, query: Mapping[str, Any], now_ns: int, unix_s: float) -> TimelineDocument:
+        """Return what is over since the cursor `since`, or all that is kept without one.
+
+        `since=newest` returns only the cursor behind all of it.
+
+        Raises:
+            AdminError: That is no cursor.
+        """
+        since = self._position(query.get("since", ""))
+        found = self.timeline.read(since, now_ns, batches=BATCHES, rows=ROWS, endings=DROPS)
+        position = found.position
+        return TimelineDocument(
+            instance=self.instance,
+            now_us=self._us(now_ns),
+            unix_s=round(unix_s, 6),
+            span_s=SPAN_NS // SECOND_NS,
+            cursor=f"{self.instance}.{position.batches}.{position.endings}",
+            missed=TimelineCount(batches=found.missed[0], drops=found.missed[1]),
+            more=TimelineCount(batches=found.more[0], drops=found.more[1]),
+            running=[self._batch(each) for each in self.timeline.running()],
+            batches=[self._batch(each) for each in found.batches],
+            drops=[self._drop(each) for each in found.endings],
+        )
+
+    def _position(self, cursor: str) -> Position:
+        if not cursor:
+            return Position()
+        if cursor == NEWEST:
+            return self.timeline.end
+        found = _CURSOR.fullmatch(cursor)
+        if found is None:
+            raise AdminError(
+                f"/v1/timeline: since: found {cursor[:80]!r}; allowed: the `cursor` of an earlier "
+                f"answer, {NEWEST!r}, or nothing"
+            )
+        if found[1] != self.instance:
+            return Position()
+        return Position(int(found[2]), int(found[3]))
+
+    def _us(self, at_ns: int) -> int:
+        return (at_ns - self.started_ns) // MICROSECOND_NS if at_ns else 0
+
+    def _batch(self, batch: Batch) -> TimelineBatch:
+        return TimelineBatch(
+            id=batch.number,
+            end=_ENDS[batch.end],
+            model=batch.model,
+            version=batch.version,
+            worker=batch.worker.slot,
+            generation=batch.worker.generation,
+            staged_us=self._us(batch.staged_ns),
+            started_us=self._us(batch.started_ns),
+            finished_us=self._us(batch.finished_ns),
+            ended_us=self._us(batch.ended_ns),
+            batch_us=batch.batch_us,
+            execute_us=batch.execute_us,
+            error=batch.error,
+            rows=self._rows(batch),
+        )
+
+    def _rows(self, batch: Batch) -> list[TimelineRow]:
+        started_ns, ended_ns = self.started_ns, batch.ended_ns
+        return [
+            (
+                client,
+                (received_ns - started_ns) // MICROSECOND_NS,
+                None if outcome is None else (deadline_ns - ended_ns) // MICROSECOND_NS,
+                None if outcome is None else outcome.name,
+            )
+            for client, received_ns, deadline_ns, outcome in batch.rows
+        ]
+
+    def _drop(self, ending: Ending) -> Drop:
+        return Drop(
+            at_us=self._us(ending.ended_ns),
+            waited_us=max(0, ending.ended_ns - ending.received_ns) // MICROSECOND_NS,
+            client=ending.client,
+            model=ending.model,
+            outcome=ending.outcome.name,
+            message=ending.message,
+            count=ending.count,
+            miss=ending.outcome in MISSES,
+        )

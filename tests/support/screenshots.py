@@ -1,0 +1,97 @@
+"""`python -m support.screenshots DIRECTORY`: the page under load, light and dark, and empty."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from support.box import Box, box
+from support.browser import Browser, browser
+from support.ports import free_ports
+from support.repository import add_sleep
+from support.robots import fleet
+
+CONFIG = """
+appliance_id = "cell-4"
+
+[transport]
+bind = ["tcp://127.0.0.1:{door}"]
+
+[admin]
+listen = "127.0.0.1:{page}"
+
+[[workers]]
+name = "policies"
+models = ["arm"]
+
+[[workers]]
+name = "senses"
+models = ["detector"]
+
+[[clients.known]]
+id = "inspection"
+max_rate_hz = 5.0
+"""
+WIDTH, HEIGHT = 1600, 1000
+LOADED = """
+window.page && window.page.store.nowUs - window.page.store.batches[0]?.ended_us > 29e6
+"""
+
+POINT_AT_ONE = """
+const lanes = window.page.views[2];
+lanes.zoom(1e6);
+lanes.hold.set(true);
+const recent = lanes.shown().filter(
+    (batch) => batch.end === "finished" && batch.ended_us > lanes.right() - 8e5);
+lanes.select(recent.reduce((a, b) => (b.rows.length > a.rows.length ? b : a)), true);
+"""
+
+
+def robots() -> list[dict[str, Any]]:
+    """Return arms and cameras; one with too little time, one too fast, one that sends rubbish."""
+    arms = [
+        {"id": f"arm-{n}", "model": "arm", "hz": 20 + 2 * n, "budget_ms": 60, "steps": 8}
+        for n in range(1, 7)
+    ]
+    cameras = [
+        {"id": f"camera-{n}", "model": "detector", "hz": 10 + n, "budget_ms": 90} for n in (1, 2)
+    ]
+    gripper = {"id": "gripper", "model": "detector", "hz": 9, "budget_ms": 34, "lateness": "firm"}
+    fast = {"id": "inspection", "model": "arm", "hz": 8}
+    rubbish = {"id": "bench-test", "model": "arm", "hz": 0.7, "width": 3}
+    return [*arms, *cameras, gripper, fast, rubbish]
+
+
+def main(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        models = Path(name)
+        add_sleep(models, "arm", base_ms=5, per_row_ms=1)
+        add_sleep(models, "detector", base_ms=14, per_row_ms=6, max_batch=4)
+        door, page = free_ports()
+        config = CONFIG.format(door=door, page=page)
+        with box(models, config=config) as running, browser() as looking:
+            running.address = f"tcp://127.0.0.1:{door}"
+            url = f"http://127.0.0.1:{page}/"
+            looking.size(WIDTH, HEIGHT)
+            looking.open(url)
+            looking.wait("document.querySelector('#state').dataset.state === 'ready'")
+            looking.screenshot(directory / "page-empty.png")
+            _loaded(running, looking, directory)
+
+
+def _loaded(running: Box, looking: Browser, directory: Path) -> None:
+    with fleet(running.address, robots()):
+        looking.run("window.page = (await import('/page/main.js')).app")
+        looking.wait(LOADED, patience_s=90)
+        looking.run(POINT_AT_ONE)
+        for scheme in ("light", "dark"):
+            looking.scheme(scheme)
+            looking.run("await new Promise((done) => setTimeout(done, 1200))")
+            looking.screenshot(directory / f"page-{scheme}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
