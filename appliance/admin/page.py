@@ -20,17 +20,9 @@ from appliance.admin.routes import Router
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = (
     ("Content-Security-Policy", _POLICY),
@@ -52,6 +44,22 @@ class _File:
     body: bytes
 
 
+def _files() -> dict[str, _File]:
+    """Read the page's files: `index.html` is at `/`, the others are below `/page/`."""
+    files = dict(_below(resources.files("appliance.admin").joinpath("static"), "/page/"))
+    files["/"] = files.pop("/page/index.html")
+    return files
+
+
+def _below(folder: Traversable, path: str) -> Iterator[tuple[str, _File]]:
+    for entry in folder.iterdir():
+        suffix = entry.name[entry.name.rfind(".") :]
+        if entry.is_dir():
+            yield from _below(entry, f"{path}{entry.name}/")
+        elif suffix in _TYPES:
+            yield path + entry.name, _File(_TYPES[suffix], entry.read_bytes())
+
+
 @define(eq=False)
 class Page:
     """Answers a browser: with the page's files, else with what `router` says.
@@ -60,7 +68,7 @@ class Page:
     """
 
     router: Router
-    _files: dict[str, _File] = field(factory=lambda: _files(), init=False)
+    _files: dict[str, _File] = field(factory=_files, init=False)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer, or refuse whoever takes the box for another."""
@@ -86,19 +94,3 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-def _files() -> dict[str, _File]:
-    """Read the page's files: `index.html` is at `/`, the others are below `/page/`."""
-    files = dict(_below(resources.files("appliance.admin").joinpath("static"), "/page/"))
-    files["/"] = files.pop("/page/index.html")
-    return files
-
-
-def _below(folder: Traversable, path: str) -> Iterator[tuple[str, _File]]:
-    for entry in folder.iterdir():
-        suffix = entry.name[entry.name.rfind(".") :]
-        if entry.is_dir():
-            yield from _below(entry, f"{path}{entry.name}/")
-        elif suffix in _TYPES:
-            yield path + entry.name, _File(_TYPES[suffix], entry.read_bytes())

@@ -20,8 +20,8 @@ from appliance.metrics.status import (
     TimelineRow,
 )
 
-BATCHES, ROWS, DROPS = 400, 800, 400
-"""In one document: about 100 KB, and some 3 ms of the event loop."""
+BATCHES, ROWS, DROPS = 250, 600, 250
+"""In one document: 100 KB at most, and some 2 ms of the event loop."""
 
 NEWEST = "newest"
 _CURSOR = re.compile(r"([0-9a-f]{16})\.(\d{1,18})\.(\d{1,18})")

@@ -25,6 +25,7 @@ from appliance.dispatch.results import BatchResult
 from appliance.dispatch.ticket import Reply, Ticket
 from appliance.errors import Outcome
 from appliance.scheduling.events import Batch, BatchDone, Request, WorkerRef
+from appliance.values import value
 
 SECOND_NS = 1_000_000_000
 SPAN_NS = 30 * SECOND_NS
@@ -69,7 +70,7 @@ class TimelineRow(NamedTuple):
     outcome: Outcome | None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class TimelineBatch:
     """One batch. Times are monotonic nanoseconds; 0: it did not come to that.
 
@@ -98,7 +99,7 @@ class TimelineBatch:
     rows: list[TimelineRow]
 
 
-@frozen
+@value
 class Ending:
     """Requests that ended other than OK: one, or `count` more of the same within a second.
 
