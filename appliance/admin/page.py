@@ -7,6 +7,7 @@ what is answered may be used by this page only. The page in turn loads nothing f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ _HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
 )
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::\d*)?")
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -90,7 +92,6 @@ class Page:
 
 
 def _name(host: str) -> str:
-    """Return the name or address of a Host header, without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """Return the name or address of a Host header, without the port; empty if it is none."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else found[1] or found[2]

@@ -308,8 +308,8 @@ class Timeline:
         self._forget_batches(now_ns - SPAN_NS)
         self._forget_endings(now_ns - SPAN_NS)
         end = self.end
-        first = max(since.batches, self._batches_before)
-        first_ending = max(since.endings, self._endings_before)
+        first = min(max(since.batches, self._batches_before), end.batches)
+        first_ending = min(max(since.endings, self._endings_before), end.endings)
         found: list[TimelineBatch] = []
         for record in islice(self._batches, first - self._batches_before, None):
             rows -= len(record[8])
@@ -323,8 +323,8 @@ class Timeline:
             found,
             ended,
             position,
-            (first - min(first, since.batches), first_ending - min(first_ending, since.endings)),
-            (max(0, end.batches - position.batches), max(0, end.endings - position.endings)),
+            (max(0, first - since.batches), max(0, first_ending - since.endings)),
+            (end.batches - position.batches, end.endings - position.endings),
         )
 
     def running(self) -> list[TimelineBatch]:

@@ -29,6 +29,7 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--enable-precise-memory-info",
     "--js-flags=--expose-gc",
+    "--host-resolver-rules=MAP elsewhere.example 127.0.0.1",
 )
 
 

@@ -7,29 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from support.box import Box, box
+from support.box import Box
 from support.browser import Browser, browser
-from support.ports import free_ports
+from support.page import page_box
 from support.repository import add_sleep
 from support.robots import fleet
 
-CONFIG = """
-appliance_id = "cell-4"
-
-[transport]
-bind = ["tcp://127.0.0.1:{door}"]
-
-[admin]
-listen = "127.0.0.1:{page}"
-
-[[workers]]
-name = "policies"
-models = ["arm"]
-
-[[workers]]
-name = "senses"
-models = ["detector"]
-
+HEAD = 'appliance_id = "cell-4"'
+TAIL = """
 [[clients.known]]
 id = "inspection"
 max_rate_hz = 5.0
@@ -70,13 +55,9 @@ def main(directory: Path) -> None:
         models = Path(name)
         add_sleep(models, "arm", base_ms=5, per_row_ms=1)
         add_sleep(models, "detector", base_ms=14, per_row_ms=6, max_batch=4)
-        door, page = free_ports()
-        config = CONFIG.format(door=door, page=page)
-        with box(models, config=config) as running, browser() as looking:
-            running.address = f"tcp://127.0.0.1:{door}"
-            url = f"http://127.0.0.1:{page}/"
+        with page_box(models, head=HEAD, tail=TAIL) as running, browser() as looking:
             looking.size(WIDTH, HEIGHT)
-            looking.open(url)
+            looking.open(running.url)
             looking.wait("document.querySelector('#state').dataset.state === 'ready'")
             looking.screenshot(directory / "page-empty.png")
             _loaded(running, looking, directory)
