@@ -17,15 +17,17 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk peers check bench proto clean
+.PHONY: help demo test test-sdk peers check bench chromium screenshots proto clean
 
 help:
-	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
-	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
-	@echo "make check   ruff, pyright, import contracts"
-	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
-	@echo "make proto   what is generated and compiled, made anew"
-	@echo "make clean   remove what was built, $(VENV) included"
+	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
+	@echo "make test         all tests                               TEST_ARGS='-k wire -x'"
+	@echo "make check        ruff, pyright, import contracts"
+	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
+	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
+	@echo "make screenshots  the pictures of the page in docs/images"
+	@echo "make proto        what is generated and compiled, made anew"
+	@echo "make clean        remove what was built, $(VENV) included"
 
 demo: $(BUILD)/demo.stamp
 	@$(BIN)/appliance demo $(DEMO_ARGS)
@@ -51,6 +53,14 @@ check: $(BUILD)/dev.stamp
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+chromium:
+	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq --no-install-recommends chromium chromium-driver; } >&2 || \
+		echo "no Chromium: the page's tests in a browser will be skipped" >&2
+
+screenshots: $(BUILD)/dev.stamp
+	@PYTHONPATH=tests $(BIN)/python -m support.screenshots docs/images
 
 proto:
 	@rm -f $(BUILD)/dev.stamp

@@ -386,7 +386,7 @@ class Appliance:
             metrics_text=self._metrics_text,
             drain=self._drain_document,
             reload=self._reload_document,
-            timeline=lambda query: self.timeline.read(query, time.monotonic_ns(), time.time()),
+            timeline=lambda query: self.timeline.document(query, time.monotonic_ns, time.time),
             recordings=lambda: {"recordings": self.recorder.documents()},
             record=self.recorder.start,
             stop_recording=self.recorder.stop,

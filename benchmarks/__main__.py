@@ -20,6 +20,7 @@ from benchmarks import (
     latency,
     machine,
     memory,
+    page,
     recording,
     throughput,
     timer,
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "controllers": controllers.measure,
     "outages": controllers.outages,
     "recording": recording.measure,
+    "page": page.measure,
 }
 WIDTH = 150
 """Columns where there is no terminal to ask."""

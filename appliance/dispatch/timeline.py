@@ -48,6 +48,8 @@ _OK, _CLIENT_GONE = int(Outcome.OK), int(Outcome.CLIENT_GONE)
 _ENGINE_FAILED = int(Outcome.ENGINE_FAILED)
 _OUTCOMES: dict[int | None, Outcome | None] = {None: None, **{int(o): o for o in Outcome}}
 _CLIENT: Callable[[Request], str] = attrgetter("client")
+_ARRIVED_NS: Callable[[Request], int] = attrgetter("arrived_ns")
+_DEADLINE_NS: Callable[[Request], int] = attrgetter("deadline_ns")
 
 
 class End(IntEnum):
@@ -209,8 +211,8 @@ class Timeline:
                 result.execute_us,
             )
         numbers = [staged_ns, batch.started_ns, finished_ns, batch_us, execute_us]
-        for request in requests:
-            numbers += (request.arrived_ns, request.deadline_ns)
+        numbers.extend(map(_ARRIVED_NS, requests))
+        numbers.extend(map(_DEADLINE_NS, requests))
         (name, version), (slot, generation) = batch.lane.model, batch.worker
         batches = self._batches
         batches.append(
@@ -376,7 +378,7 @@ def _batch(record: _Batch) -> TimelineBatch:
         rows=[
             TimelineRow(client, received_ns, deadline_ns, _OUTCOMES[outcomes.get(row, outcome)])
             for row, (client, received_ns, deadline_ns) in enumerate(
-                zip(clients, spans[::2], spans[1::2], strict=True)
+                zip(clients, spans[: len(clients)], spans[len(clients) :], strict=True)
             )
         ],
     )

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import trio
 from support.timelines import MS, SECOND_NS, end, request, run
 
 from appliance.admin.http import HttpRequest
 from appliance.admin.routes import Route, Router
-from appliance.admin.timeline import BATCHES, DROPS, ROWS, TimelineDocuments
-from appliance.dispatch.timeline import Timeline
+from appliance.admin.timeline import BATCHES, DROPS, PARTS, ROWS, TimelineDocuments
+from appliance.dispatch.timeline import SPAN_NS, Timeline
 from appliance.errors import AdminError, Outcome
 
 INSTANCE = "00000000000000ab"
@@ -95,11 +96,44 @@ def test_a_document_is_bounded_and_says_so(
         end(timeline, f"{number % 32:255}", 2 * SECOND_NS)
     document = documents.read({}, 2 * SECOND_NS, 0)
     assert sum(len(batch["rows"]) for batch in document["batches"]) <= ROWS
-    assert len(json.dumps(document)) < 600_000
+    assert len(json.dumps(document)) < 150_000
     assert document["more"] == {
         "batches": 2 * BATCHES - len(document["batches"]),
         "drops": DROPS,
     }
+
+
+async def test_a_document_is_of_several_parts_and_others_have_their_turn(
+    timeline: Timeline, documents: TimelineDocuments
+) -> None:
+    for number in range((PARTS + 1) * BATCHES):
+        run(timeline, number, 2 * SECOND_NS, [request()])
+    end(timeline, "a", 2 * SECOND_NS)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    def clock() -> int:
+        return 2 * SECOND_NS + MS * turns
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        document = await documents.document({}, clock, lambda: 0.0)
+        nursery.cancel_scope.cancel()
+    assert [batch["id"] for batch in document["batches"]] == list(range(PARTS * BATCHES))
+    assert len(document["drops"]) == 1
+    assert document["more"] == {"batches": BATCHES, "drops": 0}
+    assert turns >= PARTS - 1
+    assert document["now_us"] >= 1_000_000 + 1000 * (PARTS - 1)
+    rest = documents.read({"since": document["cursor"]}, clock(), 0)
+    assert rest["batches"][0]["id"] == PARTS * BATCHES
+    later = 2 * SECOND_NS + SPAN_NS + 1
+    late = await documents.document({}, lambda: later, lambda: 0.0)
+    assert late["missed"] == {"batches": (PARTS + 1) * BATCHES, "drops": 1}
 
 
 async def test_the_query_reaches_it(timeline: Timeline, documents: TimelineDocuments) -> None:

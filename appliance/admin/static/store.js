@@ -31,6 +31,7 @@ export class Store {
     this.unixS = 0;
     this.skipped = 0; // batches that came faster than they were read, of the last 30 s
     this.skips = [];
+    this.slack = null; // what slacks() found, until something comes
   }
 
   /** Take in one round. Returns whether the appliance was started anew since the last one. */
@@ -49,6 +50,7 @@ export class Store {
       }
       for (const drop of part.drops) this.drops.push(drop);
     }
+    this.slack = null;
     this.running = last.running;
     this.nowUs = last.now_us;
     this.unixS = last.unix_s;
@@ -153,6 +155,11 @@ export class Store {
 
   /** Of each client in the last 30 s: least slack by second, least of all, late ones, misses. */
   slacks() {
+    this.slack ??= this.readSlacks();
+    return this.slack;
+  }
+
+  readSlacks() {
     const found = new Map();
     const newest = Math.floor(this.nowUs / SECOND_US);
     const cells = SPAN_US / SECOND_US;

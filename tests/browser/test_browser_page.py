@@ -108,9 +108,10 @@ def test_names_from_outside_are_only_text(busy: Browser) -> None:
     busy.run(
         """
         const lanes = window.page.views[2];
-        const batch = window.page.store.batches.findLast(({ model }) => model === "detector");
-        lanes.select(batch, true);
-        """
+        const isThere = ({ rows }) => rows.some(([client]) => client === args[0]);
+        lanes.select(window.page.store.batches.findLast(isThere), true);
+        """,
+        HOSTILE,
     )
     assert HOSTILE in busy.text("#details")
     assert HOSTILE in busy.text("#robots-table")
