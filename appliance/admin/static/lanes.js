@@ -106,10 +106,7 @@ export class LanesView {
   }
 
   workers() {
-    const known = this.store.status?.workers.map((worker) => worker.slot) ?? [];
-    const seen = new Set(known);
-    for (const { worker } of this.store.batches) seen.add(worker);
-    return [...seen];
+    return this.store.status?.workers.map((worker) => worker.slot) ?? [];
   }
 
   right() {
@@ -177,8 +174,8 @@ export class LanesView {
     context.beginPath();
     context.rect(NAMES, 0, this.width, height);
     context.clip();
-    this.placed = [];
-    for (const batch of this.shown()) this.drawBatch(context, batch, workers.indexOf(batch.worker));
+    const lanes = new Map(workers.map((worker, index) => [worker, { index, right: 0, colour: "" }]));
+    for (const batch of this.shown()) this.drawBatch(context, batch, lanes.get(batch.worker));
     this.drawDrops(context, AXIS + Math.max(1, workers.length) * LANE);
     this.drawSelected(context);
     context.restore();
@@ -211,14 +208,19 @@ export class LanesView {
     context.fillText("drops", NAMES - 10, height - DROPS / 2, NAMES - 14);
   }
 
-  drawBatch(context, batch, lane) {
-    if (lane < 0) return;
-    const top = AXIS + lane * LANE + 5;
-    const isStaged = batch.end === "running" && !batch.started_us;
+  /** From where to where a batch is drawn. */
+  extent(batch) {
+    const left = Math.round(this.x(beginUs(batch)));
     const until = batch.finished_us || batch.ended_us || this.store.nowUs;
-    const left = this.x(beginUs(batch));
-    const width = Math.max(1, this.x(until) - left);
-    this.placed.push([lane, left, left + width, batch]);
+    return [left, Math.max(left + 1, Math.round(this.x(until)))];
+  }
+
+  drawBatch(context, batch, lane) {
+    if (lane === undefined) return;
+    const top = AXIS + lane.index * LANE + 5;
+    const isStaged = batch.end === "running" && !batch.started_us;
+    const [left, right] = this.extent(batch);
+    const width = right - left;
     if (batch.end === "revoked" || isStaged) {
       context.strokeStyle = this.colours.get("quiet");
       context.setLineDash([2, 2]);
@@ -227,10 +229,16 @@ export class LanesView {
       return;
     }
     const failed = batch.end === "lost" || batch.error !== "";
-    context.fillStyle = failed ? this.colours.get("bad") : this.colours.model(batch.model);
-    context.globalAlpha = batch.end === "running" ? 0.5 : 1;
-    context.fillRect(left, top, width, BAR);
-    context.globalAlpha = 1;
+    const colour = failed ? this.colours.get("bad") : this.colours.model(batch.model);
+    if (right > lane.right || colour !== lane.colour) {
+      // What would only paint over the same pixels is left out.
+      context.fillStyle = colour;
+      context.globalAlpha = batch.end === "running" ? 0.5 : 1;
+      context.fillRect(left, top, width > 3 ? width - 1 : width, BAR); // a gap to the next
+      context.globalAlpha = 1;
+      lane.right = right;
+      lane.colour = colour;
+    }
     if (failed) this.cross(context, left + width / 2, top + BAR / 2);
     if (batch.rows.some(([, , slack, outcome]) => slack < 0 || (outcome && outcome !== "OK"))) {
       context.fillStyle = this.colours.get("bad");
@@ -259,9 +267,9 @@ export class LanesView {
 
   drawSelected(context) {
     const { selected } = this;
-    const place = this.placed.find(([, , , batch]) => batch.id === selected?.batch.id);
-    if (!place) return;
-    const [lane, left, right] = place;
+    if (!selected) return;
+    const lane = this.workers().indexOf(selected.batch.worker);
+    const [left, right] = this.extent(selected.batch);
     context.strokeStyle = this.colours.get("ink");
     context.lineWidth = selected.fixed ? 2 : 1;
     context.strokeRect(left - 1.5, AXIS + lane * LANE + 3.5, right - left + 3, BAR + 9);
@@ -272,11 +280,12 @@ export class LanesView {
 
   /** The batch that is pointed at, or the nearest one very close by. */
   at(event) {
-    const lane = Math.floor((event.offsetY - AXIS) / LANE);
+    const worker = this.workers()[Math.floor((event.offsetY - AXIS) / LANE)];
     let found = null;
     let nearest = NEAR;
-    for (const [its, left, right, batch] of this.placed ?? []) {
-      if (its !== lane) continue;
+    for (const batch of this.shown()) {
+      if (batch.worker !== worker) continue;
+      const [left, right] = this.extent(batch);
       const away = Math.max(left - event.offsetX, event.offsetX - right, 0);
       if (away <= nearest) [found, nearest] = [batch, away];
     }
