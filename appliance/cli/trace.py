@@ -35,12 +35,11 @@ def trace(arguments: argparse.Namespace) -> int:
     reading = Reading(path, arguments.seconds, last=arguments.last)
     made = Trace()
     with TraceFile(Path(arguments.output)) as file:
-        with contextlib.suppress(KeyboardInterrupt):
-            for document in reading.documents(made):
-                _show(reading, made)
-                for batch in document["batches"]:
-                    file.write(made.batch(batch))
-                file.write(made.drop(drop) for drop in document["drops"])
+        for document in reading.documents(made):
+            _show(reading, made)
+            for batch in document["batches"]:
+                file.write(made.batch(batch))
+            file.write(made.drop(drop) for drop in document["drops"])
         _show(reading, made, done=True)
         file.write(made.closing())
         file.finish(reading.about())
@@ -69,7 +68,7 @@ class Reading:
     _first: TimelineDocument | None = field(default=None, init=False)
 
     def documents(self, made: Trace) -> Iterator[TimelineDocument]:
-        """Return parts of the timeline, oldest first, until it is enough."""
+        """Return parts of the timeline, oldest first, until it is enough, or until Ctrl-C."""
         first = self._first = self._ask("" if self.last else "newest")
         begin_us, end_us = first["now_us"], first["now_us"] + round(self.seconds * 1e6)
         if self.last:
@@ -82,12 +81,15 @@ class Reading:
             if made.rows >= MOST_ROWS:
                 self.missing.append(f"it ends after {MOST_ROWS} rows")
                 return
-            if not any(document["more"].values()):
-                if document["now_us"] >= end_us:
-                    return
-                time.sleep(POLL_S)
+            waits = not any(document["more"].values())
+            if waits and document["now_us"] >= end_us:
+                return
             try:
+                if waits:
+                    time.sleep(POLL_S)
                 document = self._ask(document["cursor"])
+            except KeyboardInterrupt:
+                return
             except AdminUnreachable as error:
                 self.missing.append(f"it ends early: {error}")
                 return
@@ -175,12 +177,12 @@ class TraceFile:
     def write(self, events: Iterable[Event]) -> None:
         """Add events, one a line."""
         for event in events:
-            self._put(f"{self._separator}\n{json.dumps(event, ensure_ascii=False)}")
+            self._put(f"{self._separator}\n{json.dumps(event)}")
             self._separator = ","
 
     def finish(self, about: dict[str, Any]) -> None:
         """End the file and give it its name."""
-        self._put(f'\n], "otherData": {json.dumps(about, ensure_ascii=False)}}}\n')
+        self._put(f'\n], "otherData": {json.dumps(about)}}}\n')
         try:
             self._stream.close()
             self.partial.rename(self.path)

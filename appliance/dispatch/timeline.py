@@ -224,7 +224,7 @@ class Timeline:
                 version,
                 slot,
                 generation,
-                error,
+                error[:MESSAGE_CHARACTERS],
                 tuple(map(_CLIENT, requests)),
                 pack(f"={len(numbers)}q", *numbers),
                 failed,

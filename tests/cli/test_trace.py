@@ -207,6 +207,20 @@ def test_what_is_missing_is_said(
     assert events_of(out)["X"]
 
 
+def test_ctrl_c_ends_it_and_keeps_what_there_is(
+    serve_admin: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.json"
+    whole = document(1_500_000, "d", batches=[batch(1, 1_100_000)])
+    path = serve_admin(answers(newest=[{**document(1_000_000), "more": {"drops": 1}}], c=[whole]))
+    monkeypatch.setattr("appliance.cli.trace.time.sleep", interrupted)
+    assert main(["trace", "60", str(out), "--socket", path]) == 0
+    assert events_of(out)["X"]
+
+
 def test_nobody_there_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "out.json"
     assert main(["trace", "1", str(out), "--socket", str(tmp_path / "absent.sock")]) == 2

@@ -12,12 +12,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from attrs import frozen
 
 from appliance import AsyncConnection
+
+TESTS = Path(__file__).parent.parent
 
 
 @frozen(kw_only=True)
@@ -43,7 +46,7 @@ def fleet(address: str, robots: Sequence[dict[str, Any]]) -> Iterator[subprocess
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": "tests", "PYTHONWARNINGS": "error"},
+        env={"PYTHONPATH": str(TESTS), "PYTHONWARNINGS": "error"},
     )
     assert process.stdin is not None
     assert process.stdout is not None
