@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from attrs import define, field, frozen
 
 from appliance.admin.http import (
+    JSON,
     TEXT,
     HttpRequest,
     HttpResponse,
@@ -162,7 +163,7 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("GET", "/v1/models", sources.models),
         Route("GET", "/v1/workers", sources.workers),
         Route("GET", "/metrics", sources.metrics_text, OPENMETRICS),
-        Route("GET", "/v1/timeline", action=sources.timeline),
+        Route("GET", "/v1/timeline", text_type=JSON, action=sources.timeline),
         Route("GET", "/v1/recordings", sources.recordings),
         Route("POST", "/v1/drain", sources.drain),
         Route("POST", "/v1/reload", sources.reload),

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
-from itertools import islice
 from operator import attrgetter
-from struct import Struct, pack, unpack_from
+from struct import pack, unpack_from
 from typing import NamedTuple
 
 from attrs import define, field, frozen
@@ -42,11 +41,10 @@ MOST_KINDS = 512
 MESSAGE_CHARACTERS = 200
 """A longer message is cut."""
 
-_TIMES = Struct("=5q")
-_ROWS_AT = _TIMES.size
-_OK, _CLIENT_GONE = int(Outcome.OK), int(Outcome.CLIENT_GONE)
-_ENGINE_FAILED = int(Outcome.ENGINE_FAILED)
-_OUTCOMES: dict[int | None, Outcome | None] = {None: None, **{int(o): o for o in Outcome}}
+_CLIENT_GONE = int(Outcome.CLIENT_GONE)
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}  # a call of it is slow
+_UNFINISHED: Outcome | None = None
+_ANSWERED, _FAILED = Outcome.OK, Outcome.ENGINE_FAILED
 _CLIENT: Callable[[Request], str] = attrgetter("client")
 _ARRIVED_NS: Callable[[Request], int] = attrgetter("arrived_ns")
 _DEADLINE_NS: Callable[[Request], int] = attrgetter("deadline_ns")
@@ -63,6 +61,9 @@ class End(IntEnum):
     """Its worker ended while it had it."""
 
 
+_ENDS = tuple(End)
+
+
 class TimelineRow(NamedTuple):
     """One row of a batch. `outcome` is what this batch came to for it; None: nothing (so far)."""
 
@@ -72,8 +73,7 @@ class TimelineRow(NamedTuple):
     outcome: Outcome | None
 
 
-@value(kw_only=True)
-class TimelineBatch:
+class TimelineBatch(NamedTuple):
     """One batch. Times are monotonic nanoseconds; 0: it did not come to that.
 
     Attributes:
@@ -90,7 +90,8 @@ class TimelineBatch:
     end: End
     model: str
     version: str
-    worker: WorkerRef
+    worker: str
+    generation: int
     staged_ns: int
     started_ns: int
     finished_ns: int
@@ -313,13 +314,15 @@ class Timeline:
         first = min(max(since.batches, self._batches_before), end.batches)
         first_ending = min(max(since.endings, self._endings_before), end.endings)
         found: list[TimelineBatch] = []
-        for record in islice(self._batches, first - self._batches_before, None):
+        for index in range(first - self._batches_before, len(self._batches)):
+            record = self._batches[index]  # near either end this is quick
             rows -= len(record[8])
             if len(found) == batches or (rows < 0 and found):
                 break
             found.append(_batch(record))
         start = first_ending - self._endings_before
-        ended = [_ending(each) for each in islice(self._endings, start, start + endings)]
+        stop = min(start + endings, len(self._endings))
+        ended = [_ending(self._endings[index]) for index in range(start, stop)]
         position = Position(first + len(found), first_ending + len(ended))
         return Excerpt(
             found,
@@ -333,19 +336,18 @@ class Timeline:
         """Return what workers have and have not finished."""
         return [
             TimelineBatch(
-                number=batch.id,
-                end=End.RUNNING,
-                model=batch.lane.model.name,
-                version=batch.lane.model.version,
-                worker=batch.worker,
-                staged_ns=staged_ns,
-                started_ns=batch.started_ns,
-                finished_ns=0,
-                ended_ns=0,
-                batch_us=0,
-                execute_us=0,
-                error="",
-                rows=[
+                batch.id,
+                End.RUNNING,
+                *batch.lane.model,
+                *batch.worker,
+                staged_ns,
+                batch.started_ns,
+                0,
+                0,
+                0,
+                0,
+                "",
+                [
                     TimelineRow(each.client, each.arrived_ns, each.deadline_ns, None)
                     for each in batch.requests
                 ],
@@ -356,31 +358,27 @@ class Timeline:
 
 def _batch(record: _Batch) -> TimelineBatch:
     ended_ns, number, end, name, version, slot, generation, error, clients, packed, failed = record
-    staged_ns, started_ns, finished_ns, batch_us, execute_us = _TIMES.unpack_from(packed)
-    spans = unpack_from(f"={2 * len(clients)}q", packed, _ROWS_AT)
-    outcome: int | None = None
-    if end == End.FINISHED:
-        outcome = _ENGINE_FAILED if error else _OK
-    outcomes = dict(zip(failed[::2], failed[1::2], strict=True))
+    size = len(clients)
+    times = unpack_from(f"={5 + 2 * size}q", packed)
+    staged_ns, started_ns, finished_ns, batch_us, execute_us = times[:5]
+    outcomes = [_UNFINISHED if end != 1 else _FAILED if error else _ANSWERED] * size
+    for row, outcome in zip(failed[::2], failed[1::2], strict=True):
+        outcomes[row] = _OUTCOMES[outcome]
     return TimelineBatch(
-        number=number,
-        end=End(end),
-        model=name,
-        version=version,
-        worker=WorkerRef(slot, generation),
-        staged_ns=staged_ns,
-        started_ns=started_ns,
-        finished_ns=finished_ns,
-        ended_ns=ended_ns,
-        batch_us=batch_us,
-        execute_us=execute_us,
-        error=error,
-        rows=[
-            TimelineRow(client, received_ns, deadline_ns, _OUTCOMES[outcomes.get(row, outcome)])
-            for row, (client, received_ns, deadline_ns) in enumerate(
-                zip(clients, spans[: len(clients)], spans[len(clients) :], strict=True)
-            )
-        ],
+        number,
+        _ENDS[end],
+        name,
+        version,
+        slot,
+        generation,
+        staged_ns,
+        started_ns,
+        finished_ns,
+        ended_ns,
+        batch_us,
+        execute_us,
+        error,
+        list(map(TimelineRow, clients, times[5 : 5 + size], times[5 + size :], outcomes)),
     )
 
 

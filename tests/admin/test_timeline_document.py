@@ -122,7 +122,7 @@ async def test_a_document_is_of_several_parts_and_others_have_their_turn(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        document = await documents.document({}, clock, lambda: 0.0)
+        document = json.loads(await documents.document({}, clock, lambda: 0.0))
         nursery.cancel_scope.cancel()
     assert [batch["id"] for batch in document["batches"]] == list(range(PARTS * BATCHES))
     assert len(document["drops"]) == 1
@@ -132,8 +132,25 @@ async def test_a_document_is_of_several_parts_and_others_have_their_turn(
     rest = documents.read({"since": document["cursor"]}, clock(), 0)
     assert rest["batches"][0]["id"] == PARTS * BATCHES
     later = 2 * SECOND_NS + SPAN_NS + 1
-    late = await documents.document({}, lambda: later, lambda: 0.0)
+    late = json.loads(await documents.document({}, lambda: later, lambda: 0.0))
     assert late["missed"] == {"batches": (PARTS + 1) * BATCHES, "drops": 1}
+
+
+@pytest.mark.parametrize("batches", [0, 1, BATCHES, PARTS * BATCHES])
+async def test_as_text_it_says_the_same(
+    timeline: Timeline, documents: TimelineDocuments, batches: int
+) -> None:
+    for number in range(batches):
+        run(timeline, number, 2 * SECOND_NS, [request('"é\n'), request("b")])
+    end(timeline, "\\", 2 * SECOND_NS)
+    now_ns = 2 * SECOND_NS
+    found = json.loads(await documents.document({}, lambda: now_ns, lambda: 5.0))
+    whole: dict[str, Any] = {"more": {"batches": 1}, "cursor": "", "batches": [], "drops": []}
+    while any(whole["more"].values()):
+        part = json.loads(json.dumps(documents.read({"since": whole["cursor"]}, now_ns, 5.0)))
+        part["batches"][:0], part["drops"][:0] = whole["batches"], whole["drops"]
+        whole = part
+    assert found == whole
 
 
 async def test_the_query_reaches_it(timeline: Timeline, documents: TimelineDocuments) -> None:

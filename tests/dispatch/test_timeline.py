@@ -50,7 +50,7 @@ def test_a_batch_is_told_with_its_rows() -> None:
     run(timeline, 7, 50 * MS, requests)
     (batch,) = read(timeline, 50 * MS).batches
     assert (batch.number, batch.end, batch.model, batch.version) == (7, End.FINISHED, "arm", "3")
-    assert batch.worker == CPU
+    assert (batch.worker, batch.generation) == CPU
     assert (batch.staged_ns, batch.started_ns) == (48 * MS, 48 * MS)
     assert (batch.finished_ns, batch.ended_ns) == (49 * MS, 50 * MS)
     assert (batch.batch_us, batch.execute_us, batch.error) == (100, 700, "")

@@ -20,6 +20,9 @@ export class Poller {
     this.onRound = onRound;
     this.onFailure = onFailure;
     this.cursor = "";
+    this.status = null;
+    this.clients = [];
+    this.turn = false;
     this.failures = 0;
     this.running = false;
     this.timer = null;
@@ -53,8 +56,7 @@ export class Poller {
   }
 
   async round() {
-    const status = await this.get("/v1/status");
-    const { clients } = await this.get("/v1/clients");
+    await this.look();
     const timelines = [];
     let skipped = 0;
     let more = true;
@@ -69,7 +71,15 @@ export class Poller {
       skipped += timelines.at(-1).more.batches;
       this.cursor = (await this.get("/v1/timeline?since=newest")).cursor;
     }
-    return { status, clients, timelines, skipped };
+    if (timelines.at(-1).instance !== this.status.instance) await this.look(true);
+    return { status: this.status, clients: this.clients, timelines, skipped };
+  }
+
+  /** Ask for the status and for the clients: in turn, as each costs the box as much as the rest. */
+  async look(both = this.status === null || this.failures > 0) {
+    this.turn = !this.turn;
+    if (both || this.turn) this.status = await this.get("/v1/status");
+    if (both || !this.turn) this.clients = (await this.get("/v1/clients")).clients;
   }
 
   async get(path) {
