@@ -18,17 +18,18 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench screenshots proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench chromium screenshots proto clean
 
 help:
-	@echo "make demo    real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
-	@echo "make test    all tests                               TEST_ARGS='-k wire -x'"
-	@echo "make test-sdk-versions    the SDK with its oldest and newest dependencies   PYTHONS='...'"
-	@echo "make check   ruff, pyright, import contracts"
-	@echo "make bench   the table of speed and memory           BENCH_ARGS=..."
-	@echo "make screenshots   the pictures of \`appliance top\` in docs/images"
-	@echo "make proto   what is generated and compiled, made anew"
-	@echo "make clean   remove what was built, $(VENV) included"
+	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
+	@echo "make test         all tests                               TEST_ARGS='-k wire -x'"
+	@echo "make check        ruff, pyright, import contracts"
+	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
+	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
+	@echo "make screenshots  the pictures of the page and of \`appliance top\` in docs/images"
+	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
+	@echo "make proto        what is generated and compiled, made anew"
+	@echo "make clean        remove what was built, $(VENV) included"
 
 demo: $(BUILD)/demo.stamp
 	@$(BIN)/appliance demo $(DEMO_ARGS)
@@ -59,8 +60,14 @@ check: $(BUILD)/dev.stamp
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+chromium:
+	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq --no-install-recommends chromium chromium-driver; } >&2 || \
+		echo "no Chromium: the page's tests in a browser will be skipped" >&2
+
 screenshots: $(BUILD)/dev.stamp
-	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
+	@PYTHONPATH=tests $(BIN)/python -m support.pictures_of_top
+	@PYTHONPATH=tests $(BIN)/python -m support.pictures_of_page docs/images
 
 proto:
 	@rm -f $(BUILD)/dev.stamp

@@ -34,6 +34,7 @@ from appliance import __version__
 from appliance.admin.documents import Documents
 from appliance.admin.routes import AdminSources
 from appliance.admin.server import serve_admin
+from appliance.admin.timeline import TimelineDocuments
 from appliance.admission.admission import Admission
 from appliance.admission.catalog import Catalog, Served
 from appliance.config import Config
@@ -121,6 +122,7 @@ class Appliance:
     door: ZmqDoor = field(init=False)
     recorder: Recorder = field(init=False)
     documents: Documents = field(init=False)
+    timeline: TimelineDocuments = field(init=False)
     reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
     _gate: Gate | None = field(init=False)
@@ -193,6 +195,8 @@ class Appliance:
             dispatcher=self.dispatcher,
             pool=self.pool,
         )
+
+        self.timeline = TimelineDocuments(endings.timeline, f"{instance:016x}", time.monotonic_ns())
 
     # ------------------------------------------------------------------------------- the tree
 
@@ -358,6 +362,7 @@ class Appliance:
             metrics_text=self._metrics_text,
             drain=self._drain_document,
             reload=self._reload_document,
+            timeline=lambda query: self.timeline.document(query, time.monotonic_ns, time.time),
             recordings=lambda: {"recordings": self.recorder.documents()},
             record=self.recorder.start,
             renew_recording=self.recorder.renew,

@@ -21,6 +21,7 @@ from benchmarks import (
     machine,
     memory,
     observing,
+    page,
     recording,
     throughput,
     timer,
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "controllers": controllers.measure,
     "outages": controllers.outages,
     "recording": recording.measure,
+    "page": page.measure,
 }
 WIDTH = 150
 """Columns where there is no terminal to ask."""

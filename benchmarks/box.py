@@ -23,9 +23,10 @@ START_S = 60.0
 
 @define(eq=False)
 class Box:
-    """One `appliance serve`, in a directory of its own."""
+    """One `appliance serve`, in a directory of its own; `module` is what is run."""
 
     directory: Path
+    module: str = "appliance"
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,7 +62,7 @@ class Box:
 
     def _launch(self, awaited: str, socket: str, *flags: str) -> subprocess.Popen[bytes]:
         command = [
-            *(sys.executable, "-m", "appliance", "serve"),
+            *(sys.executable, "-m", self.module, "serve"),
             *("--config", str(self.directory / "appliance.toml")),
             *("--models", str(self.directory / "models")),
             *("--bind", self.address),
@@ -112,10 +113,10 @@ class Box:
 
 
 @contextmanager
-def box(*models: Model, config: str = "") -> Generator[Box, None, None]:
+def box(*models: Model, config: str = "", module: str = "appliance") -> Generator[Box, None, None]:
     """Run an appliance that serves `models`, with a configuration in TOML; ended by leaving."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        running = Box(Path(name))
+        running = Box(Path(name), module)
         for model in models:
             model.write(running.directory / "models")
         (running.directory / "appliance.toml").write_text(config, "utf-8")

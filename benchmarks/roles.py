@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from benchmarks import clients, controller, floors, observing
+from benchmarks import clients, controller, floors, observing, page
 
 ROLES: dict[str, Callable[..., None]] = {
     "ping": clients.ping,
@@ -26,6 +26,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "bare_load": floors.bare_load,
     "bare_path": floors.bare_path,
     "bare_timer": floors.bare_timer,
+    "open_page": page.open_page,
 }
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Union, cast
+from urllib.parse import parse_qsl
 
 from attrs import define, field, frozen
 
 from appliance.admin.http import (
+    JSON,
     TEXT,
     HttpRequest,
     HttpResponse,
@@ -19,6 +21,7 @@ from appliance.admin.http import (
 from appliance.errors import AdminError, ApplianceError
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+MOST_FIELDS = 16
 
 # A JSON-able document, or text.
 Document = Union[Mapping[str, Any], str]  # noqa: UP007  # evaluated on Python 3.10
@@ -40,6 +43,7 @@ class AdminSources:
         metrics_text: The OpenMetrics exposition.
         drain: Begins a drain (once; again is harmless) and tells how far it is.
         reload: Reads the configuration again and tells what changed, or why nothing did.
+        timeline: The last seconds of batches and drops; takes what stands in the query.
         recordings: The recordings that run, and the last that did.
         record: Begins one.
         renew_recording: Tells of one, and keeps it up.
@@ -53,6 +57,7 @@ class AdminSources:
     metrics_text: Source
     drain: Source
     reload: Source
+    timeline: Action
     recordings: Source
     record: Action
     renew_recording: Action
@@ -61,7 +66,10 @@ class AdminSources:
 
 @frozen
 class Route:
-    """One entry of the table: a source, or an action that takes a document."""
+    """One entry of the table: a source, or an action that takes a document.
+
+    With GET, that document is what stands in the query.
+    """
 
     method: str
     path: str
@@ -125,6 +133,8 @@ def _ask(route: Route, request: HttpRequest) -> Answer:
     if route.action is None:
         assert route.source is not None
         return route.source()
+    if route.method == "GET":
+        return route.action(_query(request.query))
     try:
         document = json.loads(request.body)
     except (ValueError, RecursionError) as error:
@@ -132,6 +142,18 @@ def _ask(route: Route, request: HttpRequest) -> Answer:
     if not isinstance(document, dict):
         raise AdminError(f"{route.path}: a JSON object is expected, {type(document).__name__} came")
     return route.action(cast("dict[str, Any]", document))
+
+
+def _query(text: str) -> dict[str, str]:
+    """Return the fields of a query.
+
+    Raises:
+        AdminError: There are too many.
+    """
+    try:
+        return dict(parse_qsl(text, max_num_fields=MOST_FIELDS))
+    except ValueError as error:
+        raise AdminError(f"the query: {error}") from error
 
 
 def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
@@ -143,6 +165,7 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("GET", "/v1/models", sources.models),
         Route("GET", "/v1/workers", sources.workers),
         Route("GET", "/metrics", sources.metrics_text, OPENMETRICS),
+        Route("GET", "/v1/timeline", text_type=JSON, action=sources.timeline),
         Route("GET", "/v1/recordings", sources.recordings),
         Route("POST", "/v1/drain", sources.drain),
         Route("POST", "/v1/reload", sources.reload),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from contextlib import AsyncExitStack
 
 import trio
 
 from appliance.admin.http import serve_http
+from appliance.admin.loopback import is_loopback
+from appliance.admin.page import Page
 from appliance.admin.routes import AdminSources, admin_router
 from appliance.errors import ConfigError
 from appliance.io.unix_listener import open_unix_listener
@@ -20,12 +21,12 @@ async def serve_admin(
     listen: str = "",
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on the unix socket `socket` and, read-only, on `listen`, until cancelled.
+    """Serve on the unix socket `socket` and, read-only and with the page, on `listen`.
 
     Args:
         sources: Where the answers come from.
         socket: Path of the unix socket; who may open it may do everything.
-        listen: `HOST:PORT` on loopback for Prometheus; empty: none.
+        listen: `HOST:PORT` on loopback for browsers and Prometheus; empty: none.
         task_status: Started once both are listening.
 
     Raises:
@@ -39,7 +40,8 @@ async def serve_admin(
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_http, admin_router(sources).handle, [unix])
             if tcp:
-                await nursery.start(serve_http, admin_router(sources, read_only=True).handle, tcp)
+                page = Page(admin_router(sources, read_only=True))
+                await nursery.start(serve_http, page.handle, tcp)
             task_status.started()
 
 
@@ -51,7 +53,7 @@ async def open_loopback_listeners(address: str) -> list[trio.SocketListener]:
     """
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not (port.isdecimal() and int(port) < 65536 and _is_loopback(host)):
+    if not (port.isdecimal() and int(port) < 65536 and is_loopback(host)):
         raise ConfigError(
             f"admin.listen: found {address!r}; allowed is HOST:PORT on loopback, "
             "as in 127.0.0.1:9464"
@@ -62,12 +64,3 @@ async def open_loopback_listeners(address: str) -> list[trio.SocketListener]:
         raise ConfigError(
             f"admin.listen: cannot listen on {address}: {error.strerror}; choose another port"
         ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -82,10 +82,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import keys
 
         return keys.COMMANDS[arguments.action](arguments)
-    if command == "record":
-        from appliance.cli import record
+    if command in ("record", "trace"):
+        from appliance.cli import record, trace
 
-        return record.record(arguments)
+        return record.record(arguments) if command == "record" else trace.trace(arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

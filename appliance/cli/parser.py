@@ -31,6 +31,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _asking(commands)
     _keys(commands)
     _recording(commands)
+    _trace(commands)
     demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
     if words and words[0] == "demo":  # only then pay for its imports
         from appliance.cli.demo import add_arguments
@@ -153,6 +154,18 @@ def _recording(commands: Commands) -> None:
         help="of floating-point outputs, absolute and relative (1e-4)",
     )
     replay.add_argument("--json", action="store_true", help="the document instead of a table")
+
+
+def _trace(commands: Commands) -> None:
+    trace = commands.add_parser(
+        "trace", help="write who was in which batch, and when, for ui.perfetto.dev"
+    )
+    trace.add_argument("seconds", metavar="SECONDS", type=_positive(float), help="so long from now")
+    trace.add_argument("output", metavar="OUT.json", help="a file that is not there yet")
+    trace.add_argument(
+        "--last", action="store_true", help="the last SECONDS instead, as far as they are kept: 30"
+    )
+    _add_socket(trace)
 
 
 def _positive(kind: type[int | float], *, zero: bool = False) -> Callable[[str], float]:

@@ -35,7 +35,7 @@ from appliance.scheduling.events import (
     Stage,
 )
 from appliance.wire.types import Timing
-from appliance.workers.events import BatchFinished, PoolEvent
+from appliance.workers.events import BatchFinished, PoolEvent, WorkerDown
 from appliance.workers.pool import WorkerPool
 
 AnswerRows = Callable[[list[Answer], BatchResult, Batch, int], list[Answer]]
@@ -84,6 +84,8 @@ class Dispatcher:
             self.post(_batch_done(event))
         else:
             result = None
+            if isinstance(event, WorkerDown):
+                self.endings.timeline.lost(event.worker, self.clock())
             for translated in self.fleet.on_pool_event(event):
                 self.post(translated)
         if self.endings.witness is not None:
@@ -156,7 +158,9 @@ class Dispatcher:
         self._answer(answers)
         for event in events:
             if isinstance(event, BatchDone):
-                self._results.pop(event.batch_id, None)
+                result = self._results.pop(event.batch_id, None)
+                if result is not None:
+                    self.endings.timeline.finished(event, result, now_ns)
                 self.fleet.release(event.worker, event.batch_id)
         return decision.next_wakeup_ns
 
@@ -168,13 +172,17 @@ class Dispatcher:
         if batch.lane.isolation:
             self.endings.metrics.count("dispatch_retries", "isolated", len(tickets))
         self.pool.stage(batch.worker, message)
+        now_ns = self.clock()
+        self.endings.timeline.staged(batch, now_ns)
         if self.endings.witness is not None:
-            self.endings.witness.staged(batch, self.clock())
+            self.endings.witness.staged(batch, now_ns)
 
     def _revoke(self, effect: Revoke) -> None:
         self.pool.revoke(effect.batch.worker, effect.batch.id)
+        now_ns = self.clock()
+        self.endings.timeline.revoked(effect.batch, now_ns)
         if self.endings.witness is not None:
-            self.endings.witness.revoked(effect.batch, self.clock())
+            self.endings.witness.revoked(effect.batch, now_ns)
 
     def _answer(self, answers: Sequence[Answer]) -> None:
         """End requests, in order."""

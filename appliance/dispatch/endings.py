@@ -11,6 +11,7 @@ from appliance.dispatch.access_log import AccessLog
 from appliance.dispatch.memory import Memory
 from appliance.dispatch.results import BatchResult
 from appliance.dispatch.ticket import Delivery, Door, Ended, Reply, Ticket
+from appliance.dispatch.timeline import Timeline
 from appliance.dispatch.witness import Witness
 from appliance.errors import Outcome
 from appliance.metrics.ledger import Ledger
@@ -18,6 +19,7 @@ from appliance.metrics.registry import Metrics
 from appliance.scheduling.events import Answer
 
 _TOLD = Delivery.TOLD  # members are slow to find before Python 3.12
+_OK = Outcome.OK
 
 
 @define(eq=False)
@@ -25,6 +27,7 @@ class Endings:
     """See the module's docstring.
 
     Attributes:
+        timeline: The last seconds, for who asks; the dispatcher tells it of batches.
         witness: Who looks on, if anybody does; for the doors and the dispatcher, too.
     """
 
@@ -32,6 +35,7 @@ class Endings:
     metrics: Metrics
     memory: Memory
     log: AccessLog = field(factory=lambda: AccessLog(0))
+    timeline: Timeline = field(factory=Timeline, init=False)
     witness: Witness | None = field(default=None, init=False)
 
     def end(self, ended: Sequence[Ended], now_ns: int) -> list[Outcome]:
@@ -68,10 +72,14 @@ class Endings:
             if delivery is Delivery.LOST:
                 self.ledger.reply_lost("slow_reader")
             elif delivery is Delivery.GONE:
-                if outcome is Outcome.OK:
+                if outcome is _OK:
                     self.ledger.row_wasted("client_gone")
                 outcome = Outcome.CLIENT_GONE
-        self.ledger.ended(ticket.observation.model_id, outcome, late=reply.late)
+        model = ticket.observation.model_id
+        self.ledger.ended(model, outcome, late=reply.late)
+        if outcome is not _OK:
+            served = model if model in self.ledger.models else ""
+            self.timeline.ended(ticket, served, outcome, reply, now_ns)
         if self.witness is not None:
             self.witness.ended(ticket, reply, outcome, now_ns)
         self.log.record(ticket, outcome, reply, now_ns)

@@ -1,4 +1,4 @@
-"""The documents an operator reads, `/v1/status` and `/v1/clients`: the app builds, the CLI shows.
+"""The documents operators read, `/v1/status` and its neighbours: the app builds, the CLI shows.
 
 Only types: importing this costs nothing at run time. Units are in the names: `_us`, `_ms`, `_s`,
 `_hz`, `bytes`.
@@ -166,6 +166,78 @@ class ClientList(TypedDict):
     """`GET /v1/clients`."""
 
     clients: list[Client]
+
+
+TimelineRow = tuple[str, int, "int | None", "str | None"]
+"""Client, when it was received, time left to its deadline at the answer (negative: late), and what
+the batch came to for it; both None where that is nothing, or nothing yet. As a list in JSON."""
+
+
+class TimelineBatch(TypedDict):
+    """One batch. Times are since the start of the appliance; 0: it did not come to that.
+
+    `end` is `running`, `finished`, `revoked` (taken back before it was started) or `lost` (its
+    worker ended). `batch_us` and `execute_us` are durations, and end at `finished_us`.
+    """
+
+    id: int
+    end: str
+    model: str
+    version: str
+    worker: str
+    generation: int
+    staged_us: int
+    started_us: int
+    finished_us: int
+    ended_us: int
+    batch_us: int
+    execute_us: int
+    error: str
+    rows: list[TimelineRow]
+
+
+class Drop(TypedDict):
+    """A request that ended other than OK; in a flood, `count` of them within a second.
+
+    `client` is empty for several, `model` for what is not served. `miss` says that it left a robot
+    without its action, through no fault of the robot.
+    """
+
+    at_us: int
+    waited_us: int
+    client: str
+    model: str
+    outcome: str
+    message: str
+    count: int
+    miss: bool
+
+
+class TimelineCount(TypedDict):
+    """So many."""
+
+    batches: int
+    drops: int
+
+
+class TimelineDocument(TypedDict):
+    """`GET /v1/timeline?since=CURSOR`: what is over since then, the oldest first.
+
+    `now_us` is since the start of the appliance, `unix_s` the same moment by the wall clock.
+    `missed` came after the cursor and is not kept any more. `more` is there by now, but too much
+    for one document: ask again with this one's `cursor`.
+    """
+
+    instance: str
+    now_us: int
+    unix_s: float
+    span_s: int
+    cursor: str
+    missed: TimelineCount
+    more: TimelineCount
+    running: list[TimelineBatch]
+    batches: list[TimelineBatch]
+    drops: list[Drop]
 
 
 class ModelSnapshot(TypedDict):

@@ -45,6 +45,7 @@ def sources(drained: list[bool] | None = None) -> AdminSources:
         metrics_text=lambda: METRICS,
         drain=drain,
         reload=lambda: {"changed": [], "error": ""},
+        timeline=lambda query: {"query": dict(query)},
         recordings=lambda: {"recordings": []},
         renew_recording=lambda _: {},
         record=record,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.box import Box, box
 from support.fleet_models import add_poisonous, add_sleeper
+from support.ports import free_ports
 from support.repository import add_onnx_mlp
 
 TWO_WORKERS = """
@@ -41,13 +39,7 @@ def two_workers(models: Path) -> Iterator[Box]:
         yield running
 
 
-@pytest.fixture
-def free_ports() -> tuple[int, int]:
+@pytest.fixture(name="free_ports")
+def fixture_free_ports() -> tuple[int, int]:
     """Two ports that nobody gets who does not ask for them."""
-    found: list[int] = []
-    for port in range(22_000 + os.getpid() % 8_000, 32_000):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(port)
-        if len(found) == 2:
-            break
-    return found[0], found[1]
+    return free_ports()

@@ -11,7 +11,7 @@ from support.box import Box, box, end, start
 from support.robots import Plan, robots
 from support.terminal import terminal
 
-ARMS = tuple(Plan(name=f"arm-{n}", model="sleeper", hz=5, steps=10) for n in range(3))
+ARMS = tuple(Plan(f"arm-{n}", "sleeper", 5, steps=10) for n in range(3))
 HASTY = Plan(name="hasty", model="sleeper", kind="cart", hz=100)  # more than 20 ms each allow
 LEAVER = Plan(name="leaver", model="sleeper", kind="cart", hz=20, leaves_s=1)
 DOWN, ENTER, ESCAPE, TAB = "\x1b[B", "\r", "\x1b", "\t"

@@ -30,6 +30,7 @@ class Box:
         self.process = process
         self.socket = str(directory / "admin.sock")
         self.address = f"ipc://{directory}/door"
+        self.url = ""  # of the page, if the configuration has one
 
     def status(self) -> dict[str, Any]:
         document = admin.get(self.socket, "/v1/status", 5.0)

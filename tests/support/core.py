@@ -23,6 +23,7 @@ from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
+from appliance.dispatch.timeline import Excerpt, Position
 from appliance.io.notify import Notifier
 from appliance.keys.files import ClientKeys
 from appliance.metrics.histogram import Histogram
@@ -288,7 +289,13 @@ class Core:
             "wasted": self.ledger.wasted,
             "lost": self.ledger.replies_lost,
             "arena": self.arena.allocator.statistics(),
+            "timeline": self.timeline(),
         }
+
+    def timeline(self) -> Excerpt:
+        """Return all of the timeline."""
+        timeline = self.dispatcher.endings.timeline
+        return timeline.read(Position(), self.now_ns, batches=10_000, rows=10_000, endings=10_000)
 
     def close(self) -> None:
         for robot in self._robots.values():

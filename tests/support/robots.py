@@ -1,6 +1,7 @@
 """Many robots in one process, for load: `python -m support.robots ADDRESS PLANS`, until EOF.
 
-Each is a DEALER that sends float32[4] by its plan and reads what comes; PLANS is a list in JSON.
+Each is a DEALER that sends an array of float32 by its plan and reads what comes; PLANS is a list in
+JSON. A line is printed once each has heard something.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ import zmq
 from appliance.wire.session import encode_observation
 from appliance.wire.types import DType, Lateness, Observation, Tensor
 
-STATE = Tensor("state", DType.FLOAT32, (4,), 0, 16)
 TESTS = Path(__file__).resolve().parent.parent
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Plan:
     """What a robot does.
 
@@ -41,6 +41,8 @@ class Plan:
     model: str
     hz: float
     kind: str = "arm"
+    key: str = "state"
+    width: int = 4
     jitter: float = 0.05
     budget_ms: float = 100.0
     steps: int | None = None
@@ -61,7 +63,7 @@ class Robot:
             client_id=plan.name,
             client_type=plan.kind,
             model_id=plan.model,
-            tensors=(STATE,),
+            tensors=(Tensor(plan.key, DType.FLOAT32, (plan.width,), 0, 4 * plan.width),),
             protocol_version=1,
             wants_status=True,
             latency_budget_us=round(plan.budget_ms * 1000),
@@ -70,16 +72,18 @@ class Robot:
             lateness=Lateness.FIRM if plan.firm else Lateness.SOFT,
         )
         self.sequence = 0
+        self.has_heard = False
 
     def turn(self) -> float:
         """Read what came, ask again; return in how many seconds the next is due."""
         with suppress(zmq.Again):
             while True:
                 self.socket.recv_multipart(zmq.NOBLOCK)
+                self.has_heard = True
         self.sequence += 1
         envelope = encode_observation(attrs.evolve(self.observation, sequence=self.sequence))
         with suppress(zmq.Again):  # the box is away
-            self.socket.send_multipart([b"", envelope, b"\0" * 16], zmq.NOBLOCK)
+            self.socket.send_multipart([b"", envelope, bytes(4 * self.plan.width)], zmq.NOBLOCK)
         share = self.plan.jitter
         return (1 + self.random.uniform(-share, share)) / self.plan.hz
 
@@ -87,7 +91,7 @@ class Robot:
 def main(address: str, plans: Sequence[Plan]) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     robots = [Robot(context, address, plan) for plan in plans]
-    began = time.monotonic()
+    told, began = False, time.monotonic()
     due = [(began + robot.random.random() / robot.plan.hz, n) for n, robot in enumerate(robots)]
     heapq.heapify(due)
     while due:
@@ -99,22 +103,29 @@ def main(address: str, plans: Sequence[Plan]) -> None:
             robot.socket.close()
         else:
             heapq.heappush(due, (at + robot.turn(), number))
+            if not told and all(each.has_heard for each in robots):
+                told = True
+                print("all have heard", flush=True)
     context.destroy(linger=0)
 
 
 @contextmanager
 def robots(address: str, plans: Sequence[Plan]) -> Iterator[None]:
-    """Run them in a process of their own."""
+    """Run them in a process of their own, from when each has heard something."""
     words = json.dumps([attrs.asdict(plan) for plan in plans])
     process = subprocess.Popen(
         [sys.executable, "-m", "support.robots", address, words],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
+        assert process.stdout.readline() == b"all have heard\n"
         yield
     finally:
-        assert process.stdin is not None
+        process.stdout.close()
         process.stdin.close()
         try:
             assert process.wait(10) == 0

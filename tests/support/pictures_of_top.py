@@ -1,6 +1,7 @@
 """Makes the pictures of `appliance top` in docs/images, and measures what it costs.
 
-`make screenshots`: a real appliance under load, `top` in a real terminal, its screen as SVG.
+`python -m support.pictures_of_top`: a real appliance under load, `top` in a real terminal, its
+screen as SVG.
 """
 
 from __future__ import annotations
@@ -44,19 +45,16 @@ name = "senses"
 models = ["detector"]
 """
 PLANS = (
-    *(Plan(name=f"arm-{n}", model="policy", hz=25, steps=12) for n in range(1, 7)),
-    *(Plan(name=f"gripper-{n}", model="policy", hz=50, kind="gripper", steps=6) for n in (1, 2)),
-    *(
-        Plan(name=f"cart-{n}", model="policy", hz=10, kind="cart", steps=10, jitter=0.4)
-        for n in range(1, 5)
-    ),
-    Plan(name="humanoid-1", model="policy", hz=30, kind="humanoid", steps=1, step_ms=4),
-    Plan(name="camera-north", model="detector", hz=8, kind="camera", budget_ms=200),
-    Plan(name="camera-south", model="detector", hz=15, kind="camera", budget_ms=70, firm=True),
-    Plan(name="picker-1", model="detector", hz=6, kind="picker", steps=1, step_ms=30),
-    Plan(name="cart-5", model="policy", hz=10, kind="cart", leaves_s=5),
+    *(Plan(f"arm-{n}", "policy", 25, steps=12) for n in range(1, 7)),
+    *(Plan(f"gripper-{n}", "policy", 50, kind="gripper", steps=6) for n in (1, 2)),
+    *(Plan(f"cart-{n}", "policy", 10, kind="cart", steps=10, jitter=0.4) for n in range(1, 5)),
+    Plan("humanoid-1", "policy", 30, kind="humanoid", steps=1, step_ms=4),
+    Plan("camera-north", "detector", 8, kind="camera", budget_ms=200),
+    Plan("camera-south", "detector", 15, kind="camera", budget_ms=70, firm=True),
+    Plan("picker-1", "detector", 6, kind="picker", steps=1, step_ms=30),
+    Plan("cart-5", "policy", 10, kind="cart", leaves_s=5),
 )
-CROWD = tuple(Plan(name=f"robot-{n:03}", model="policy", hz=5, steps=20) for n in range(100))
+CROWD = tuple(Plan(f"robot-{n:03}", "policy", 5, steps=20) for n in range(100))
 
 COLOURS = {"brown": "yellow", "brightbrown": "bright_yellow"}
 """What pyte calls otherwise than rich does."""
