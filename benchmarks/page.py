@@ -117,8 +117,7 @@ def open_page(*, port: int) -> None:
         rounds = 0
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            get("/v1/status")
-            get("/v1/clients")
+            get("/v1/clients" if rounds % 2 else "/v1/status")  # in turn, as the page does
             more = True
             while more:
                 found = get(f"/v1/timeline?since={cursor.decode()}")
