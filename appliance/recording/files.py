@@ -1,4 +1,4 @@
-"""An MCAP file being written. Blocking: it runs in a process of its own (see `process`).
+"""An MCAP file being written. Blocking: it runs in a process of its own (`__main__`).
 
 It is written beside its name, as `NAME.partial`, and gets its name when it is whole. What is there
 at any time can be read up to its last chunk; one that could not be finished is cut back to that.

@@ -41,14 +41,7 @@ CLOSE_S = 1.0
 class Writer:
     """See the module's docstring. One call at a time; `close` has to be called in the end.
 
-    Args:
-        path: Where the file is to be.
-        images: Whether the bytes of images are written.
-        wall_offset_ns: Wall clock minus monotonic clock, for MCAP's log_time.
-
-    Attributes:
-        messages: Written so far.
-        bytes: Of the file so far, as far as it can be read.
+    Its arguments and attributes are those of the `files.RecordingFile` it has written.
     """
 
     path: Path
