@@ -1,4 +1,4 @@
-"""The process that writes one recording: `python -m appliance.recording`, started by `process`.
+"""The process that writes one recording: `python -m appliance.recording`, started by `writer`.
 
 Orders come on standard input (see `transfer`). One line of JSON on standard output answers each,
 except that `write` says nothing unless it fails. When the core is gone, the file is finished all

@@ -54,11 +54,6 @@ class Writer:
     _answers: bytearray = field(factory=bytearray, init=False)
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
-    @property
-    def pid(self) -> int | None:
-        """The process that writes, while there is one."""
-        return None if self._process is None else self._process.pid
-
     async def open(self, about: dict[str, str], room: tuple[int, int] | None = None) -> None:
         """Start the process, and have it begin the file.
 
