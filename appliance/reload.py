@@ -173,6 +173,8 @@ class ModelWatch:
             found = await _in_thread(Repository(self.directory).scan)
         except ConfigError as error:
             pending = [str(error)]
+        except Exception as error:  # noqa: BLE001  a fault of ours here is not the robots' affair
+            pending = [f"{self.directory}: {type(error).__name__}: {error}"]
         else:
             pending = changes(self.served, found)
         self._seen = seen

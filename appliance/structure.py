@@ -10,6 +10,8 @@ may take.
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +63,10 @@ def read_text(path: Path) -> str:
         ConfigError: It cannot be read, is too large or is not text.
     """
     try:
-        with path.open("rb") as file:
+        # Not to wait for somebody who writes to a pipe.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{path}: is no regular file")
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -20,7 +20,8 @@ from appliance.admin import client as admin
 from appliance.cli import main
 from appliance.config import Config, load
 from appliance.errors import ConfigError
-from appliance.reload import Reloader, difference
+from appliance.models.repository import ModelEntry, Repository
+from appliance.reload import ModelWatch, Reloader, difference
 
 
 def configured(text: str, tmp_path: Path) -> Config:
@@ -139,6 +140,20 @@ async def test_a_fault_of_ours_keeps_what_held() -> None:
     reloader = Reloader(Config(), read, lambda _: None)
     assert await reloader.reload() == []
     assert (reloader.error, reloader.current) == ("ZeroDivisionError: by zero", Config())
+
+
+@pytest.mark.parametrize("error", [ConfigError("no"), PermissionError("no")])
+async def test_a_repository_that_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def scan(_: object) -> list[ModelEntry]:
+        raise error
+
+    watch = ModelWatch(tmp_path, [])
+    monkeypatch.setattr(Repository, "scan", scan)
+    await watch.look()
+    (pending,) = watch.pending
+    assert pending.endswith("no")
 
 
 async def test_the_file_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

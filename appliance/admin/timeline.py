@@ -80,6 +80,7 @@ class TimelineDocuments:
             AdminError: That is no cursor.
         """
         since = self._position(query.get("since", ""))
+        is_first = since == Position()
         found = self.timeline.read(since, now_ns, batches=BATCHES, rows=ROWS, endings=DROPS)
         position = found.position
         return TimelineDocument(
@@ -88,7 +89,10 @@ class TimelineDocuments:
             unix_s=round(unix_s, 6),
             span_s=SPAN_NS // SECOND_NS,
             cursor=f"{self.instance}.{position.batches}.{position.endings}",
-            missed=TimelineCount(batches=found.missed[0], drops=found.missed[1]),
+            missed=TimelineCount(
+                batches=0 if is_first else found.missed[0],
+                drops=0 if is_first else found.missed[1],
+            ),
             more=TimelineCount(batches=found.more[0], drops=found.more[1]),
             running=[self._batch(each) for each in self.timeline.running()],
             batches=[self._batch(each) for each in found.batches],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ from appliance.cli import NOT_QUITE, OK
 from appliance.cli.perfetto import Event, Trace
 from appliance.cli.socket_path import default_socket_path
 from appliance.cli.text import plain, size
-from appliance.errors import AdminUnreachable, PeerProtocolError, RecordingError
+from appliance.errors import AdminError, PeerProtocolError, RecordingError
+from appliance.io.partial import give_name, open_partial
 
 if TYPE_CHECKING:
     from appliance.metrics.status import TimelineDocument
@@ -90,7 +92,7 @@ class Reading:
                 document = self._ask(document["cursor"])
             except KeyboardInterrupt:
                 return
-            except AdminUnreachable as error:
+            except AdminError as error:
                 self.missing.append(f"it ends early: {error}")
                 return
             if document["instance"] != first["instance"]:
@@ -106,7 +108,7 @@ class Reading:
 
     def _note_missed(self, document: TimelineDocument) -> None:
         missed = document["missed"]
-        if any(missed.values()) and document is not self._first:
+        if any(missed.values()):
             self.missing.append(
                 f"{missed['batches']} batches and {missed['drops']} drops are missing: "
                 "they came faster than they could be read"
@@ -156,10 +158,14 @@ class TraceFile:
         return self.path.with_name(f"{self.path.name}.partial")
 
     def __enter__(self) -> TraceFile:  # noqa: PYI034  # Self needs Python 3.11
-        if self.path.exists():
+        if os.path.lexists(self.path):
             raise RecordingError(f"{self.path}: is there already; choose another name")
         try:
-            self._stream = self.partial.open("w", encoding="utf-8")
+            self._stream = os.fdopen(open_partial(self.partial), "w", encoding="utf-8")
+        except FileExistsError as error:
+            raise RecordingError(
+                f"{self.partial}: is there already; choose another name, or move it away"
+            ) from error
         except OSError as error:
             raise self._error(error) from error
         try:
@@ -185,7 +191,7 @@ class TraceFile:
         self._put(f'\n], "otherData": {json.dumps(about)}}}\n')
         try:
             self._stream.close()
-            self.partial.rename(self.path)
+            give_name(self.partial, self.path)
         except OSError as error:
             raise self._error(error) from error
 

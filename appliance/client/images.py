@@ -166,7 +166,7 @@ def _made(frame: Frame, item: InputSpec | None) -> Encoded | NDArray[np.uint8]:
     pixels = frame.pixels
     if item is not None and _smaller(pixels, item, frame.images):
         pixels = codec().resize(pixels, *item.resize)
-    if item is not None and Encoding.JPEG not in item.encodings:
+    if item is None or Encoding.JPEG not in item.encodings:  # raw is what is taken nearly always
         return pixels
     data = codec().compress(pixels, frame.images.quality)
     return Encoded(data, Encoding.JPEG, pixels.shape)

@@ -121,6 +121,7 @@ class Link:
         self._context = zmq.Context() if context is None else context
         self._epoll: select.epoll | None = None
         self._encoder: Encoder | None = None
+        self._pid = os.getpid()
         try:
             for each in self._boxes.addresses[1:]:
                 _check_address(each, self._context)
@@ -224,11 +225,13 @@ class Link:
         """Send and receive what can be without waiting; return whether more is left to move.
 
         Raises:
-            LocalProtocolError: The connection is closed.
+            LocalProtocolError: The connection is closed, or another process's.
         """
         core = self.core
         if core.closed:
             raise LocalProtocolError("the connection is closed")
+        if os.getpid() != self._pid:  # ZeroMQ would wait for its threads, which are there
+            raise LocalProtocolError("the connection is that of the process that made it")
         now_ns = time.monotonic_ns()
         self.pumped_ns = now_ns
         encoder = self._encoder

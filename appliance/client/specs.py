@@ -126,6 +126,11 @@ class Specs:
         return True
 
     def observed(self, channel: Channel, response: Response) -> None:
-        """An answer of the model came: learn anew if its version is not the one that is known."""
-        if response.outcome is Outcome.OK and channel.known.is_outdated(response.model_version):
-            self.learn(channel, channel.known.model_version)
+        """An answer of the model came: learn anew if its version is not the one that is known.
+
+        Or if nothing is known, and what was sent was not to its liking.
+        """
+        known, outcome = channel.known, response.outcome
+        tells = outcome is Outcome.OK or (outcome is Outcome.INVALID and not known.inputs)
+        if tells and known.is_outdated(response.model_version):
+            self.learn(channel, known.model_version)

@@ -5,6 +5,7 @@ One model that cannot be used never hides the others.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _entry(model: Path) -> ModelEntry:
 
 def _manifest(model: Path) -> str:
     path = model / MANIFEST
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ConfigError(f"{model}: {MANIFEST} is missing; an empty one will do for an ONNX model")
     return read_text(path)
 
@@ -97,11 +98,10 @@ def _what_is_wrong(model: Path, versions: list[str], manifest: str) -> str | Non
 
 def _directories(parent: Path) -> list[Path]:
     try:
-        paths = sorted(parent.iterdir())
+        return [
+            path
+            for path in sorted(parent.iterdir())
+            if not path.name.startswith((".", "_")) and path.is_dir()  # __pycache__ is no version
+        ]
     except OSError as error:
         raise ConfigError(f"{parent}: cannot be read: {error.strerror}") from error
-    return [
-        path
-        for path in paths
-        if path.is_dir() and not path.name.startswith((".", "_"))  # __pycache__ is no version
-    ]

@@ -16,6 +16,7 @@ from attrs import define, field
 from mcap.writer import CompressionType, Writer
 
 from appliance.errors import RecordingError
+from appliance.io.partial import give_name, open_partial
 from appliance.recording.buffers import Record
 from appliance.recording.incidents import Kept, is_incident, to_delete
 from appliance.recording.messages import Topic, encode, schema
@@ -71,8 +72,7 @@ class RecordingFile:
         try:
             if os.path.lexists(self.path):
                 raise RecordingError(f"{self.path}: is there already; choose another name")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._stream = os.fdopen(os.open(self.partial, flags, MODE), "wb")
+            self._stream = os.fdopen(open_partial(self.partial, MODE), "wb")
         except FileExistsError as error:
             raise RecordingError(
                 f"{self.partial}: is there already, written by somebody now or left by somebody "
@@ -142,7 +142,7 @@ class RecordingFile:
             self._settle()
             os.fsync(self._stream.fileno())
             self._stream.close()
-            _give_name(self.partial, self.path)
+            give_name(self.partial, self.path)
         except Exception as error:  # whatever it is, the file is closed
             raise self.fail(error) from error
 
@@ -163,24 +163,6 @@ class RecordingFile:
             f"{self.path}: cannot be written: {why}; {self.partial} holds the first "
             f"{self.bytes} bytes and can be read"
         )
-
-
-def _give_name(partial: Path, path: Path) -> None:
-    """Rename a file, but never over another one.
-
-    Raises:
-        OSError: There is one, or it cannot be done.
-    """
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(path):
-            raise
-        partial.rename(path)
-    else:
-        partial.unlink()
 
 
 def make_room(directory: Path, most_bytes: int, needed: int) -> None:

@@ -12,8 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ RECORDS_AT_ONCE = 64
 """Packing so many keeps the interpreter to itself for 0.1 ms."""
 
 ANSWER_BYTES = 1 << 16
+PATIENCE_S = 10.0
 CLOSE_S = 1.0
 """How long it may take to end by itself; a disk that hangs does not hold up anybody else."""
 
@@ -164,7 +165,27 @@ class Writer:
                 os.close(pipe)
             return True
 
-        return await trio.to_thread.run_sync(write, limiter=self._thread, abandon_on_cancel=True)
+        with self._in_time():
+            return await trio.to_thread.run_sync(
+                write, limiter=self._thread, abandon_on_cancel=True
+            )
+        raise AssertionError  # it returned or raised
+
+    @contextmanager
+    def _in_time(self) -> Generator[None, None, None]:
+        """Give up what takes longer than PATIENCE_S: else nobody could end the recording.
+
+        Raises:
+            RecordingError: It did.
+        """
+        try:
+            with trio.fail_after(PATIENCE_S):
+                yield
+        except trio.TooSlowError as error:
+            raise RecordingError(
+                f"{self.path}: cannot be written: the disk took nothing for {PATIENCE_S:g} s; "
+                f"{self.path.name}.partial holds the first {self.bytes} bytes"
+            ) from error
 
     async def _answer(self) -> dict[str, Any]:
         """Return the next answer.
@@ -175,7 +196,8 @@ class Writer:
         assert self._process is not None
         assert self._process.stdout is not None
         while b"\n" not in self._answers:
-            some = await self._process.stdout.receive_some(ANSWER_BYTES)
+            with self._in_time():
+                some = await self._process.stdout.receive_some(ANSWER_BYTES)
             if not some:
                 raise RecordingError(
                     f"{self.path}: the process that wrote it has ended; {self.path.name}.partial "

@@ -132,8 +132,11 @@ async def test_a_document_is_of_several_parts_and_others_have_their_turn(
     rest = documents.read({"since": document["cursor"]}, clock(), 0)
     assert rest["batches"][0]["id"] == PARTS * BATCHES
     later = 2 * SECOND_NS + SPAN_NS + 1
-    late = json.loads(await documents.document({}, lambda: later, lambda: 0.0))
-    assert late["missed"] == {"batches": (PARTS + 1) * BATCHES, "drops": 1}
+    since = {"since": f"{document['instance']}.1.0"}
+    late = json.loads(await documents.document(since, lambda: later, lambda: 0.0))
+    assert late["missed"] == {"batches": (PARTS + 1) * BATCHES - 1, "drops": 1}
+    fresh = json.loads(await documents.document({}, lambda: later, lambda: 0.0))
+    assert fresh["missed"] == {"batches": 0, "drops": 0}, "it has read nothing before"
 
 
 @pytest.mark.parametrize("batches", [0, 1, BATCHES, PARTS * BATCHES])

@@ -471,3 +471,34 @@ def test_what_is_no_option(connection: Connection) -> None:
     for wrong in ("jpeg", {"camera": 85}):
         with pytest.raises(TypeError, match="images: JpegImages, a dict"):
             connection.model("p", images=wrong)  # type: ignore[arg-type]
+
+
+def test_of_a_model_that_nothing_is_known_of_images_go_as_they_are() -> None:
+    frames = take_frames({"front": scene()}, JpegImages(), {})
+    done = do(Job("p", 1, frames, (), b"", 0))
+    (header,) = done.headers
+    assert (header.encoding, header.shape) == (Encoding.RAW, (48, 64, 3))
+    assert done.payload == scene().tobytes()
+
+
+def test_what_is_not_to_its_liking_is_asked_about(
+    appliance: FakeAppliance, connection: Connection
+) -> None:
+    camera = connection.model("p", images=JpegImages())
+    described = appliance.receive()
+    assert described.observation.kind is Kind.DESCRIBE
+    appliance.reply(described, Outcome.LOADING)
+    connection.wait_reachable(PATIENCE_MS)
+    thread = appliance.reply_from_a_thread(Outcome.INVALID)
+    camera.observe(front=scene())
+    assert camera.wait(PATIENCE_MS) is not None
+    thread.join()
+    connection._link.pump()
+    assert appliance.receive().observation.kind is Kind.DESCRIBE
+
+
+def test_a_connection_is_its_process_s(connection: Connection) -> None:
+    model = connection.model("p")
+    connection._link._pid = -1
+    with pytest.raises(LocalProtocolError, match="process that made it"):
+        model.observe(front=scene())

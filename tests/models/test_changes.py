@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,12 @@ def test_a_model_that_is_gone(root: Path) -> None:
     assert changes(before, Repository(root).scan()) == ["model voice is gone from the repository"]
     assert stamp(root) != seen
     assert stamp(root / "nowhere") == ()
+
+
+def test_what_cannot_be_read_is_said(root: Path) -> None:
+    before = Repository(root).scan()
+    (root / "voice" / "model.toml").unlink()
+    os.mkfifo(root / "voice" / "model.toml")
+    assert changes(before, Repository(root).scan()) == [
+        f"{root}/voice/model.toml: is no regular file"
+    ]

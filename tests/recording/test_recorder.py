@@ -230,6 +230,20 @@ async def test_a_disk_that_hangs_costs_memory_up_to_the_bound_and_no_time(
     assert desk.documents()[0]["id"] == begun["id"]
 
 
+async def test_a_disk_that_hangs_ends_its_recording(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
+    path = tmp_path / "a.mcap"
+    begun = await desk.recorder.start({"path": str(path), "seconds": 100})
+    psutil.Process(writer_of(os.getpid(), path)).suspend()
+    desk.observe()
+    desk.recorder.stop({"id": begun["id"]})
+    failed = await desk.over(begun["id"])
+    assert "the disk took nothing" in failed["error"]
+
+
 async def test_when_the_appliance_stops_files_are_finished(desk: Desk, tmp_path: Path) -> None:
     await desk.recorder.start({"path": str(tmp_path / "a.mcap"), "seconds": 100})
     await desk.until(lambda: desk.endings.witness)

@@ -6,6 +6,7 @@ export const HIDDEN_MS = 10_000;
 export const MOST_MS = 10_000;
 const PATIENCE_MS = 5000;
 const MOST_PARTS = 6; // documents of the timeline in one round; beyond them something is left out
+const FIRST_PARTS = 100; // in the first round: all that is kept
 
 export class Poller {
   /**
@@ -60,18 +61,21 @@ export class Poller {
     const timelines = [];
     let skipped = 0;
     let more = true;
-    while (more && timelines.length < MOST_PARTS) {
-      const part = await this.get(`/v1/timeline?since=${encodeURIComponent(this.cursor)}`);
+    let cursor = this.cursor;
+    const most = cursor ? MOST_PARTS : FIRST_PARTS;
+    while (more && timelines.length < most) {
+      const part = await this.get(`/v1/timeline?since=${encodeURIComponent(cursor)}`);
       timelines.push(part);
-      this.cursor = part.cursor;
+      cursor = part.cursor;
       skipped += part.missed.batches;
       more = part.more.batches + part.more.drops > 0;
     }
     if (more) {
       skipped += timelines.at(-1).more.batches;
-      this.cursor = (await this.get("/v1/timeline?since=newest")).cursor;
+      cursor = (await this.get("/v1/timeline?since=newest")).cursor;
     }
     if (timelines.at(-1).instance !== this.status.instance) await this.look(true);
+    this.cursor = cursor; // only now: what a round that failed has read is read again
     return { status: this.status, clients: this.clients, timelines, skipped };
   }
 

@@ -15,7 +15,7 @@ from appliance.errors import AdminUnreachable, PeerProtocolError
 if TYPE_CHECKING:
     from appliance.metrics.status import Client, ClientList, Status
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 2.0
 
 
 async def look(socket_path: str) -> tuple[Status, list[Client]]:
