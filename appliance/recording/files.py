@@ -18,13 +18,12 @@ from mcap.writer import CompressionType, Writer
 from appliance.errors import RecordingError
 from appliance.io.partial import give_name, open_partial
 from appliance.recording.buffers import Record
-from appliance.recording.incidents import Kept, is_incident, to_delete
+from appliance.recording.incidents import DIRECTORY_MODE, Kept, is_incident, to_delete
 from appliance.recording.messages import Topic, encode, schema
 
 CHUNK_BYTES = 256 * 1024
 """Before compression: what a recording loses at most when its process is killed."""
 
-DIRECTORY_MODE = 0o750
 MODE = 0o640
 """What robots see is not for everybody."""
 

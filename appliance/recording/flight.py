@@ -11,8 +11,7 @@ from attrs import define, field
 from appliance.config import Recording as RecordingConfig
 from appliance.errors import ConfigError
 from appliance.recording.buffers import Ring
-from appliance.recording.files import DIRECTORY_MODE
-from appliance.recording.incidents import PREFIX, SUFFIX, IncidentPolicy
+from appliance.recording.incidents import DIRECTORY_MODE, PREFIX, SUFFIX, IncidentPolicy
 
 SECOND_NS = 1_000_000_000
 

@@ -10,6 +10,7 @@ from attrs import define, field
 
 WINDOW_NS = 1_000_000_000
 PREFIX, SUFFIX = "incident-", ".mcap"
+DIRECTORY_MODE = 0o750
 
 
 class Kept(NamedTuple):
