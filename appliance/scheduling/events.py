@@ -60,6 +60,8 @@ class Request:
         client: Who it counts for (fairness, limits).
         deadline_ns: When the answer must have left the box, monotonic nanoseconds.
         expires_ns: Arrival plus the time to live: nobody waits longer in the queue.
+        period_ns: How long after it its client will ask again, by its own word and no less than
+            the configuration allows; 0: it does not say.
         keep_latest: A newer request of the same (session, model) replaces this one.
         firm: Refused rather than late.
         dry: The robot has run out of actions: first of its tier, once in a round (see `turns`),
@@ -85,6 +87,7 @@ class Request:
     arrived_ns: int
     deadline_ns: int
     expires_ns: int
+    period_ns: int = 0
     keep_latest: bool = True
     firm: bool = False
     dry: bool = False
@@ -211,7 +214,12 @@ class Revoke:
 
 @value
 class Answer:
-    """A request ends, with its one outcome. For OK, `batch` and `row` say where its outputs are."""
+    """A request ends, with its one outcome.
+
+    Attributes:
+        batch, row: For OK, where its outputs are.
+        advice_ns: By how much later its client had better observe next (earlier, if negative).
+    """
 
     request: Request
     outcome: Outcome
@@ -220,6 +228,7 @@ class Answer:
     batch: Batch | None = None
     row: int = 0
     retry_after_ns: int | None = None
+    advice_ns: int = 0
 
 
 Effect = Union[Stage, Go, Revoke, Answer]  # noqa: UP007
