@@ -1,24 +1,102 @@
-"""How long a batch will take, per (model, batch size).
+"""How long a batch of one model will take, by its size.
 
-Seeded by what the worker measured at warm-up, then scaled by what is observed since. Sizes that
-were not measured are interpolated between those that were, and extrapolated along the last slope.
+Planned time = what warm-up measured for that size x how much slower or faster the engine is by now
+x a quantile of how far batches of that size were off that. The first factor has a value for every
+size: between and beyond those that warm-up measured, and that have not run since, a line a + b n is
+fitted to what ran (least squares, older batches forgotten). The second one, `ratio`, is a moving
+average that jumps when several batches in a row agree that the level is another one, as when a
+device throttles; single spikes do not move it. The quantile is of an HDR histogram.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import pairwise
+from collections import deque
+from itertools import accumulate
 
-from attrs import define
+from attrs import define, field
+from hdrh.histogram import HdrHistogram
 
 GAIN = 0.05
-"""Weight of one observation in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
+"""Weight of one batch in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
 
 DEVIATIONS = 1.6
-"""Mean deviations added for safety: about the 90th percentile of a normal distribution."""
+"""Mean deviations added where a size has no quantile yet: about the 90th percentile of a normal
+distribution."""
 
-SPIKE = 3.0
-"""An observation beyond this multiple of the estimate moves it only that far."""
+QUANTILE = 90.0
+SPIKE = 1.3
+"""A batch beyond this multiple of its expected time is a spike, unless deviations are larger."""
+
+SPIKE_DEVIATIONS = 6.0
+AGREEING, LOOKED_AT = 4, 5
+"""So many of the latest batches beyond `SPIKE`, on one side, are a new level."""
+
+ENOUGH = 32
+"""Batches of a size before its own quantile counts."""
+
+WINDOW = 256
+"""Batches of a size after which a new histogram is begun."""
+
+REFRESH = 16
+"""Batches of a size between two looks at its quantile: it takes time to find."""
+
+FORGET = 0.98
+"""Weight that is left of what the line was fitted to, with each batch."""
+
+FLOOR_NS = 1000.0
+HIGHEST = 20_000
+"""Of a histogram, in thousandths of the expected time."""
+
+
+@define(eq=False)
+class Spread:
+    """How far batches of one size were off what was expected of them, in thousandths of it.
+
+    Attributes:
+        factor: The quantile, as a factor; 0 while there are too few.
+    """
+
+    factor: float = field(default=0.0, init=False)
+    _histogram: HdrHistogram = field(init=False)
+    _count: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._histogram = HdrHistogram(1, HIGHEST, 2)
+
+    def record(self, relative: float) -> None:
+        self._histogram.record_value(min(HIGHEST, max(1, round(1000 * relative))))
+        self._count += 1
+        if self._count % REFRESH == 0 and self._count >= ENOUGH:
+            self.factor = self._histogram.get_value_at_percentile(QUANTILE) / 1000
+        if self._count >= WINDOW:
+            self._histogram = HdrHistogram(1, HIGHEST, 2)
+            self._count = 0
+
+
+@define(eq=False)
+class Fit:
+    """a + b n through what was seen, the older the less."""
+
+    _weight: float = field(default=0.0, init=False)
+    _sizes: float = field(default=0.0, init=False)
+    _squares: float = field(default=0.0, init=False)
+    _times: float = field(default=0.0, init=False)
+    _products: float = field(default=0.0, init=False)
+
+    def add(self, size: int, time_ns: float) -> None:
+        self._weight = FORGET * self._weight + 1
+        self._sizes = FORGET * self._sizes + size
+        self._squares = FORGET * self._squares + size * size
+        self._times = FORGET * self._times + time_ns
+        self._products = FORGET * self._products + size * time_ns
+
+    def at(self, size: int) -> float | None:
+        """Return the time at a size; None if what was seen says too little."""
+        scatter = self._weight * self._squares - self._sizes**2
+        if scatter < 1e-6 * self._squares * self._weight:
+            return None
+        slope = (self._weight * self._products - self._sizes * self._times) / scatter
+        return (self._times - slope * self._sizes) / self._weight + slope * size
 
 
 @define(eq=False)
@@ -26,42 +104,100 @@ class Estimate:
     """Execution time of one model. An identity: it learns.
 
     Attributes:
-        curve_ns: Expected time by batch size, index 0 unused.
-        ratio: Observed over expected, moving average.
-        deviation: Mean absolute deviation of that ratio.
+        planned_ns: Time to plan with by batch size, never decreasing: likely enough not to be
+            exceeded. Index 0 is 0.
+        ratio: How much slower the engine is than at its warm-up.
+        deviation: Mean absolute deviation of a batch from its expected time, as a part of it.
+        switch_ns: What a batch takes longer behind a batch of another model.
     """
 
-    curve_ns: list[float]
-    ratio: float = 1.0
-    deviation: float = 0.05
+    _measured_ns: dict[int, float]
+    _largest: int
+    planned_ns: list[int] = field(factory=list[int], init=False)
+    ratio: float = field(default=1.0, init=False)
+    deviation: float = field(default=0.03, init=False)
+    switch_ns: int = field(default=0, init=False)
+    _expected_ns: list[float] = field(factory=list[float], init=False)
+    _spreads: dict[int, Spread] = field(factory=dict[int, Spread], init=False)
+    _fit: Fit = field(factory=Fit, init=False)
+    _latest: deque[float] = field(factory=lambda: deque(maxlen=LOOKED_AT), init=False)
 
     @classmethod
     def from_times(cls, times_ns: dict[int, int], max_batch: int) -> Estimate:
         """Build from warm-up measurements, batch size to nanoseconds; at least one is needed."""
-        return cls(_curve(times_ns, max_batch))
+        estimate = cls(
+            {size: max(FLOOR_NS, float(time)) for size, time in times_ns.items()}, max_batch
+        )
+        for size, time_ns in estimate._measured_ns.items():
+            estimate._fit.add(size, time_ns)
+        estimate._expect()
+        estimate._plan()
+        return estimate
 
     def of(self, batch_size: int) -> int:
-        """Return the time to plan with, nanoseconds: likely enough not to be exceeded."""
-        return int(self.curve_ns[batch_size] * (self.ratio + DEVIATIONS * self.deviation))
+        """Return the time to plan a batch with, nanoseconds."""
+        return self.planned_ns[batch_size]
 
-    def observe(self, batch_size: int, busy_ns: int) -> None:
-        """Learn from a finished batch."""
-        ratio = min(busy_ns / self.curve_ns[batch_size], SPIKE * self.ratio)
-        error = ratio - self.ratio
-        self.ratio += GAIN * error
+    def observe(self, batch_size: int, busy_ns: int, *, switched: bool = False) -> None:
+        """Learn from a finished batch.
+
+        Args:
+            switched: It ran behind a batch of another model.
+        """
+        expected_ns = self._expected_ns[batch_size] * self.ratio
+        own_ns = max(FLOOR_NS, busy_ns - self.switch_ns) if switched else busy_ns
+        relative = own_ns / expected_ns
+        self._latest.append(relative)
+        limit = max(SPIKE, 1 + SPIKE_DEVIATIONS * self.deviation)
+        if 1 / limit <= relative <= limit:
+            self._learn(batch_size, own_ns, relative, switched=switched)
+        elif not self._is_new_level(limit):
+            return
+        self._plan()
+
+    def _learn(self, size: int, own_ns: float, relative: float, *, switched: bool) -> None:
+        error = relative - 1
+        if switched:  # which of the two is off is told apart by the batches that are not switched
+            switch_ns = self.switch_ns + GAIN * error * own_ns
+            self.switch_ns = int(max(0.0, min(switch_ns, self._expected_ns[1])))
         self.deviation += GAIN * (abs(error) - self.deviation)
+        spread = self._spreads.get(size)
+        if spread is None:
+            spread = self._spreads[size] = Spread()
+        spread.record(relative)
+        self._fit.add(size, own_ns / self.ratio)
+        if len(self._spreads) + len(self._measured_ns) < self._largest:
+            self._expect()
+        self.ratio *= 1 + GAIN * error
 
+    def _is_new_level(self, limit: float) -> bool:
+        """Jump to another level if the latest batches agree on it; return whether they do."""
+        above = sorted(relative for relative in self._latest if relative > limit)
+        below = sorted(relative for relative in self._latest if relative < 1 / limit)
+        for agreeing in (above, below):
+            if len(agreeing) >= AGREEING:
+                self.ratio *= agreeing[len(agreeing) // 2]
+                self._latest.clear()
+                return True
+        return False
 
-def _curve(times_ns: dict[int, int], max_batch: int) -> list[float]:
-    """Piecewise linear through the measurements, never decreasing, at least 1 µs."""
-    sizes = sorted(times_ns)
-    first = times_ns[sizes[0]]
-    points = [(0, float(first) * 0.5), *((size, float(times_ns[size])) for size in sizes)]
-    curve = [0.0]
-    for size in range(1, max_batch + 1):
-        index = min(max(bisect_left(points, (size, 0.0)), 1), len(points) - 1)
-        (left, left_ns), (right, right_ns) = points[index - 1], points[index]
-        slope = (right_ns - left_ns) / (right - left)
-        curve.append(max(left_ns + slope * (size - left), curve[-1], 1000.0))
-    assert all(later >= earlier for earlier, later in pairwise(curve))
-    return curve
+    def _expect(self) -> None:
+        """Set the expected time of each size: measured, or on the line."""
+        self._expected_ns = [0.0]
+        for size in range(1, self._largest + 1):
+            time_ns = self._measured_ns.get(size)
+            if time_ns is None:
+                time_ns = self._fit.at(size)
+            if time_ns is None:  # one size was measured, and nothing else has run
+                known, known_ns = next(iter(self._measured_ns.items()))
+                time_ns = known_ns * (1 + size / known) / 2
+            self._expected_ns.append(max(FLOOR_NS, time_ns))
+
+    def _plan(self) -> None:
+        common = 1 + DEVIATIONS * self.deviation
+        planned = [0]
+        for size in range(1, self._largest + 1):
+            spread = self._spreads.get(size)
+            factor = spread.factor if spread is not None and spread.factor else common
+            planned.append(int(self._expected_ns[size] * self.ratio * factor))
+        self.planned_ns = list(accumulate(planned, max))

@@ -17,10 +17,10 @@ from appliance.values import value
 if TYPE_CHECKING:
     from appliance.scheduling.turns import Mailbox
 
-Rank = tuple[int, bool, int, int, int, int]
-"""Tier, whether it yields to all others of it, time, priority, last turn, id."""
+Rank = tuple[int, int, int, int, int]
+"""Deadline, tier, priority, last turn, id; of the dry: tier, since when, priority, last turn, id."""
 
-UNRANKED: Rank = (0, False, 0, 0, 0, 0)
+UNRANKED: Rank = (0, 0, 0, 0, 0)
 """Of a request that has not been in a line yet."""
 
 
@@ -73,7 +73,9 @@ class Request:
         tag: The client's own number for it, by which it may withdraw it.
         payload: The owner's business; the scheduler never looks.
         rank_ns: Its place in the line: its deadline, or an older one that it inherited.
-        rank: Its whole rank, from when it lines up.
+        rank: Its whole rank in its part of the line, from when it lines up.
+        yields: It is dry, and not its session's turn.
+        background: More than its client said it would send: it runs where nobody else would.
         mailbox: Where it waits; None: it does not.
         attempts: Times the engine failed on it alone.
         deaths: Times a worker died while running it.
@@ -99,6 +101,8 @@ class Request:
     payload: Any = None
     rank_ns: int = 0
     rank: Rank = field(default=UNRANKED, init=False)
+    yields: bool = field(default=False, init=False)
+    background: bool = field(default=False, init=False)
     mailbox: Mailbox | None = field(default=None, init=False, repr=False)
     attempts: int = 0
     deaths: int = 0
@@ -107,7 +111,12 @@ class Request:
 
 @define(eq=False)
 class Batch:
-    """Rows that run together on one worker."""
+    """Rows that run together on one worker.
+
+    Attributes:
+        expected_ns: How long it is planned to take.
+        switched: That worker ran another model before.
+    """
 
     id: int
     lane: Lane
@@ -115,6 +124,7 @@ class Batch:
     worker: WorkerRef
     expected_ns: int
     started_ns: int = 0
+    switched: bool = False
 
 
 # ---------------------------------------------------------------------------------- events

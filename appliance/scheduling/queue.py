@@ -7,6 +7,7 @@ and brings back those that got no answer.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Literal
 
 from attrs import Factory, define, field
@@ -15,12 +16,15 @@ from appliance.errors import Outcome
 from appliance.scheduling.due import DueTimes
 from appliance.scheduling.events import Answer, Effect, Lane, Request, Withdrawn
 from appliance.scheduling.room import WaitingRoom
+from appliance.scheduling.shedding import Shedding
+from appliance.scheduling.streams import Streams
 from appliance.scheduling.turns import Mailbox
 from appliance.scheduling.workers import Workers
 
 OverflowPolicy = Literal["drop_oldest", "reject_newest"]
 
 HOPELESS = "it can no longer make its deadline"
+SHED = "more comes than can be answered in time"
 SUPERSEDED = "a newer observation replaced it"
 CLOSING = "the appliance stopped before it was answered"
 
@@ -32,6 +36,8 @@ class Queue:
     Attributes:
         workers: Asked for times, and for what shares workers.
         room: What waits.
+        streams: Each client's rhythm and allowance.
+        shedding: Who is refused so that the others are in time.
         effects: Where answers go; the scheduler's, a new list in each turn.
     """
 
@@ -42,6 +48,8 @@ class Queue:
         default=Factory(lambda self: WaitingRoom(self.workers.group_of), takes_self=True),
         init=False,
     )
+    streams: Streams = field(factory=Streams, init=False)
+    shedding: Shedding = field(factory=Shedding, init=False)
     effects: list[Effect] = field(factory=list[Effect], init=False)
     _due: DueTimes = field(
         default=Factory(lambda self: DueTimes(self.room), takes_self=True), init=False
@@ -59,7 +67,19 @@ class Queue:
         """Let a request wait, or end it; a newer one replaces an older one."""
         deadline_ns = request.deadline_ns
         model = request.lane.model
+        stream = self.streams.arrived(request, now_ns)
+        if (request.firm or request.period_ns) and request.keep_latest and not request.dry:
+            request.background = not stream.may_come(request, now_ns)
+        if (
+            request.firm
+            and not request.background
+            and self.shedding.refuses(request, stream, now_ns)
+        ):
+            period_ns = stream.cadence.period_ns
+            self.effects.append(Answer(request, Outcome.SHED, SHED, retry_after_ns=period_ns))
+            return
         if request.firm and self.workers.earliest_finish_ns(model, now_ns) > deadline_ns:
+            self._lost(request)
             self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
             return
         # A deadline that was over on arrival is no way to pass those who came before.
@@ -69,6 +89,7 @@ class Queue:
         if older is not None:
             # The newcomer keeps the older one's place, or a fast sender would wait for ever.
             request.rank_ns = min(request.rank_ns, older.rank_ns)
+            request.background = request.background and older.background
             self.discard(older, Outcome.SUPERSEDED, SUPERSEDED)
         if mailbox.requests and not request.keep_latest and not self._queue_up(request, mailbox):
             return
@@ -134,6 +155,18 @@ class Queue:
 
     # ----------------------------------------------------------------------------------- ends
 
+    def _lost(self, request: Request) -> None:
+        """Note that a request does not make its deadline."""
+        if request.firm and not request.background:
+            self.shedding.lost(request.lane.model, self.streams.find(request))
+
+    def answered(self, answer: Answer, *, late: bool) -> None:
+        """End a request whose row was executed."""
+        if late:
+            self._lost(answer.request)
+        self.effects.append(answer)
+        self.room.end(answer.request)
+
     def answer(self, request: Request, outcome: Outcome, message: str) -> None:
         """End a request that does not wait."""
         self.effects.append(Answer(request, outcome, message))
@@ -165,18 +198,31 @@ class Queue:
                 waited_ms = (now_ns - request.arrived_ns) / 1e6
                 self.discard(request, Outcome.EXPIRED, f"waited {waited_ms:.0f} ms")
             elif self._due_ns(request) <= now_ns:
+                self._lost(request)
                 self.discard(request, Outcome.INFEASIBLE, HOPELESS)
             else:
                 self._watch(request)
 
     def refuse_hopeless(self, now_ns: int) -> None:
-        """End firm heads that no worker will be free for in time."""
+        """End firm requests that no worker will be free for in time."""
         for lane in [lane for lane, line in self.room.lines.items() if line.firm]:
+            finish_ns = self.workers.earliest_finish_ns(lane.model, now_ns)
             # Who ends may let the next of its order into the same line, or leave it empty.
-            while (line := self.room.lines.get(lane)) and (head := line.head).firm:
-                if self.workers.earliest_finish_ns(lane.model, now_ns) <= head.deadline_ns:
+            while (line := self.room.lines.get(lane)) and line.timely.times_ns:
+                if line.timely.times_ns[0] >= finish_ns:
                     break
-                self.discard(head, Outcome.INFEASIBLE, HOPELESS)
+                hopeless = [
+                    request
+                    for request in line.timely.requests[
+                        : bisect_left(line.timely.times_ns, finish_ns)
+                    ]
+                    if request.firm
+                ]
+                if not hopeless:
+                    break
+                for request in hopeless:
+                    self._lost(request)
+                    self.discard(request, Outcome.INFEASIBLE, HOPELESS)
 
     def _watch(self, request: Request) -> None:
         self._due.add(request, self._due_ns(request))

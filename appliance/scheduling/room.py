@@ -11,61 +11,121 @@ another one, when its session's turn comes: it is taken out and lines up again.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from operator import attrgetter
+from itertools import chain
 
 from attrs import define, field
 
-from appliance.scheduling.events import UNRANKED, Lane, ModelRef, Request
+from appliance.scheduling.events import UNRANKED, Lane, ModelRef, Rank, Request
 from appliance.scheduling.turns import Mailbox, Session, Turns
 
-RANK = attrgetter("rank")
+TIER_VALUE = 0.25
+"""What answering a request in time is worth, of what one of the next better tier is, from 1 on."""
+
+
+@define(eq=False)
+class Ranked:
+    """Requests by rank, best first, in parallel lists that a decision reads.
+
+    Attributes:
+        times_ns: The first of each rank; of requests that are not dry, the deadline to plan with.
+        values: What answering each in time is worth.
+        ranks: Of each.
+    """
+
+    requests: list[Request] = field(factory=list[Request], init=False)
+    times_ns: list[int] = field(factory=list[int], init=False)
+    values: list[float] = field(factory=list[float], init=False)
+    ranks: list[Rank] = field(factory=list[Rank], init=False)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def add(self, request: Request) -> None:
+        """Insert by rank. Ranks end in the request's id, so no two are equal."""
+        rank = request.rank
+        index = bisect_left(self.ranks, rank)
+        self.ranks.insert(index, rank)
+        self.requests.insert(index, request)
+        self.times_ns.insert(index, rank[0])
+        self.values.insert(index, 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1))
+
+    def remove(self, first: Request, count: int = 1) -> None:
+        """Take out so many side by side, from `first` on."""
+        index = bisect_left(self.ranks, first.rank)
+        assert self.requests[index] is first
+        end = index + count
+        del self.ranks[index:end], self.requests[index:end]
+        del self.times_ns[index:end], self.values[index:end]
 
 
 @define(eq=False)
 class Line:
-    """The waiting requests of one lane, best first.
+    """The waiting requests of one lane, in four parts.
 
     Attributes:
-        firm: How many of them are firm.
+        timely: Those with a deadline, firm and soft, by deadline. A soft one stays when it is over.
+        first: Dry ones whose turn it is.
+        yielding: Dry ones whose turn it is not.
+        background: More than their clients said they would send.
+        firm: How many of `timely` are firm.
+        critical: How many of `timely` are of tier 0.
     """
 
-    firm: int = 0
-    _requests: list[Request] = field(factory=list[Request], init=False)
+    timely: Ranked = field(factory=Ranked, init=False)
+    first: Ranked = field(factory=Ranked, init=False)
+    yielding: Ranked = field(factory=Ranked, init=False)
+    background: Ranked = field(factory=Ranked, init=False)
+    firm: int = field(default=0, init=False)
+    critical: int = field(default=0, init=False)
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self.timely) + len(self.first) + len(self.yielding) + len(self.background)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self._requests)
+        return chain(self.first, self.timely, self.yielding, self.background)
 
-    @property
-    def head(self) -> Request:
-        """The best request; the line is not empty."""
-        return self._requests[0]
+    def part(self, request: Request) -> Ranked:
+        """Return the part that a request belongs to."""
+        if request.dry:
+            return self.yielding if request.yields else self.first
+        return self.background if request.background else self.timely
 
     def add(self, request: Request) -> None:
-        """Insert by rank. Ranks end in the request's id, so no two are equal."""
-        insort(self._requests, request, key=RANK)
-        self.firm += request.firm
+        """Insert by rank."""
+        part = self.part(request)
+        part.add(request)
+        if part is self.timely:
+            self.firm += request.firm
+            self.critical += request.tier == 0
 
     def remove(self, request: Request) -> None:
         """Take one out that is in the line."""
-        index = bisect_left(self._requests, request.rank, key=RANK)
-        assert self._requests[index] is request
-        del self._requests[index]
-        self.firm -= request.firm
+        part = self.part(request)
+        part.remove(request)
+        if part is self.timely:
+            self.firm -= request.firm
+            self.critical -= request.tier == 0
 
     def take(self, requests: list[Request]) -> None:
-        """Take out several, best first; mostly they are simply the best."""
+        """Take out several; mostly they stand side by side in `timely`."""
+        timely = self.timely
+        first = requests[0]
         count = len(requests)
-        if self._requests[:count] == requests:
-            del self._requests[:count]
-            if self.firm:
-                self.firm -= sum(request.firm for request in requests)
-            return
+        if count > 1 and not first.dry and not first.background:
+            index = bisect_left(timely.ranks, first.rank)
+            if timely.requests[index : index + count] == requests:
+                timely.remove(first, count)
+                if self.firm:
+                    self.firm -= sum(request.firm for request in requests)
+                if self.critical:
+                    self.critical -= sum(request.tier == 0 for request in requests)
+                return
         for request in requests:
             self.remove(request)
 
@@ -247,15 +307,15 @@ class WaitingRoom:
         """Rank a request and put it in its line."""
         assert request.mailbox is not None, "it does not wait"
         session = request.mailbox.session
-        goes_first = request.dry and session.turns.line_up(session, request)
-        request.rank = (
-            request.tier,
-            request.dry and not goes_first,
-            max(session.served_ns, session.came_ns) if goes_first else request.rank_ns,
-            request.priority,
-            session.served_ns,
-            request.id,
-        )
+        served_ns = session.served_ns
+        if request.dry:
+            goes_first = session.turns.line_up(session, request)
+            since_ns = max(served_ns, session.came_ns) if goes_first else request.rank_ns
+            request.yields = not goes_first
+            request.rank = (request.tier, since_ns, request.priority, served_ns, request.id)
+        else:
+            deadline_ns = request.deadline_ns if request.firm else request.rank_ns
+            request.rank = (deadline_ns, request.tier, request.priority, served_ns, request.id)
         self._join(request)
 
     def _join(self, request: Request) -> None:

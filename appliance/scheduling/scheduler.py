@@ -20,7 +20,9 @@ from collections.abc import Iterable
 from attrs import Factory, define, field, frozen
 
 from appliance.errors import Outcome
-from appliance.scheduling.batching import Choice, choose, endangered, is_late
+from appliance.scheduling.advice import PhaseAdvice
+from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
+from appliance.scheduling.deadline_aware import DeadlineAware
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -40,11 +42,14 @@ from appliance.scheduling.events import (
     WorkerReady,
 )
 from appliance.scheduling.queue import CLOSING, OverflowPolicy, Queue
-from appliance.scheduling.room import RANK, Line, WaitingRoom
+from appliance.scheduling.room import Line, WaitingRoom
 from appliance.scheduling.workers import Worker, Workers
 
-STAGE_LEAD_NS = 2_000_000
+STAGE_LEAD_NS = 1_000_000
 """A batch that is not full is staged this long before the worker is expected to finish."""
+
+GUARD = 2.0
+"""Mean deviations of its time that a batch with tier 0 in it had better be earlier."""
 
 DIED = "its worker died while running it"
 
@@ -84,6 +89,15 @@ class Scheduler:
     _room: WaitingRoom = field(
         default=Factory(lambda self: self._queue.room, takes_self=True), init=False
     )
+    _advice: PhaseAdvice = field(factory=PhaseAdvice, init=False)
+    _strategy: Strategy = field(
+        default=Factory(
+            lambda self: DeadlineAware(self._queue.streams.forecasts, self._queue.shedding),
+            takes_self=True,
+        ),
+        init=False,
+    )
+    _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
     _effects: list[Effect] = field(factory=list[Effect], init=False)
 
@@ -95,11 +109,14 @@ class Scheduler:
             now_ns: Monotonic nanoseconds; never smaller than in the call before.
         """
         self._effects = self._queue.effects = []
+        is_news = False
         for event in events:
+            if isinstance(event, BatchDone):
+                self._batch_done(event, now_ns)
+                continue
+            is_news = True
             if isinstance(event, Arrived):
                 self._queue.arrived(event.request, now_ns)
-            elif isinstance(event, BatchDone):
-                self._batch_done(event, now_ns)
             elif isinstance(event, Withdrawn):
                 self._queue.withdrawn(event)
             elif isinstance(event, WorkerReady):
@@ -109,7 +126,7 @@ class Scheduler:
             else:
                 self._close()
         self._queue.expire(now_ns)
-        wakeup_ns = self._assign(now_ns)
+        wakeup_ns = self._assign(now_ns, is_news=is_news)
         due_ns = self._queue.due_ns
         if wakeup_ns is None or (due_ns is not None and due_ns < wakeup_ns):
             wakeup_ns = due_ns
@@ -174,8 +191,26 @@ class Scheduler:
                 self._queue.answer(request, *event.failed_rows[row])
                 continue
             late = now_ns > request.deadline_ns
-            self._effects.append(Answer(request, Outcome.OK, late=late, batch=batch, row=row))
-            self._room.end(request)
+            answer = Answer(
+                request,
+                Outcome.OK,
+                late=late,
+                batch=batch,
+                row=row,
+                advice_ns=self._advise(request),
+            )
+            self._queue.answered(answer, late=late)
+
+    def _advise(self, request: Request) -> int:
+        """Return by how much later the client of an answered request had better observe next."""
+        if not request.keep_latest:
+            return 0
+        streams = self._queue.streams
+        stream = streams.find(request)
+        advice_ns = self._advice.of(stream) if stream is not None else 0
+        if advice_ns and stream is not None:
+            streams.advised(stream, advice_ns)
+        return advice_ns
 
     def _failed(self, batch: Batch, error: str) -> None:
         """Try a failed batch again in halves; a row that fails alone ends."""
@@ -193,80 +228,81 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------ decisions
 
-    def _assign(self, now_ns: int) -> int | None:
-        """Give work to every worker that can take some; return when to look again."""
-        self._queue.refuse_hopeless(now_ns)
+    def _assign(self, now_ns: int, *, is_news: bool) -> int | None:
+        """Give work to every worker that can take some; return when to look again.
+
+        Args:
+            is_news: Something came or went, so that a staged batch may not be the best any more.
+        """
+        self._looks_ns = None
         idle = [worker for worker in self._workers if worker.executing is None]
+        if idle:
+            self._queue.refuse_hopeless(now_ns)
         for worker in idle:
             if worker.staged is not None:
-                self._start_staged(worker, worker.staged, now_ns)
+                self._start_staged(worker, worker.staged, now_ns, is_news=is_news)
         for worker in idle:
             if worker.executing is None:
                 self._start_best(worker, now_ns)
         if idle:  # what just started may have been their last chance
             self._queue.refuse_hopeless(now_ns)
-        return self._stage_ahead(now_ns) if self._room.lines else None
+        self._stage_ahead(now_ns, is_news=is_news)
+        return self._looks_ns
 
-    def _stage_ahead(self, now_ns: int) -> int | None:
+    def _look_at(self, at_ns: int) -> None:
+        """Be asked again by then."""
+        if self._looks_ns is None or at_ns < self._looks_ns:
+            self._looks_ns = at_ns
+
+    def _stage_ahead(self, now_ns: int, *, is_news: bool) -> None:
         """Give busy workers their next batch shortly before they need it, or at once if full."""
-        wakeup_ns: int | None = None
         for worker in self._workers:
-            if worker.executing is None or worker.staged is not None:
+            if worker.executing is None:
                 continue
-            lead_ns = worker.free_ns - STAGE_LEAD_NS
-            if now_ns >= lead_ns or self._is_full(worker):
-                choice = self._choose(worker, max(now_ns, worker.free_ns))
-                if choice is not None:
-                    worker.staged = self._take(worker, choice)
-                    self._effects.append(Stage(worker.staged, go=False))
-            elif wakeup_ns is None or lead_ns < wakeup_ns:
-                wakeup_ns = lead_ns
-        return wakeup_ns
+            if worker.staged is not None:
+                if is_news:
+                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
+            elif self._room.lines:
+                lead_ns = worker.free_ns - STAGE_LEAD_NS
+                if now_ns < lead_ns:
+                    self._look_at(lead_ns)
+                else:
+                    choice = self._choose(worker, max(now_ns, worker.free_ns))
+                    if choice is not None:
+                        worker.staged = self._take(worker, choice)
+                        self._effects.append(Stage(worker.staged, go=False))
 
-    def _is_full(self, worker: Worker) -> bool:
-        """Return whether waiting any longer could not make the next batch larger."""
-        lines = self._lines(worker)
-        if not lines:
-            return False
-        lane, line = min(lines, key=lambda pair: pair[1].head.rank)
-        return len(line) >= worker.models[lane.model] > 1
-
-    def _start_staged(self, worker: Worker, batch: Batch, now_ns: int) -> None:
-        """Start what is staged, unless something more important came or it became useless."""
-        batch.expected_ns = self._workers.planned_ns(batch.lane.model, len(batch.requests))
+    def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
+        """Start what is staged, unless something else is better by now."""
+        batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
         finish_ns = now_ns + batch.expected_ns
-        if (
-            any(request.firm and request.deadline_ns < finish_ns for request in batch.requests)
-            or not self._may_run(batch.lane, batch.requests, worker)
-            or self._is_overtaken(batch, worker, now_ns)
-        ):
+        if any(
+            request.firm and request.deadline_ns < finish_ns for request in batch.requests
+        ) or not self._may_run(batch.lane, batch.requests, worker):
             self._revoke(worker, batch, now_ns)
             return
+        if is_news:
+            self._choose_again(worker, batch, now_ns, now_ns)
+        if worker.staged is not None:
+            batch = worker.staged
+            worker.staged = None
+            self._start(worker, batch, now_ns)
+            self._effects.append(Go(batch))
+
+    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int, now_ns: int) -> None:
+        """Replace what is staged if something else is better by now."""
         worker.staged = None
-        self._start(worker, batch, now_ns)
-        self._effects.append(Go(batch))
-
-    def _is_overtaken(self, batch: Batch, worker: Worker, now_ns: int) -> bool:
-        """Return whether somebody waits for whom a staged batch has to give way.
-
-        That is a better tier or a dry robot, whoever is earlier in rank and would be made late,
-        and, where the batch is late anyway, a firm request that would be lost.
-        """
-        best = min(batch.requests, key=RANK)
-        finish_ns = now_ns + batch.expected_ns
-        gives_way = is_late(best, now_ns + self._workers.planned_ns(batch.lane.model, 1))
-        for lane, line in self._lines(worker):
-            head = line.head
-            if head.rank[:2] < best.rank[:2]:
-                return True
-            time_ns = self._workers.planned_ns(lane.model, 1)
-            in_danger = now_ns <= head.deadline_ns - time_ns < finish_ns
-            if head.rank < best.rank and (in_danger or (head.dry and not best.dry)):
-                return True
-            firm = endangered(line, time_ns, now_ns, finish_ns)
-            if firm is not None and (gives_way or firm.rank < best.rank):
-                return True
-        return False
+        self._queue.put_back(batch.requests, batch.lane)
+        choice = self._choose(worker, start_ns)
+        if choice is not None and choice.lane is batch.lane and choice.requests == batch.requests:
+            self._room.take(choice.lane, choice.requests)
+            worker.staged = batch
+            return
+        self._effects.append(Revoke(batch))
+        self._queue.expire(now_ns)
+        if worker.executing is not None and choice is not None:
+            worker.staged = self._take(worker, choice)
+            self._effects.append(Stage(worker.staged, go=False))
 
     def _revoke(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.staged = None
@@ -286,6 +322,11 @@ class Scheduler:
     def _start(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.start(batch, now_ns)
         self._room.start(batch.requests, now_ns)
+        for request in batch.requests:
+            if request.keep_latest and not request.background:
+                stream = self._queue.streams.find(request)
+                if stream is not None:
+                    self._advice.started(stream, now_ns - request.arrived_ns)
 
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
         """Take back what is staged behind a busy worker and could start on this one now."""
@@ -299,11 +340,42 @@ class Scheduler:
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
         if not self._room.lines:
             return None
-        return choose(self._lines(worker), worker.models, self._workers.planned_ns, start_ns)
+        contenders = self._contenders(worker, start_ns)
+        decided = self._strategy.choose(contenders, start_ns) if contenders else None
+        if isinstance(decided, Wait):
+            self._look_at(decided.until_ns)
+            return None
+        return decided
 
-    def _lines(self, worker: Worker) -> list[tuple[Lane, Line]]:
-        """Return the lines a worker may serve."""
-        return [pair for pair in self._room.lines.items() if self._may_run(*pair, worker)]
+    def _contenders(self, worker: Worker, start_ns: int) -> list[Contender]:
+        """Return the lanes a worker may serve, and those of tier 0 that it may have to."""
+        lines = [pair for pair in self._room.lines.items() if self._may_run(*pair, worker)]
+        if not lines:
+            return []
+        forecasts = self._queue.streams.forecasts
+        if forecasts:
+            waiting = {lane.model for lane, _ in lines}
+            for model, forecast in forecasts.items():
+                forecast.forget_overdue(start_ns)
+                if forecast.arrivals and model in worker.models and model not in waiting:
+                    lines.append((Lane(model), Line()))
+        return [self._contender(lane, line, worker, start_ns) for lane, line in lines]
+
+    def _contender(self, lane: Lane, line: Line, worker: Worker, start_ns: int) -> Contender:
+        model = lane.model
+        estimate = self._workers.estimate(model)
+        most = worker.models[model]
+        times_ns = estimate.planned_ns
+        return Contender(
+            lane,
+            line,
+            times_ns if len(times_ns) == most + 1 else times_ns[: most + 1],
+            0 if worker.last in (None, model) else estimate.switch_ns,
+            estimate.switch_ns,
+            self._workers.others_free_ns(model, worker, start_ns),
+            GUARD * estimate.deviation,
+            times_ns[most] / most,
+        )
 
     def _may_run(self, lane: Lane, requests: Iterable[Request], worker: Worker) -> bool:
         """A worker runs what it hosts; a row that killed a worker never risks the last one."""
@@ -316,5 +388,11 @@ class Scheduler:
     def _take(self, worker: Worker, choice: Choice) -> Batch:
         self._room.take(choice.lane, choice.requests)
         self._batch_id += 1
-        expected_ns = self._workers.planned_ns(choice.lane.model, len(choice.requests))
+        expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
+
+    def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
+        """Return the time to plan a batch on a worker with."""
+        estimate = self._workers.estimate(lane.model)
+        switch_ns = 0 if worker.last in (None, lane.model) else estimate.switch_ns
+        return estimate.of(size) + switch_ns

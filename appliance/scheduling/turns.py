@@ -126,7 +126,7 @@ class Turns:
 
     def come_back(self, session: Session, request: Request) -> None:
         """Let a dry request that was taken line up again, in the place it had."""
-        if not request.rank[1]:
+        if not request.yields:
             session.first = session.first or request
             return
         if session.first is request:

@@ -6,8 +6,13 @@ from collections.abc import Collection, Iterator
 
 from attrs import define, field
 
+from appliance.scheduling.choice import FOREVER_NS
 from appliance.scheduling.estimate import Estimate
 from appliance.scheduling.events import Batch, ModelRef, WorkerReady, WorkerRef
+
+
+SOONEST = 0.8
+"""What part of its planned time a batch takes at least."""
 
 
 @define(eq=False)
@@ -19,6 +24,8 @@ class Worker:
         executing: Started and not yet done.
         staged: Sent, not started.
         free_ns: When `executing` is expected to be done.
+        soonest_ns: When it might be done at the earliest.
+        last: The model it ran last.
     """
 
     ref: WorkerRef
@@ -26,11 +33,16 @@ class Worker:
     executing: Batch | None = None
     staged: Batch | None = None
     free_ns: int = 0
+    soonest_ns: int = 0
+    last: ModelRef | None = None
 
     def start(self, batch: Batch, now_ns: int) -> None:
         """Note that `batch` runs from now on."""
         self.executing = batch
         self.free_ns = now_ns + batch.expected_ns
+        self.soonest_ns = now_ns + int(SOONEST * batch.expected_ns)
+        batch.switched = self.last not in (None, batch.lane.model)
+        self.last = batch.lane.model
         batch.started_ns = now_ns
         for request in batch.requests:
             request.started_ns = now_ns
@@ -84,7 +96,12 @@ class Workers:
 
     def observe(self, batch: Batch, busy_ns: int) -> None:
         """Learn how long a batch took."""
-        self._estimates[batch.lane.model].observe(len(batch.requests), busy_ns)
+        estimate = self._estimates[batch.lane.model]
+        estimate.observe(len(batch.requests), busy_ns, switched=batch.switched)
+
+    def estimate(self, model: ModelRef) -> Estimate:
+        """Return the estimate of a model that was loaded."""
+        return self._estimates[model]
 
     def planned_ns(self, model: ModelRef, batch_size: int) -> int:
         """Return the time to plan a batch with; 0 for a model that was never loaded."""
@@ -92,13 +109,24 @@ class Workers:
         return estimate.of(batch_size) if estimate else 0
 
     def earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
-        """Return when an answer of `model` could be there, if it went before all that waits."""
+        """Return when an answer of `model` could be there, if it went before all that waits.
+
+        That is if what runs takes no longer than it might.
+        """
         starts_ns = [
-            max(now_ns, worker.free_ns) if worker.executing else now_ns
-            for worker in self
+            max(now_ns, worker.soonest_ns) if worker.executing else now_ns
+            for worker in self._workers.values()
             if model in worker.models
         ]
         return min(starts_ns, default=now_ns) + self.planned_ns(model, 1)
+
+    def others_free_ns(self, model: ModelRef, worker: Worker, now_ns: int) -> int:
+        """Return when another worker that hosts `model` is free; `FOREVER_NS`: there is none."""
+        free_ns = FOREVER_NS
+        for other in self._workers.values():
+            if other is not worker and model in other.models:
+                free_ns = min(free_ns, max(now_ns, other.free_ns) if other.executing else now_ns)
+        return free_ns
 
     def hosting(self, model: ModelRef) -> int:
         """Return how many workers host a model now."""

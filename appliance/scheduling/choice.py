@@ -1,0 +1,74 @@
+"""What a strategy is asked, and what it may say.
+
+A strategy decides one thing: which requests of one lane a worker runs next. Who may wait, who is
+refused, who is answered and when a worker may be given a batch is the scheduler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Union
+
+from appliance.scheduling.events import Lane, Request
+from appliance.scheduling.room import Line
+from appliance.values import value
+
+FOREVER_NS = 1 << 62
+
+
+@value
+class Contender:
+    """A lane that a worker may serve next.
+
+    Attributes:
+        times_ns: Planned time by batch size up to the largest; index 0 is 0.
+        switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
+        usual_switch_ns: Of any worker's.
+        others_free_ns: When another worker that hosts the model is free.
+        guard: What part of its planned time a batch with tier 0 in it had better be earlier.
+        unit: What a row is worth: its time in the largest batch.
+    """
+
+    lane: Lane
+    line: Line
+    times_ns: Sequence[int]
+    switch_ns: int
+    usual_switch_ns: int
+    others_free_ns: int
+    guard: float
+    unit: float
+
+    @property
+    def most(self) -> int:
+        """The largest batch."""
+        return len(self.times_ns) - 1
+
+
+@value
+class Choice:
+    """Run these requests of `lane`; at least one."""
+
+    lane: Lane
+    requests: list[Request]
+
+
+@value
+class Wait:
+    """Run nothing yet; ask again at `until_ns`, whatever happens before."""
+
+    until_ns: int
+
+
+Decided = Union[Choice, Wait, None]  # noqa: UP007
+
+
+class Strategy(Protocol):
+    """See the module's docstring. Nothing is to be changed by it."""
+
+    def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
+        """Return what a worker that is free at `start_ns` should run; None: nothing for it.
+
+        Args:
+            contenders: The lanes that have something waiting; at least one.
+        """
+        ...

@@ -1,0 +1,142 @@
+"""Whom of tier 0 a batch would make late: those that wait, and those that are expected meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from attrs import define, field
+
+from appliance.scheduling.choice import FOREVER_NS
+from appliance.scheduling.events import Lane, Request
+from appliance.scheduling.room import Line
+from appliance.scheduling.streams import Forecast
+from appliance.values import value
+
+TOGETHER, TOGETHER_OBEYING = 0.25, 0.5
+"""What part of those that are expected one batch has to take with those that wait: the others come
+after it, or have been answered before. More of those that follow their phase advice."""
+
+
+@value
+class CriticalLane:
+    """Those of one lane.
+
+    Attributes:
+        times_ns: Planned time by batch size.
+        switch_ns: Of a change to its model.
+        others_free_ns: When another worker could start them.
+        waiting: Deadline and request.
+        expected: When they arrive and when they are due.
+        together: See `TOGETHER`.
+    """
+
+    lane: Lane
+    times_ns: Sequence[int]
+    switch_ns: int
+    others_free_ns: int
+    waiting: list[tuple[int, Request]]
+    expected: list[tuple[int, int]]
+    together: float
+
+    def start_before_ns(self, count: int) -> int:
+        """Return how long before the deadline of the last of `count` a worker has to be free."""
+        rows = min(ceil(self.together * count) + 1, len(self.times_ns) - 1)
+        return self.times_ns[rows] + self.switch_ns
+
+    def batch_ns(self, waiting: int, expected: int) -> int:
+        """Return how long the batch takes in which those that wait are answered."""
+        rows = max(1, waiting + ceil(self.together * expected))
+        return self.times_ns[min(rows, len(self.times_ns) - 1)]
+
+
+@define(eq=False)
+class Critical:
+    """Those of all lanes, as one decision sees them. Empty: there are none."""
+
+    lanes: list[CriticalLane] = field(factory=list[CriticalLane], init=False)
+
+    def add(
+        self,
+        lane: Lane,
+        line: Line | None,
+        forecast: Forecast | None,
+        *,
+        times_ns: Sequence[int],
+        switch_ns: int,
+        others_free_ns: int,
+        until_ns: int,
+    ) -> None:
+        """Look at a lane; who is expected after `until_ns` does not matter."""
+        waiting: list[tuple[int, Request]] = []
+        expected: list[tuple[int, int]] = []
+        obedience = 0.0
+        if line is not None and line.critical:
+            timely = line.timely
+            waiting = [
+                (deadline_ns, request)
+                for deadline_ns, request in zip(timely.times_ns, timely.requests, strict=True)
+                if request.tier == 0
+            ]
+        if forecast is not None:
+            for at_ns, _, stream in forecast.arrivals:
+                if at_ns > until_ns:
+                    break
+                expected.append((at_ns, at_ns + stream.lead_ns - stream.cadence.jitter_ns))
+                obedience += stream.obedience
+        if waiting or expected:
+            share = obedience / len(expected) if expected else 0.0
+            together = TOGETHER + (TOGETHER_OBEYING - TOGETHER) * share
+            self.lanes.append(
+                CriticalLane(lane, times_ns, switch_ns, others_free_ns, waiting, expected, together)
+            )
+
+    def lost_by(self, finish_ns: int, chosen: Lane, taken: Sequence[Request]) -> int:
+        """Return how many are late if the worker is busy with `taken` until `finish_ns`.
+
+        All of a lane are thought to be answered by one batch that starts then.
+        """
+        lost = 0
+        for one in self.lanes:
+            is_chosen = one.lane is chosen
+            free_ns = finish_ns if is_chosen else finish_ns + one.switch_ns
+            free_ns = min(free_ns, one.others_free_ns)
+            due_ns = [
+                deadline_ns
+                for deadline_ns, request in one.waiting
+                if not (is_chosen and request in taken)
+            ]
+            waiting = len(due_ns)
+            for at_ns, deadline_ns in one.expected:
+                if at_ns > finish_ns:
+                    break
+                due_ns.append(deadline_ns)
+            if due_ns:
+                answered_ns = free_ns + one.batch_ns(waiting, len(due_ns) - waiting)
+                lost += sum(deadline_ns < answered_ns for deadline_ns in due_ns)
+        return lost
+
+    def latest_finish_ns(self, chosen: Lane) -> int:
+        """Return until when a batch of `chosen` may run without losing one of another lane."""
+        latest_ns = FOREVER_NS
+        for one in self.lanes:
+            if one.lane is chosen:
+                continue
+            count = 0
+            for deadline_ns, _ in one.waiting:
+                count += 1
+                start_ns = deadline_ns - one.start_before_ns(count)
+                if one.others_free_ns > start_ns:
+                    latest_ns = min(latest_ns, start_ns)
+            for at_ns, deadline_ns in one.expected:
+                if at_ns > latest_ns:
+                    break
+                count += 1
+                start_ns = deadline_ns - one.start_before_ns(count)
+                if one.others_free_ns > start_ns:
+                    latest_ns = max(at_ns, min(latest_ns, start_ns))
+        return latest_ns
+
+    def next_expected_ns(self) -> int | None:
+        """Return when the first is expected to arrive."""
+        return min((one.expected[0][0] for one in self.lanes if one.expected), default=None)

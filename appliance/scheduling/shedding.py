@@ -1,0 +1,113 @@
+"""What part of each model's traffic is let in when there is more than can be answered in time.
+
+Refusing some evenly and at once serves everybody better than letting all of them wait until most
+are late. A controller for each model looks at what was lost of what came, four times a second:
+it lets in less while more is lost than `TARGET`, and more when little is (additive increase,
+multiplicative decrease). Who is refused is decided by error diffusion for each stream, so that
+refusals come at even distances, and never tier 0.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from attrs import define, field
+
+from appliance.scheduling.events import ModelRef, Request
+from appliance.scheduling.streams import Stream
+
+INTERVAL_NS = 250_000_000
+TARGET = 0.03
+"""Lost of what came; half of it is little."""
+
+SMOOTHING = 0.3
+LOWER, LEAST_LOWER, MOST_LOWER = 0.25, 0.002, 0.12
+RAISE = 0.02
+APART = 0.3
+"""No model lets in more than this above the one that lets in least: they share a device."""
+
+LEAST = 0.05
+CALM = 0.97
+"""Letting in that much is not called shedding."""
+
+
+@define(eq=False)
+class Gate:
+    """One model's controller.
+
+    Attributes:
+        asked: What it wants to let in, 0 to 1.
+        passing: What it lets in.
+    """
+
+    asked: float = 1.0
+    passing: float = 1.0
+    arrived: int = 0
+    lost: int = 0
+    _losing: float = field(default=0.0, init=False)
+
+    def adjust(self) -> None:
+        """Look at what became of the last interval."""
+        self._losing += SMOOTHING * (self.lost / max(1, self.arrived) - self._losing)
+        if self._losing > TARGET:
+            lower = LOWER * (self._losing - TARGET) + LEAST_LOWER
+            self.asked = max(LEAST, self.asked * (1 - min(MOST_LOWER, lower)))
+        elif self._losing < TARGET / 2:
+            self.asked = min(1.0, self.asked + RAISE)
+        self.arrived = self.lost = 0
+
+
+@define(eq=False)
+class Shedding:
+    """All gates. Only firm requests count and are shed: a soft one is served late instead."""
+
+    _gates: dict[ModelRef, Gate] = field(factory=dict[ModelRef, Gate], init=False)
+    _next_ns: int = field(default=0, init=False)
+    calm: bool = field(default=True, init=False)
+
+    def passing(self, model: ModelRef) -> float:
+        """Return what part of a model's traffic is let in."""
+        gate = self._gates.get(model)
+        return gate.passing if gate else 1.0
+
+    def refuses(self, request: Request, stream: Stream, now_ns: int) -> bool:
+        """Return whether a firm request is to be refused on arrival."""
+        model = request.lane.model
+        gate = self._gates.get(model)
+        if gate is None:
+            gate = self._gates[model] = Gate()
+        gate.arrived += 1
+        if now_ns >= self._next_ns:
+            self._adjust(now_ns)
+        if request.tier == 0 or gate.passing >= 1:
+            return False
+        stream.credit += gate.passing
+        if stream.credit >= 1:
+            stream.credit -= 1
+            return False
+        return True
+
+    def lost(self, model: ModelRef, stream: Stream | None) -> None:
+        """Note that a firm request was let in and did not make its deadline.
+
+        The next one of its stream is not shed: that would be two in a row.
+        """
+        if stream is not None:
+            stream.credit = min(1.0, stream.credit + 1)
+        gate = self._gates.get(model)
+        if gate is not None:
+            gate.lost += 1
+
+    def longest_run(self, model: ModelRef) -> int:
+        """Return how many requests of one stream are refused in a row at most, as it is now."""
+        return ceil(1 / self.passing(model)) - 1
+
+    def _adjust(self, now_ns: int) -> None:
+        self._next_ns = now_ns + INTERVAL_NS
+        gates = self._gates.values()
+        for gate in gates:
+            gate.adjust()
+        least = min(gate.asked for gate in gates)
+        for gate in gates:
+            gate.passing = min(gate.asked, least + APART)
+        self.calm = least > CALM

@@ -1,0 +1,72 @@
+"""The best batch of one lane that starts at a given time: a window of its line. Pure functions.
+
+A line is sorted by deadline. A batch is some of it side by side, and must be over by the deadline
+of the first: so a tight head keeps the batch small, and where the head costs more than it is worth,
+leaving it out pays (Symphony, 2023, calls that a window drop).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+from appliance.values import value
+
+
+@value
+class Window:
+    """Of a line, `count` requests after the first `skip`, and the first that are in time alone.
+
+    Attributes:
+        worth: The values of the requests in it.
+        head: How many could run if none were skipped that is still in time.
+        first: The first that is in time if it starts alone.
+    """
+
+    skip: int
+    count: int
+    worth: float
+    head: int
+    first: int
+
+
+NOTHING = Window(0, 0, 0.0, 0, 0)
+
+
+def largest(times_ns: Sequence[int], left_ns: int) -> int:
+    """Return the largest batch that is over in `left_ns`.
+
+    Args:
+        times_ns: Planned time by batch size, never decreasing; index 0 is 0.
+    """
+    return bisect_right(times_ns, left_ns) - 1 if left_ns > 0 else 0
+
+
+def best_window(
+    deadlines_ns: Sequence[int],
+    values: Sequence[float],
+    times_ns: Sequence[int],
+    start_ns: int,
+) -> Window:
+    """Return the most valuable batch that starts at `start_ns` and makes nobody in it late.
+
+    Args:
+        deadlines_ns: Sorted.
+        values: What answering each in time is worth.
+        times_ns: Planned time by batch size up to the largest, never decreasing; index 0 is 0.
+    """
+    waiting = len(deadlines_ns)
+    first = bisect_left(deadlines_ns, start_ns + times_ns[1])
+    if first == waiting:
+        return NOTHING
+    most = len(times_ns) - 1
+    skip = first
+    count = min(bisect_right(times_ns, deadlines_ns[first] - start_ns) - 1, waiting - first)
+    head = count
+    index = first + 1
+    while index + count < waiting and count < most:
+        fits = min(bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1, waiting - index)
+        if fits > count:
+            skip, count = index, fits
+        index += 1
+    return Window(skip, count, sum(values[skip : skip + count]), head, first)
