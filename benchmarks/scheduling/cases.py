@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import field, frozen
 
 from appliance.scheduling import Scheduler
 from appliance.simulation import Fleet, Schedules, Score, Span, score, simulate
@@ -48,7 +48,7 @@ class Case:
     load: float
     seed: int
     policy: str
-    variation: Variation = Variation()
+    variation: Variation = field(factory=Variation)
     seconds: float = SECONDS
 
 
@@ -65,11 +65,6 @@ def _run(case: Case, fleet: Fleet, maker: Maker) -> Score:
         fleet, maker(fleet), seed=case.seed, horizon_ns=horizon_ns, clock_ns=perf_counter_ns
     )
     return score(record, Span(round(horizon_ns * WARM_UP), horizon_ns - TAIL_NS))
-
-
-def advised(case: Case) -> Case:
-    """Return the same case with robots that follow phase advice."""
-    return evolve(case, variation=evolve(case.variation, obedience=1.0))
 
 
 def document(score: Score) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Peer(ABC):
         self._effects = []
         for event in events:
             if isinstance(event, Arrived):
-                self.arrived(event.request, now_ns)
+                self.arrived(event.request)
             elif isinstance(event, BatchDone):
                 batch = self._running.pop(event.worker)
                 self.learn(batch.lane.model, len(batch.requests), event.busy_ns)
@@ -98,10 +98,11 @@ class Peer(ABC):
         self.reply(batch)
 
     def learn(self, model: ModelRef, rows: int, busy_ns: int) -> None:
-        """Take in how long a batch took."""
+        """Take in how long a batch took; few do."""
+        del model, rows, busy_ns
 
     @abstractmethod
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
 
     @abstractmethod

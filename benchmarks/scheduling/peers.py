@@ -33,7 +33,7 @@ class InferentialDefault(Peer):
         self._group: deque[Request] = deque()
         self._finished: list[Batch] = []
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Score a request once and for all."""
         if len(self._queue) >= self.capacity:
             oldest = min(self._queue, key=lambda entry: entry[2].arrived_ns)
@@ -80,7 +80,7 @@ class InferentialIdealised(Peer):
             for kind in fleet.robots
         }
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
         self._queue.append(request)
 
@@ -129,7 +129,7 @@ class Delayed(Peer):
         """Return the size of a full batch."""
         return self.models[model].max_batch
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
         self.queues[request.lane.model].append(request)
 
@@ -175,7 +175,7 @@ class Triton(Delayed):
     time would not be possible any more: then it is refused.
     """
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request, tier 0 before all others."""
         queue = self.queues[request.lane.model]
         if request.tier > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterator
 
 from appliance.scheduling.events import ModelRef, Request
 from appliance.simulation import Fleet
@@ -39,24 +40,14 @@ class Clockwork(Planner):
         super().__init__(fleet)
         self._queues: dict[ModelRef, deque[Request]] = {model: deque() for model in self.models}
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
         self._queues[request.lane.model].append(request)
 
     def choose(self, now_ns: int) -> Choice:
         """Try the strategies."""
-        strategies: list[tuple[int, ModelRef, int]] = []
-        for model, queue in self._queues.items():
-            while queue and self._cannot(queue[0], 1, now_ns):
-                self.refuse(queue.popleft())
-            if queue:
-                front_ns = due_ns(queue[0])
-                strategies += [
-                    (front_ns - self.slowest.of(model, size), model, size)
-                    for size in self._sizes(model)
-                ]
         tried: set[ModelRef] = set()
-        for _, model, size in sorted(strategies):
+        for _, model, size in sorted(self._strategies(now_ns)):
             if model in tried:
                 continue
             largest, skipped = self._largest(model, now_ns)
@@ -71,6 +62,15 @@ class Clockwork(Planner):
             if queue:
                 return Choice([queue.popleft()])
         return NOTHING
+
+    def _strategies(self, now_ns: int) -> Iterator[tuple[int, ModelRef, int]]:
+        """Drop who cannot complete; yield latest start, model and size."""
+        for model, queue in self._queues.items():
+            while queue and self._cannot(queue[0], 1, now_ns):
+                self.refuse(queue.popleft())
+            if queue:
+                for size in self._sizes(model):
+                    yield due_ns(queue[0]) - self.slowest.of(model, size), model, size
 
     def _sizes(self, model: ModelRef) -> list[int]:
         return [size for size in self.sizes if size <= self.models[model].max_batch]
@@ -105,7 +105,7 @@ class EarliestFeasible(Planner):
         super().__init__(fleet)
         self._queues: dict[ModelRef, list[Entry]] = {model: [] for model in self.models}
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
         insort(self._queues[request.lane.model], (due_ns(request), request.id, request))
 
@@ -140,7 +140,7 @@ class SymphonyEager(Planner):
         super().__init__(fleet)
         self._queues: dict[ModelRef, list[Entry]] = {model: [] for model in self.models}
 
-    def arrived(self, request: Request, now_ns: int) -> None:
+    def arrived(self, request: Request) -> None:
         """Queue a request."""
         insort(self._queues[request.lane.model], (due_ns(request), request.id, request))
 

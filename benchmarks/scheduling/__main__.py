@@ -1,0 +1,93 @@
+"""`python -m benchmarks.scheduling`: one case with `--policy`, else a table and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import evolve
+
+from benchmarks.scheduling.cases import OURS, POLICIES, SECONDS, Case, document, run
+from benchmarks.scheduling.table import Row, rows, show
+from benchmarks.scheduling.workloads import WORKLOADS, Variation
+
+LOADS = (0.5, 0.8, 0.95, 1.2, 1.5)
+SEEDS = (11, 12, 13)
+PLOT = Path(".build/scheduling.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0."""
+    asked = _parser().parse_args(arguments)
+    variation = Variation(
+        obedience=1.0 if asked.advice else 0.0,
+        flood=asked.flood,
+        in_phase=asked.sync,
+        jitter=asked.jitter,
+        sigma=asked.sigma,
+    )
+    if asked.policy is None:
+        return _table(asked, variation)
+    case = Case(
+        workload=asked.workload,
+        load=asked.load or LOADS[2],
+        seed=asked.seed,
+        policy=asked.policy,
+        variation=variation,
+        seconds=asked.seconds,
+    )
+    found = document(run(case))
+    if asked.json:
+        print(json.dumps(found))
+    else:
+        for name, figure in found.items():
+            print(f"{name:<26}{figure}")
+    return 0
+
+
+def _table(asked: argparse.Namespace, variation: Variation) -> int:
+    policies = [Row(policy, variation) for policy in POLICIES]
+    if not asked.advice:
+        policies.insert(1, Row(OURS, evolve(variation, obedience=1.0)))
+    loads = [asked.load] if asked.load else list(LOADS)
+    found = rows(asked.workload, policies, loads, asked.seeds, asked.seconds)
+    if asked.json:
+        print(json.dumps([each.document() for each in found]))
+    else:
+        show(found)
+    if len(loads) > 1:
+        from benchmarks.scheduling.plot import write_plot  # noqa: PLC0415  only a table needs it
+
+        asked.plot.parent.mkdir(parents=True, exist_ok=True)
+        write_plot(asked.plot, found, asked.workload)
+        print(f"plot: {asked.plot}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduling", description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, default="w1")
+    parser.add_argument("--load", type=float, help="1.0: all busy at the batch that is usual")
+    parser.add_argument("--policy", choices=POLICIES, help="this one alone")
+    parser.add_argument("--seed", type=int, default=SEEDS[0], help="with --policy")
+    parser.add_argument("--seeds", type=_numbers, default=list(SEEDS), metavar="N,N,...")
+    parser.add_argument("--advice", action="store_true", help="robots follow phase advice")
+    parser.add_argument("--flood", action="store_true", help="one robot more, which floods")
+    parser.add_argument("--sync", action="store_true", help="all robots begin in phase")
+    parser.add_argument("--jitter", type=float, default=1.0, help="factor of all jitter")
+    parser.add_argument("--sigma", type=float, help="of the noise of execution times")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of virtual time")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="PNG; with more than one load")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
