@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Protocol
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
+from appliance.errors import ConfigError
 from appliance.scheduling.events import ModelRef
 
 MEASURED_SIZES = (1, 2, 4, 8, 16)
@@ -71,39 +72,62 @@ class LinearEngine:
 class RecordedEngine:
     """Takes what it took: one of the times recorded for a batch size, drawn evenly.
 
-    A size that was not recorded takes the time of the next one that was, scaled by the means.
+    Means of sizes that were not recorded lie on the line between those that were, or go on along
+    the last of them; below the smallest they are as large as there. Such a size takes a time of the
+    next larger one that was recorded, scaled by the means.
 
     Attributes:
-        samples_ns: Batch size to the times seen; at least one size with one time.
+        samples_ns: Batch size to the times seen.
+
+    Raises:
+        ConfigError: Nothing was recorded.
     """
 
     name: str
     max_batch: int
     samples_ns: Mapping[int, Sequence[int]]
+    _sizes: list[int] = field(
+        default=Factory(lambda self: _recorded(self.name, self.samples_ns), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+    )
+    _means_ns: list[int] = field(
+        default=Factory(
+            lambda self: [_mean_ns(self.samples_ns[size]) for size in self._sizes], takes_self=True
+        ),
+        init=False,
+        repr=False,
+        eq=False,
+    )
 
     def mean_ns(self, rows: int) -> int:
-        """Return the mean of a size, interpolated between those recorded; constant beyond."""
-        sizes = sorted(self.samples_ns)
-        index = bisect_left(sizes, rows)
-        if index == len(sizes):
-            return self._recorded_mean_ns(sizes[-1])
-        right = sizes[index]
-        if right == rows or index == 0:
-            return self._recorded_mean_ns(right)
-        left = sizes[index - 1]
-        left_ns, right_ns = self._recorded_mean_ns(left), self._recorded_mean_ns(right)
-        return left_ns + (right_ns - left_ns) * (rows - left) // (right - left)
+        """Return the mean of a size."""
+        sizes, means_ns = self._sizes, self._means_ns
+        if len(sizes) == 1 or rows <= sizes[0]:
+            return means_ns[0]
+        right = min(bisect_left(sizes, rows), len(sizes) - 1)
+        left = right - 1
+        rise_ns = (means_ns[right] - means_ns[left]) * (rows - sizes[left])
+        return means_ns[left] + rise_ns // (sizes[right] - sizes[left])
 
     def sample_ns(self, rows: int, random: Random) -> int:
         """Return the time that one batch takes."""
-        sizes = sorted(self.samples_ns)
-        size = sizes[min(bisect_left(sizes, rows), len(sizes) - 1)]
-        sampled_ns = random.choice(self.samples_ns[size])
-        return sampled_ns * self.mean_ns(rows) // self._recorded_mean_ns(size)
+        index = min(bisect_left(self._sizes, rows), len(self._sizes) - 1)
+        sampled_ns = random.choice(self.samples_ns[self._sizes[index]])
+        return sampled_ns * self.mean_ns(rows) // self._means_ns[index]
 
-    def _recorded_mean_ns(self, size: int) -> int:
-        samples_ns = self.samples_ns[size]
-        return max(1, sum(samples_ns) // len(samples_ns))
+
+def _recorded(name: str, samples_ns: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return the sizes that there are times of."""
+    sizes = sorted(size for size, times_ns in samples_ns.items() if times_ns)
+    if not sizes:
+        raise ConfigError(f"no batch of model {name!r} was recorded; record one at least")
+    return sizes
+
+
+def _mean_ns(times_ns: Sequence[int]) -> int:
+    return max(1, sum(times_ns) // len(times_ns))
 
 
 def reference_of(name: str) -> ModelRef:

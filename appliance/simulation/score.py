@@ -67,7 +67,7 @@ class Score:
         longest_streak: Most misses of one client on end.
         hit_p50_ns, hit_p99_ns: From capture to answer, of hits.
         unanswered: Requests of the whole record that never ended.
-        decision_p50_ns, decision_p99_ns: How long deciding took; None: not measured.
+        decision_p50_ns, decision_p99_ns: How long deciding took; nan: it was not measured.
         dryness: Of robots that execute chunks; None: there are none.
     """
 
@@ -84,8 +84,8 @@ class Score:
     hit_p99_ns: float
     unanswered: int
     mean_batch: float
-    decision_p50_ns: float | None
-    decision_p99_ns: float | None
+    decision_p50_ns: float
+    decision_p99_ns: float
     dryness: Dryness | None
 
 
@@ -118,8 +118,8 @@ def score(record: Record, span: Span) -> Score:
         hit_p99_ns=quantile(waits_ns, 0.99),
         unanswered=sum(each.outcome is None for each in record.asked),
         mean_batch=record.batched_rows / record.batches if record.batches else math.nan,
-        decision_p50_ns=quantile(decisions_ns, 0.5) if decisions_ns else None,
-        decision_p99_ns=quantile(decisions_ns, 0.99) if decisions_ns else None,
+        decision_p50_ns=quantile(decisions_ns, 0.5),
+        decision_p99_ns=quantile(decisions_ns, 0.99),
         dryness=_dryness(record, span),
     )
 

@@ -84,8 +84,8 @@ def document(score: Score) -> dict[str, Any]:
         "p99_hit_ms": _rounded(score.hit_p99_ns / MILLISECOND_NS),
         "mean_batch": _rounded(score.mean_batch),
         "decision_us": {
-            "p50": _rounded((score.decision_p50_ns or math.nan) / MICROSECOND_NS),
-            "p99": _rounded((score.decision_p99_ns or math.nan) / MICROSECOND_NS),
+            "p50": _rounded(score.decision_p50_ns / MICROSECOND_NS),
+            "p99": _rounded(score.decision_p99_ns / MICROSECOND_NS),
         },
     }
     dryness = score.dryness

@@ -51,14 +51,16 @@ class Variation:
         flood: With one robot more, that declares 10 Hz and sends 400 Hz in bursts.
         in_phase: All robots observe at the same instants at first.
         jitter: Factor of all that is random in when observations are made and arrive.
-        sigma: Standard deviation of the logarithm of execution times; None: the workload's.
+        sigma: Standard deviation of the logarithm of execution times.
+        spike_share: Share of batches that take half as long again.
     """
 
     obedience: float = 0.0
     flood: bool = False
     in_phase: bool = False
     jitter: float = 1.0
-    sigma: float | None = None
+    sigma: float = 0.03
+    spike_share: float = 0.003
 
 
 def robots(
@@ -143,9 +145,10 @@ def fleet_of(workload: Workload, load: float, variation: Variation) -> Fleet:
     ]
     if variation.flood:
         classes.append(vary(FLOOD))
-    engines = workload.engines
-    if variation.sigma is not None:
-        engines = tuple(evolve(each, sigma=variation.sigma) for each in engines)
+    engines = tuple(
+        evolve(each, sigma=variation.sigma, spike_share=variation.spike_share)
+        for each in workload.engines
+    )
     return Fleet(
         engines=engines,
         workers=(WorkerSlot("accelerator-0", tuple(each.name for each in engines)),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 
 import pytest
 from attrs import evolve
@@ -125,8 +126,19 @@ def test_a_recording_is_replayed() -> None:
         ("b", 18 * MS),
     ]
     assert [each.hit for each in record.asked] == [True, True]
-    assert [recorded.mean_ns(rows) for rows in (1, 2, 3, 4)] == [8 * MS, 10 * MS, 12 * MS, 12 * MS]
     assert not replay([], only, Serial()).asked
+
+
+def test_recorded_times_are_drawn_and_sizes_between_them_are_scaled() -> None:
+    engine = RecordedEngine(
+        name="policy", max_batch=8, samples_ns={2: [7 * MS, 9 * MS], 4: [12 * MS], 8: []}
+    )
+    assert [engine.mean_ns(rows) // MS for rows in (1, 2, 3, 4, 6)] == [8, 8, 10, 12, 16]
+    random = Random(1)
+    assert {engine.sample_ns(2, random) for _ in range(50)} == {7 * MS, 9 * MS}
+    assert {engine.sample_ns(rows, random) for rows in (3, 4, 8)} == {10 * MS, 12 * MS, 20 * MS}
+    with pytest.raises(ConfigError, match="'policy' was recorded"):
+        RecordedEngine(name="policy", max_batch=8, samples_ns={})
 
 
 def test_a_class_without_a_worker_is_refused() -> None:
