@@ -107,11 +107,11 @@ class ChunkedRobot:
         )
 
     def _steps_remaining(self, captured_ns: int) -> int:
-        """Rounded: a controller observes on its ticks, give or take the jitter."""
+        """Count rows as the SDK does: that of an instant included, a little early is in time."""
         if self._chunk_ns is None:
             return 0
         step_ns = self.chunks.step_period_ns
-        return max(0, (self.dry_from_ns - captured_ns + step_ns // 2) // step_ns)
+        return max(0, self.chunks.steps - (captured_ns - self._chunk_ns + step_ns // 8) // step_ns)
 
     def advised(self, advice_ns: int, now_ns: int) -> None:
         """Observe so much later from now on; an episode begins when it does."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from benchmarks.scheduling.cases import OURS, POLICIES, SECONDS, Case, document, run
+from benchmarks.scheduling.cases import OURS, POLICIES, SECONDS, TUNINGS, Case, document, run
 from benchmarks.scheduling.table import Row, rows, show
 from benchmarks.scheduling.workloads import WORKLOADS, Variation
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0."""
     asked = _parser().parse_args(arguments)
     variation = Variation(
-        obedience=1.0 if asked.advice else 0.0,
+        obedience=asked.advice,
         flood=asked.flood,
         in_phase=asked.sync,
         jitter=asked.jitter,
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _table(asked: argparse.Namespace, variation: Variation) -> int:
-    policies = [Row(policy, variation) for policy in POLICIES]
+    policies = [Row(policy, variation) for policy in POLICIES if policy not in TUNINGS]
     if not asked.advice:
         policies.insert(1, Row(OURS, evolve(variation, obedience=1.0)))
     loads = [asked.load] if asked.load else asked.loads
@@ -78,7 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy", choices=POLICIES, help="this one alone")
     parser.add_argument("--seed", type=int, default=SEEDS[0], help="with --policy")
     parser.add_argument("--seeds", type=_numbers(int), default=list(SEEDS), metavar="N,N,...")
-    parser.add_argument("--advice", action="store_true", help="robots follow phase advice")
+    parser.add_argument(
+        "--advice",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="SHARE",
+        help="robots follow phase advice; without a share: all of them",
+    )
     parser.add_argument("--flood", action="store_true", help="one robot more, which floods")
     parser.add_argument("--sync", action="store_true", help="all robots begin in phase")
     parser.add_argument("--jitter", type=float, default=1.0, help="factor of all jitter")

@@ -67,7 +67,7 @@ def _panel(axes: Axes, found: Sequence[Found], figure: str, title: str) -> None:
             [max(LEAST, 100 * one.mean(figure)) for one in each],
             label=name,
             color=COLOURS.get(name, OTHERS),
-            linestyle="-" if name in COLOURS else next(others, "-"),
+            linestyle="-" if name in COLOURS else next(others),
             linewidth=2.4 if name.startswith(OURS) else 1.5,
             marker="o",
             markersize=4,
