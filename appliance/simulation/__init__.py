@@ -10,9 +10,10 @@ the clock would tell it, and nothing else. Imports `appliance.scheduling`'s voca
 
 from appliance.simulation.execution import Engine, LinearEngine, RecordedEngine
 from appliance.simulation.fleet import Burst, Chunks, Fleet, Network, RobotClass, WorkerSlot
+from appliance.simulation.record import Asked, Record
 from appliance.simulation.robots import Arrival
 from appliance.simulation.score import Score, Span, score
-from appliance.simulation.world import Asked, Record, Schedules, replay, simulate
+from appliance.simulation.world import Schedules, replay, simulate
 
 __all__ = [
     "Arrival",

@@ -8,6 +8,9 @@ from attrs import define, field
 
 from appliance.simulation.fleet import RobotClass
 
+NEVER_NS = -(1 << 62)
+"""Between a capture and the plan of the next one, none is due."""
+
 
 @define(eq=False, kw_only=True)
 class Cadence:
@@ -18,17 +21,16 @@ class Cadence:
     other advice comes.
 
     Attributes:
-        due_ns: The next capture.
+        due_ns: The next capture, or `NEVER_NS`.
     """
 
     kind: RobotClass
     period_ns: int
     next_ns: int
-    due_ns: int = 0
+    due_ns: int = NEVER_NS
     _jitter_ns: int = field(default=0, init=False)
     _owed_ns: int = field(default=0, init=False)
     _slewed_ns: int = field(default=0, init=False)
-    _planned: bool = field(default=False, init=False)
 
     @classmethod
     def begin(cls, kind: RobotClass, random: Random) -> Cadence:
@@ -47,11 +49,10 @@ class Cadence:
         self._slew()
         self._jitter_ns = round(random.gauss(0, self.kind.jitter_ns))
         self.due_ns = self.next_ns + self._jitter_ns
-        self._planned = True
 
     def captured(self) -> None:
         """Take the capture that was due."""
-        self._planned = False
+        self.due_ns = NEVER_NS
         self.next_ns += self.period_ns
 
     def restart(self, now_ns: int) -> None:
@@ -62,7 +63,7 @@ class Cadence:
     def advised(self, advice_ns: int, now_ns: int) -> None:
         """Observe so much later from now on; earlier, if negative. Never before `now_ns`."""
         self._owed_ns = advice_ns
-        if self._planned:
+        if self.due_ns != NEVER_NS:
             self._slew()
             self.due_ns = max(now_ns, self.next_ns + self._jitter_ns)
 

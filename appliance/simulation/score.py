@@ -15,7 +15,7 @@ from attrs import frozen
 from appliance.simulation.chunked import ChunkedRobot, Dry
 from appliance.simulation.execution import least_row_ns
 from appliance.simulation.fleet import SECOND_NS, Fleet
-from appliance.simulation.world import Asked, Record
+from appliance.simulation.record import Asked, Record
 
 HOUR_NS = 3600 * SECOND_NS
 FEWEST = 5

@@ -35,6 +35,7 @@ from appliance.scheduling.events import (
 from appliance.simulation.execution import Engine, measured_ns, reference_of
 from appliance.simulation.fleet import SECOND_NS, Fleet, WorkerSlot
 from appliance.simulation.population import population
+from appliance.simulation.record import Asked, Record
 from appliance.simulation.robots import Arrival, Robot
 
 TIME_TO_LIVE_NS = 5 * SECOND_NS
@@ -50,50 +51,6 @@ class Schedules(Protocol):
     def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
         """Take in what happened until `now_ns` and say what to do."""
         ...
-
-
-@define(eq=False)
-class Asked:
-    """An observation and what became of it.
-
-    Attributes:
-        outcome: None: it was never answered, and its scheduler has broken its promise.
-        answered_ns: When its answer left the box.
-        rows: Of the batch it was in, if it was answered OK.
-    """
-
-    arrival: Arrival
-    robot: Robot | None
-    outcome: Outcome | None = None
-    answered_ns: int = 0
-    rows: int = 0
-
-    @property
-    def hit(self) -> bool:
-        """Whether its robot got the action in time; who was dry already, at all."""
-        return self.outcome is Outcome.OK and (
-            self.arrival.dry or self.answered_ns <= self.arrival.deadline_ns
-        )
-
-
-@define(eq=False)
-class Record:
-    """What came of a simulation.
-
-    Attributes:
-        asked: In the order of their arrivals.
-        horizon_ns: Until then robots observed.
-        decision_ns: How long each decision took, where that was measured.
-        batches, batched_rows: How many were executed.
-    """
-
-    fleet: Fleet
-    horizon_ns: int
-    robots: list[Robot] = field(factory=list["Robot"])
-    asked: list[Asked] = field(factory=list[Asked])
-    decision_ns: list[int] = field(factory=list[int])
-    batches: int = 0
-    batched_rows: int = 0
 
 
 @define(eq=False)

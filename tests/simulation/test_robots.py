@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from random import Random
 
@@ -13,6 +14,7 @@ from simulated_fleets import CHUNKS, MS, SECOND, fleet, kind
 from support.serial import Serial
 
 from appliance.errors import Outcome
+from appliance.scheduling.events import Answer, Arrived, Decision, Event, Request
 from appliance.simulation import Arrival, simulate
 from appliance.simulation.cadence import Cadence
 from appliance.simulation.chunked import ChunkedRobot, Dry
@@ -65,6 +67,27 @@ def test_only_who_obeys_follows(obedience: float, second_ns: int) -> None:
     robots = kind(obedience=obedience)
     record = simulate(fleet(robots), Serial(advice_ns=5 * MS), seed=1, horizon_ns=150 * MS)
     assert [each.arrival.captured_ns for each in record.asked] == [0, second_ns]
+
+
+class TwoByTwo:
+    """Answers each second arrival together with the one before: later, and back again."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Request] = []
+
+    def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
+        self.waiting += [event.request for event in events if isinstance(event, Arrived)]
+        if len(self.waiting) < 2:
+            return Decision([], None)
+        one, other = self.waiting
+        self.waiting = []
+        later = Answer(one, Outcome.OK, advice_ns=5 * MS)
+        return Decision([later, Answer(other, Outcome.OK, advice_ns=-5 * MS)], None)
+
+
+def test_a_capture_that_is_moved_to_and_fro_happens_once() -> None:
+    record = simulate(fleet(kind()), TwoByTwo(), seed=1, horizon_ns=450 * MS)
+    assert [each.arrival.captured_ns // MS for each in record.asked] == [0, 100, 200, 300, 400]
 
 
 # ------------------------------------------------------------------------------------ chunks
