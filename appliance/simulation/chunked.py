@@ -100,7 +100,7 @@ class ChunkedRobot:
             arrived_ns=captured_ns + self._uplink_ns,
             deadline_ns=captured_ns + budget_ns - return_ns,
             tier=self.kind.tier,
-            firm=self.kind.firm and not dry and budget_ns - travel_ns >= self.least_ns,
+            firm=self.kind.firm and budget_ns - travel_ns >= self.least_ns,
             dry=dry,
             period_ns=self.kind.period_ns if self.kind.declares_period else 0,
             counted=self.kind.counted,

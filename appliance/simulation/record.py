@@ -16,14 +16,12 @@ class Asked:
     Attributes:
         outcome: None: it was never answered, and its scheduler has broken its promise.
         answered_ns: When its answer left the box.
-        rows: Of the batch it was in, if it was answered OK.
     """
 
     arrival: Arrival
     robot: Robot | None
     outcome: Outcome | None = None
     answered_ns: int = 0
-    rows: int = 0
 
     @property
     def hit(self) -> bool:

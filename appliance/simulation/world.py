@@ -15,7 +15,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-from appliance.errors import LocalProtocolError, Outcome
+from appliance.errors import LocalProtocolError
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -43,6 +43,10 @@ TIME_TO_LIVE_NS = 5 * SECOND_NS
 
 DRAIN_NS = 2 * TIME_TO_LIVE_NS
 """After the horizon the world goes on for as long as this, if anybody waits."""
+
+
+IDLE_WAKEUPS = 10_000
+"""So often in a row nobody wants to be woken up for nothing."""
 
 
 class Schedules(Protocol):
@@ -146,7 +150,7 @@ class _World:
     def run(self) -> None:
         """Run until nothing is left to happen."""
         last_ns = self.record.horizon_ns + DRAIN_NS
-        agenda, wakeup_ns = self._agenda, None
+        agenda, wakeup_ns, idle = self._agenda, None, 0
         while agenda or (wakeup_ns is not None and (self._waiting or self._in_batches)):
             if wakeup_ns is None or (agenda and agenda[0][0] <= wakeup_ns):
                 now_ns = agenda[0][0]
@@ -162,10 +166,14 @@ class _World:
                 if event is not None:
                     events.append(event)
             if events or now_ns == wakeup_ns:
-                next_ns = self._turn(events)
+                decision = self._turn(events)
+                idle = 0 if events or decision.effects else idle + 1
+                if idle > IDLE_WAKEUPS:
+                    raise LocalProtocolError(f"woken up {idle} times in a row for nothing")
+                next_ns = decision.next_wakeup_ns
                 wakeup_ns = None if next_ns is None else max(next_ns, now_ns + 1)
 
-    def _turn(self, events: list[Event]) -> int | None:
+    def _turn(self, events: list[Event]) -> Decision:
         """Ask the scheduler once and perform what it says."""
         decides = self._idle > 0
         clock_ns = self._clock_ns
@@ -187,7 +195,7 @@ class _World:
                 self._start(self._take_staged(effect.batch), effect.batch)
             else:
                 self._revoke(effect)
-        return decision.next_wakeup_ns
+        return decision
 
     # ------------------------------------------------------------------------------- robots
 
@@ -244,8 +252,6 @@ class _World:
         if asked is None:
             raise LocalProtocolError(f"request {number} is answered a second time")
         asked.outcome, asked.answered_ns = answer.outcome, self._now_ns
-        if answer.outcome is Outcome.OK and answer.batch is not None:
-            asked.rows = len(answer.batch.requests)
         robot = asked.robot
         if robot is not None and (robot.kind.chunks or (answer.advice_ns and robot.obeys)):
             heard_ns = self._now_ns + robot.kind.network.return_ns

@@ -16,6 +16,7 @@ from benchmarks.scheduling.table import Row, rows, show
 from benchmarks.scheduling.workloads import WORKLOADS, Variation
 
 LOADS = (0.5, 0.8, 0.95, 1.2, 1.5)
+LEAST_SECONDS = 2
 SEEDS = (11, 12, 13)
 Number = TypeVar("Number", int, float)
 PLOT = Path(".build/scheduling.png")
@@ -23,7 +24,10 @@ PLOT = Path(".build/scheduling.png")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.seconds < LEAST_SECONDS:
+        parser.error(f"--seconds {asked.seconds:g}: at least {LEAST_SECONDS}")
     variation = Variation(
         obedience=asked.advice,
         flood=asked.flood,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from appliance.errors import Outcome
@@ -46,11 +46,11 @@ NOTHING = Choice([])
 
 
 class Peer(ABC):
-    """A scheduler of one model at a time; subclasses say which requests run next."""
+    """Gives each idle worker what its subclass chooses; every worker hosts every model."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.models = {ModelRef(engine.name, "1"): engine for engine in fleet.engines}
-        self._hosts: dict[WorkerRef, Mapping[ModelRef, int]] = {}
+        self._workers: list[WorkerRef] = []
         self._running: dict[WorkerRef, Batch] = {}
         self._batch_id = 0
         self._effects: list[Effect] = []
@@ -66,9 +66,9 @@ class Peer(ABC):
                 self.learn(batch.lane.model, len(batch.requests), event.busy_ns)
                 self.done(batch)
             elif isinstance(event, WorkerReady):
-                self._hosts[event.worker] = event.max_batch
+                self._workers.append(event.worker)
         wakeups_ns: list[int] = []
-        for worker in self._hosts:
+        for worker in self._workers:
             if worker not in self._running:
                 choice = self.choose(now_ns)
                 if choice.requests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from attrs import evolve, frozen
 
@@ -11,7 +11,6 @@ from appliance.simulation import (
     Chunks,
     Fleet,
     LinearEngine,
-    Network,
     RobotClass,
     WorkerSlot,
 )
@@ -138,13 +137,12 @@ def fleet_of(workload: Workload, load: float, variation: Variation) -> Fleet:
         for each in workload.shares
     )
     counts = apportion(round(load / busy), [each.share for each in workload.shares])
-    vary = varied(variation)
     classes = [
-        vary(evolve(each.kind, count=count))
+        varied(evolve(each.kind, count=count), variation)
         for each, count in zip(workload.shares, counts, strict=True)
     ]
     if variation.flood:
-        classes.append(vary(FLOOD))
+        classes.append(varied(FLOOD, variation))
     engines = tuple(
         evolve(each, sigma=variation.sigma, spike_share=variation.spike_share)
         for each in workload.engines
@@ -167,22 +165,17 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
     return counts
 
 
-def varied(variation: Variation) -> Callable[[RobotClass], RobotClass]:
-    """Return what makes a class of robots differ."""
-    jitter, network = variation.jitter, Network()
-    network = evolve(
-        network,
-        spread_ns=round(network.spread_ns * jitter),
-        straggler_share=network.straggler_share * jitter,
+def varied(kind: RobotClass, variation: Variation) -> RobotClass:
+    """Return a class of robots as a variation has it."""
+    network, jitter = kind.network, variation.jitter
+    return evolve(
+        kind,
+        jitter_ns=round(kind.jitter_ns * jitter),
+        network=evolve(
+            network,
+            spread_ns=round(network.spread_ns * jitter),
+            straggler_share=network.straggler_share * jitter,
+        ),
+        in_phase=variation.in_phase,
+        obedience=variation.obedience,
     )
-
-    def vary(kind: RobotClass) -> RobotClass:
-        return evolve(
-            kind,
-            jitter_ns=round(kind.jitter_ns * jitter),
-            network=network,
-            in_phase=variation.in_phase,
-            obedience=variation.obedience,
-        )
-
-    return vary

@@ -148,6 +148,15 @@ def test_a_class_without_a_worker_is_refused() -> None:
         Fleet(engines=(engine(),), workers=(WorkerSlot("w", ("speech",)),))
 
 
+def test_who_wakes_up_for_nothing_again_and_again_fails() -> None:
+    class Restless(Serial):
+        def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
+            return Decision([], now_ns)
+
+    with pytest.raises(LocalProtocolError, match="for nothing"):
+        served(fleet(kind()), Restless(), 0.05)
+
+
 class Broken(Serial):
     """Does one thing more after it has staged a batch."""
 
