@@ -30,8 +30,8 @@ class ChunkedRobot:
 
     Attributes:
         least_ns: What an idle box needs for one row: who has less time left is dry.
-        starts: How long each episode waited for its first actions.
-        gaps: Times without actions later in an episode.
+        starts: How long each episode waited for its first actions, where that is over.
+        gaps: Times without actions later in an episode, likewise.
     """
 
     client: str
@@ -72,7 +72,7 @@ class ChunkedRobot:
             self._reset_ns += self._episode(random)
 
     def _begin(self, first_ns: int, random: Random) -> None:
-        """The first episode has begun some time ago for everybody but this robot's actions."""
+        """Let the first episode be a part of one, so that not all robots end it at once."""
         self._episode_ns = first_ns
         self._reset_ns = first_ns + round(random.random() * self.chunks.episode_ns)
 
@@ -85,7 +85,7 @@ class ChunkedRobot:
         self.cadence.captured()
         if self._resets:
             self._resets = False
-            self.close(now_ns)
+            self._close(now_ns)
             self._chunk_ns, self._episode_ns = None, captured_ns
         steps = self._steps_remaining(captured_ns)
         left_ns = steps * self.chunks.step_period_ns
@@ -124,11 +124,18 @@ class ChunkedRobot:
         captured_ns = arrival.captured_ns
         is_over = captured_ns + self.chunks.length_ns <= now_ns
         if outcome is Outcome.OK and captured_ns >= newest_ns and not is_over:
-            self.close(now_ns)
+            self._close(now_ns)
             self._chunk_ns = captured_ns
 
-    def close(self, now_ns: int) -> None:
-        """Note the time without actions that ends now, if there is one."""
-        if now_ns > self.dry_from_ns:
-            dry = Dry(self.dry_from_ns, now_ns)
-            (self.starts if self._chunk_ns is None else self.gaps).append(dry)
+    def _close(self, now_ns: int) -> None:
+        self.starts, self.gaps = self.dry_until(now_ns)
+
+    def dry_until(self, now_ns: int) -> tuple[list[Dry], list[Dry]]:
+        """Return `starts` and `gaps`, with the time without actions that lasts at `now_ns`."""
+        starts, gaps = self.starts, self.gaps
+        if now_ns <= self.dry_from_ns:
+            return starts, gaps
+        lasting = [Dry(self.dry_from_ns, now_ns)]
+        if self._chunk_ns is None:
+            return starts + lasting, gaps
+        return starts, gaps + lasting

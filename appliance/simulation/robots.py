@@ -1,9 +1,9 @@
 """What robots do: observe, send, and execute what they are answered.
 
 A robot is asked to `plan` its next observation as soon as the one before has arrived (a connection
-keeps their order), `capture`s when its cadence says so, and `hears` its answers. Robots share one source of random numbers, in
-the order of their arrivals, so that fleets that are not advised meet every scheduler with the same
-observations.
+keeps their order), `capture`s when its cadence says so, and `hears` its answers. Robots share one
+source of random numbers, in the order of their arrivals, so that fleets that are not advised meet
+every scheduler with the same observations.
 """
 
 from __future__ import annotations

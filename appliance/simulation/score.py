@@ -179,13 +179,14 @@ def _dryness(record: Record, span: Span) -> Dryness | None:
     robots = [robot for robot in record.robots if isinstance(robot, ChunkedRobot)]
     if not robots:
         return None
+    dry = [(robot, *robot.dry_until(span.to_ns)) for robot in robots]
     waits_ns = sorted(
-        dry.to_ns - dry.from_ns
-        for robot in robots
-        for dry in robot.starts
-        if span.from_ns <= dry.from_ns < span.to_ns
+        start.to_ns - start.from_ns
+        for _, starts, _ in dry
+        for start in starts
+        if span.from_ns <= start.from_ns < span.to_ns
     )
-    ticks = sum(_ticks(robot, dry, span) for robot in robots for dry in robot.gaps)
+    ticks = sum(_ticks(robot, gap, span) for robot, _, gaps in dry for gap in gaps)
     hours = len(robots) * (span.to_ns - span.from_ns) / HOUR_NS
     return Dryness(
         ticks_per_robot_hour=ticks / hours,

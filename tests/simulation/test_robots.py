@@ -144,6 +144,17 @@ def test_whose_chunk_has_run_out_is_dry_until_the_next_comes() -> None:
     assert story.robot.dry_from_ns == (400 + 320) * MS
 
 
+def test_whoever_is_not_answered_any_more_stays_dry() -> None:
+    story = Story()
+    story.capture()
+    assert story.robot.dry_until(300 * MS) == ([Dry(0, 300 * MS)], [])
+    story.answer(story.capture(), 310 * MS)
+    starts = [Dry(0, 310 * MS)]
+    assert story.robot.dry_until(520 * MS) == (starts, [])
+    assert story.robot.dry_until(900 * MS) == (starts, [Dry(520 * MS, 900 * MS)])
+    assert (story.robot.starts, story.robot.gaps) == (starts, [])
+
+
 def test_only_a_newer_chunk_that_is_not_over_is_executed() -> None:
     story = Story()
     first, second = story.capture(), story.capture()

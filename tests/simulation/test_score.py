@@ -118,8 +118,14 @@ def test_dry_ticks_and_waits_are_those_of_the_span() -> None:
     assert dryness.start_wait_ns(0.0) == 8 * MS  # 1 ms there, 6 ms in the engine, 1 ms back
     assert dryness.start_wait_ns(1.0) < 8 * MS + 6 * MS  # the observation before may be running
 
+    first_only = Serial(stops_after=1)
+    starved = simulate(fleet(robots), first_only, seed=1, horizon_ns=2 * SECOND)
+    stopped = score(starved, Span(SECOND // 2, SECOND // 2 + 200 * MS)).dryness
+    assert stopped is not None
+    assert stopped.ticks_per_robot_hour == 50 * 3600  # not one action in 200 ms
+
     slow = simulate(fleet(robots), Serial(wait_ns=310 * MS), seed=1, horizon_ns=10 * SECOND)
     late = score(slow, Span(0, 10 * SECOND)).dryness
     assert late is not None
     assert late.ticks_per_robot_hour > 0
-    assert score(slow, Span(20 * SECOND, 30 * SECOND)).dryness.ticks_per_robot_hour == 0
+    assert score(slow, Span(0, 300 * MS)).dryness.ticks_per_robot_hour == 0  # still beginning

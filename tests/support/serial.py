@@ -30,11 +30,13 @@ class Serial:
     Attributes:
         advice_ns: Given with every answer.
         wait_ns: After each arrival nothing starts for so long.
+        stops_after: So many batches are run, no more.
         turns_ns: When it was asked.
     """
 
     advice_ns: int = 0
     wait_ns: int = 0
+    stops_after: int = 1 << 30
     turns_ns: list[int] = field(factory=list, init=False)
     times_ns: dict[object, dict[int, int]] = field(factory=dict, init=False)
     _queue: deque[Request] = field(factory=deque, init=False)
@@ -58,7 +60,7 @@ class Serial:
                     for each in batch.requests
                 ]
         for worker, running in self._workers.items():
-            if running is None and self._queue:
+            if running is None and self._queue and self._count < self.stops_after:
                 start_ns = self._queue[0].arrived_ns + self.wait_ns
                 if now_ns < start_ns:
                     return Decision(effects, start_ns)
