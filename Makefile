@@ -7,6 +7,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 PYTHONS ?=
 BENCH_ARGS ?=
+BENCH_SCHEDULING_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,13 +19,14 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench chromium screenshots proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-scheduling chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
 	@echo "make test         all tests                               TEST_ARGS='-k wire -x'"
 	@echo "make check        ruff, pyright, import contracts"
 	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
+	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures of the page and of \`appliance top\` in docs/images"
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
@@ -59,6 +61,9 @@ check: $(BUILD)/dev.stamp
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-scheduling: $(BUILD)/dev.stamp
+	@$(BIN)/python -m benchmarks.scheduling $(BENCH_SCHEDULING_ARGS)
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \

@@ -57,7 +57,7 @@ def test_the_sdk_loads_nothing_of_the_server(statement: str) -> None:
 
 def test_the_pure_rooms_load_no_event_loop_and_no_socket_library() -> None:
     modules = loaded_by(
-        "import appliance.scheduling, appliance.admission.admission, appliance.config"
+        "import appliance.simulation, appliance.admission.admission, appliance.config"
     )
     assert {"appliance.scheduling.scheduler", "appliance.admission.admission"} <= modules
     assert not modules & {"trio", "zmq", "asyncio", "structlog", "appliance.io"}
