@@ -244,6 +244,8 @@ class Scheduler:
         for worker in idle:
             if worker.executing is None:
                 self._start_best(worker, now_ns)
+                if not (worker.executing or worker.idle_since_ns or self._room.lines):
+                    worker.idle_since_ns = now_ns
         if idle:  # what just started may have been their last chance
             self._queue.refuse_hopeless(now_ns)
         self._stage_ahead(now_ns, is_news=is_news)
@@ -292,14 +294,15 @@ class Scheduler:
     def _choose_again(self, worker: Worker, batch: Batch, start_ns: int, now_ns: int) -> None:
         """Replace what is staged if something else is better by now."""
         worker.staged = None
+        before = len(self._effects)
         self._queue.put_back(batch.requests, batch.lane)
         choice = self._choose(worker, start_ns)
         if choice is not None and choice.lane is batch.lane and choice.requests == batch.requests:
             self._room.take(choice.lane, choice.requests)
             worker.staged = batch
             return
-        self._effects.append(Revoke(batch))
-        self._queue.expire(now_ns)
+        # Some may have ended already, as something newer waits.
+        self._effects.insert(before, Revoke(batch))
         if worker.executing is not None and choice is not None:
             worker.staged = self._take(worker, choice)
             self._effects.append(Stage(worker.staged, go=False))
@@ -320,6 +323,10 @@ class Scheduler:
             self._effects.append(Stage(batch, go=True))
 
     def _start(self, worker: Worker, batch: Batch, now_ns: int) -> None:
+        if worker.idle_since_ns:
+            for model in worker.models:
+                self._queue.shedding.idled(model, now_ns - worker.idle_since_ns)
+            worker.idle_since_ns = 0
         worker.start(batch, now_ns)
         self._room.start(batch.requests, now_ns)
         for request in batch.requests:

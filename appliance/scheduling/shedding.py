@@ -26,6 +26,10 @@ RAISE = 0.02
 APART = 0.3
 """No model lets in more than this above the one that lets in least: they share a device."""
 
+IDLE = 0.03
+"""A worker that is idle for more of the time is not short of time: what is lost comes in bursts, and
+letting in less would not help."""
+
 LEAST = 0.05
 CALM = 0.97
 """Letting in that much is not called shedding."""
@@ -44,17 +48,20 @@ class Gate:
     passing: float = 1.0
     arrived: int = 0
     lost: int = 0
+    idle_ns: int = 0
     _losing: float = field(default=0.0, init=False)
+    _idling: float = field(default=0.0, init=False)
 
     def adjust(self) -> None:
         """Look at what became of the last interval."""
+        self._idling += SMOOTHING * (min(1.0, self.idle_ns / INTERVAL_NS) - self._idling)
         self._losing += SMOOTHING * (self.lost / max(1, self.arrived) - self._losing)
-        if self._losing > TARGET:
+        if self._losing > TARGET and self._idling < IDLE:
             lower = LOWER * (self._losing - TARGET) + LEAST_LOWER
             self.asked = max(LEAST, self.asked * (1 - min(MOST_LOWER, lower)))
-        elif self._losing < TARGET / 2:
+        elif self._losing < TARGET / 2 or self._idling >= IDLE:
             self.asked = min(1.0, self.asked + RAISE)
-        self.arrived = self.lost = 0
+        self.arrived = self.lost = self.idle_ns = 0
 
 
 @define(eq=False)
@@ -97,6 +104,12 @@ class Shedding:
         gate = self._gates.get(model)
         if gate is not None:
             gate.lost += 1
+
+    def idled(self, model: ModelRef, idle_ns: int) -> None:
+        """Note that a worker that hosts a model had nothing to do."""
+        gate = self._gates.get(model)
+        if gate is not None:
+            gate.idle_ns += idle_ns
 
     def longest_run(self, model: ModelRef) -> int:
         """Return how many requests of one stream are refused in a row at most, as it is now."""
