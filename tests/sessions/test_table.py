@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from appliance.errors import MISSES, Outcome
 from appliance.sessions.document import client_documents
 from appliance.sessions.table import SECOND_NS, Session, SessionTable
+from appliance.wire.spec import ModelSpec
+from appliance.wire.tensors import DAY_US
 from appliance.wire.types import Observation
 
 MS = 1_000_000
 NEW = Observation(client_id="arm-3", client_type="arm", protocol_version=1)
 OLD = Observation(client_id="arm-3", client_type="arm")
+CHUNK = ModelSpec("policy", "1", (), (), horizon=8, step_period_us=20_000)
 
 
 def table(max_sessions: int = 100) -> SessionTable:
@@ -93,6 +97,30 @@ def test_it_knows_when_the_robot_runs_dry() -> None:
     assert robot.dry_ns == SECOND_NS + 55 * MS
     robot.observed(Observation(steps_remaining=3), SECOND_NS)
     assert robot.dry_ns == SECOND_NS + 55 * MS
+    said = {"steps_remaining": 2**32 - 1, "step_period_us": DAY_US, "round_trip_us": 4_000}
+    robot.observed(Observation(**said), SECOND_NS)
+    assert robot.dry_ns == SECOND_NS + DAY_US * 1000 - 2 * MS
+
+
+def test_a_chunk_that_was_sent_has_it_run_dry_later_never_sooner() -> None:
+    robot = session()
+    asked = Observation(steps_remaining=1, step_period_us=20_000, age_us=5_000)
+    robot.observed(asked, SECOND_NS)
+    robot.supplied(asked, SECOND_NS, CHUNK)
+    assert robot.dry_ns == SECOND_NS + 155 * MS
+    robot.supplied(asked, SECOND_NS - 50 * MS, CHUNK)  # an older one, answered later
+    assert robot.dry_ns == SECOND_NS + 155 * MS
+    robot.observed(asked, SECOND_NS + 100 * MS)  # it forgot the rest: its own word counts
+    assert robot.dry_ns == SECOND_NS + 115 * MS
+
+
+def test_an_answer_that_is_no_chunk_says_nothing() -> None:
+    robot = session()
+    robot.supplied(NEW, SECOND_NS, evolve(CHUNK, horizon=0))
+    robot.supplied(NEW, SECOND_NS, evolve(CHUNK, step_period_us=0))
+    assert robot.dry_ns is None
+    robot.supplied(evolve(NEW, step_period_us=10_000), SECOND_NS, evolve(CHUNK, step_period_us=0))
+    assert robot.dry_ns == SECOND_NS + 80 * MS
 
 
 def test_outcomes_are_counted() -> None:
