@@ -19,7 +19,15 @@ MS = 1_000_000
 
 @pytest.mark.parametrize(
     ("declared_us", "expected_ms"),
-    [(None, 0), (0, 0), (999, 0), (1_000, 1), (33_333, 33.333), (60_000_000, 60_000), (60_000_001, 0)],
+    [
+        (None, 0),
+        (0, 0),
+        (999, 0),
+        (1_000, 1),
+        (33_333, 33.333),
+        (60_000_000, 60_000),
+        (60_000_001, 0),
+    ],
 )
 def test_what_is_not_said_or_absurd_is_not_known(
     declared_us: int | None, expected_ms: float

@@ -204,9 +204,7 @@ async def test_both_paths_tell_the_scheduler_the_declared_period(
     for number in range(3):
         for core in pair:
             core.now_ns += SECOND_NS
-        pair.ask(
-            evolve(BARE, sequence=number, observation_period_us=declared_us), payload_of(BARE)
-        )
+        pair.ask(evolve(BARE, sequence=number, observation_period_us=declared_us), payload_of(BARE))
     for core in pair:
         asked = [event["period_ns"] for event in core.posted if isinstance(event, dict)]
         assert asked == [expected_ns] * 3
