@@ -6,7 +6,7 @@ import pytest
 from attrs import evolve
 
 from appliance.errors import MISSES, Outcome
-from appliance.sessions.document import client_documents
+from appliance.sessions.document import client_counts, client_documents
 from appliance.sessions.table import SECOND_NS, Session, SessionTable
 from appliance.wire.spec import ModelSpec
 from appliance.wire.tensors import DAY_US
@@ -141,6 +141,33 @@ def test_the_slack_is_that_of_the_last_answer() -> None:
     robot.ended(Outcome.OK, late=True, slack_us=-1_230)
     robot.ended(Outcome.EXPIRED, late=False)
     assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [-1.23]
+
+
+def test_who_runs_dry_first_is_known_of_those_that_ask_for_more() -> None:
+    robots = table()
+    assert client_counts(robots, 0)["first_dry"] is None
+    for name, left_ms in ((b"a", 90), (b"b", 30), (b"c", 10), (b"d", None)):
+        robot = robots.seen(name, OLD, SECOND_NS)
+        robot.observed(OLD, SECOND_NS)
+        robot.dry_ns = None if left_ms is None else SECOND_NS + left_ms * MS
+
+    def first(at_ms: float) -> tuple[str, float]:
+        found = client_counts(robots, SECOND_NS + round(at_ms * MS))["first_dry"]
+        assert found is not None
+        return found["id"], found["runs_dry_in_ms"]
+
+    a, b, c, _ = robots
+    assert first(0.5) == ("c", 9.5)
+    assert first(20) == ("c", -10)  # waits for its answer
+    c.ended(Outcome.OK, late=False)
+    assert first(9) == ("c", 1)
+    assert first(20) == ("b", 10)  # has stopped asking
+    robots.mark_silent(b)
+    assert first(20) == ("a", 70)
+    b.silent = False
+    b.ended(Outcome.EXPIRED, late=False)
+    assert first(40) == ("b", -10)
+    assert a.dry_ns is not None
 
 
 def test_what_a_client_brings_upon_itself_is_no_miss() -> None:
