@@ -86,7 +86,7 @@ class Channel:
 
     @property
     def cadence(self) -> Cadence | None:
-        """The instants it is observed at, if somebody keeps to such; who does owns them."""
+        """The instants it is observed at, as long as somebody keeps to them, who owns this."""
         return None if self._cadence is None else self._cadence()
 
     def follow(self, period_ns: int) -> Cadence:

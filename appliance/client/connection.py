@@ -174,7 +174,8 @@ class Connection(ConnectionHandle[Link]):
                 there.
             window: How many observations may be outstanding or uncollected; the first handle of
                 a model decides.
-            observation_period_ms: How often this client will observe.
+            observation_period_ms: How often this client will observe; None: as its episode or its
+                `pace` says.
             step_period_ms: How long one action lasts.
             model_version: Only this version may answer.
             images: Compress the images that are observed, in a thread of the connection: a

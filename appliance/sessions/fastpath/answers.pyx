@@ -318,7 +318,13 @@ cdef class Answers:
         ):
             return False
         age_us = get(observation, AGE)
-        _supply(get(ticket, TICKET_ROUTE), get(ticket, TICKET_SPEC), observation, received_ns, age_us)
+        _supply(
+            get(ticket, TICKET_ROUTE),
+            get(ticket, TICKET_SPEC),
+            observation,
+            received_ns,
+            age_us,
+        )
         stages.age.record(age_us)
         stages.queue.record(<int64_t>own.queue_us)
         stages.batch.record(rows.batch_us)
