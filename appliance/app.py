@@ -50,14 +50,14 @@ from appliance.io.slow_steps import SlowSteps
 from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
-from appliance.metrics.status import Clients, State
+from appliance.metrics.status import State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.recording.recorder import Recorder
 from appliance.reload import ModelWatch, Reloader
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import try_binds
-from appliance.sessions.document import client_documents
+from appliance.sessions.document import client_counts, client_documents
 from appliance.sessions.door import ZmqDoor
 from appliance.sessions.gate import Gate, gate_of
 from appliance.sessions.replies import Replies
@@ -184,7 +184,7 @@ class Appliance:
             clients=lambda: client_documents(
                 self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
             ),
-            client_counts=self._client_counts,
+            client_counts=lambda: client_counts(self.door.table, time.monotonic_ns()),
             connections_refused=self.door.refused_connections,
             problems=self._problems,
             clock=time.monotonic_ns,
@@ -347,10 +347,6 @@ class Appliance:
     def on_slow_step(self, task: str, _took_ns: int) -> None:
         """Count a task's step that held the event loop for too long."""
         self.documents.metrics.count("slow_steps", task.rpartition(".")[2])
-
-    def _client_counts(self) -> Clients:
-        table = self.door.table
-        return Clients(connected=table.connected(), known=len(table), disconnects=table.gone)
 
     def _admin_sources(self) -> AdminSources:
         documents = self.documents

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from appliance.admission.buckets import RateLimiter
+from appliance.admission.cadence import period_of, shortest_period_ns
 from appliance.admission.catalog import Catalog
 from appliance.admission.deadline import Deadline, deadline_of
 from appliance.admission.tensors import Feed, match
@@ -36,6 +37,7 @@ class Admitted:
     shapes: tuple[tuple[int, ...], ...]
     deadline: Deadline
     expires_ns: int
+    period_ns: int
     keep_latest: bool
     priority: int
 
@@ -104,6 +106,10 @@ class Admission:
         """Return whether any rate limit applies."""
         return self._limiter.applies(spec.model_id, policy.max_rate_hz)
 
+    def shortest_period_ns(self, policy: ClientPolicy) -> int:
+        """Return what lies between two observations of a client at least; 0: no limit."""
+        return shortest_period_ns(policy.max_rate_hz or self.config.rate_limits.per_client_hz)
+
     def may_come(self, spec: ModelSpec, policy: ClientPolicy, client: str, now_ns: int) -> bool:
         """Take a token for an observation, or return False: `admit` would refuse it."""
         try:
@@ -159,6 +165,7 @@ class Admission:
             shapes,
             deadline,
             now_ns + self.ttl_ns,
+            period_of(observation.observation_period_us, self.shortest_period_ns(policy)),
             keep_latest and not spec.recurrent,  # a recurrent model may miss no step
             policy.priority if observation.priority is None else observation.priority,
         )

@@ -15,10 +15,10 @@ from appliance.cli.tables import (
     worker_notes,
     workers_table,
 )
-from appliance.cli.text import duration, latency, plain, size
+from appliance.cli.text import dryness, duration, latency, plain, size
 
 if TYPE_CHECKING:
-    from appliance.metrics.status import Status
+    from appliance.metrics.status import FirstDry, Status
 
 
 def status_view(status: Status, width: int) -> RenderableType:
@@ -82,7 +82,12 @@ def _facts(status: Status) -> list[Text]:
             f"{requests['queued']} queued",
         ),
         _line("outcomes", *_counts(status["outcomes"])),
-        _line("clients", f"{clients['connected']} connected", f"{clients['known']} known"),
+        _line(
+            "clients",
+            f"{clients['connected']} connected",
+            f"{clients['known']} known",
+            *_dryness(clients.get("first_dry")),  # an older appliance does not say
+        ),
         _line(
             "box",
             f"arena {size(arena['used'])} of {size(arena['bytes'])}, peak {size(arena['peak'])}",
@@ -104,6 +109,10 @@ def _facts(status: Status) -> list[Text]:
             )
         )
     return lines
+
+
+def _dryness(first: FirstDry | None) -> list[str]:
+    return [] if first is None else [f"{plain(first['id'])} {dryness(first['runs_dry_in_ms'])}"]
 
 
 def _counts(counts: Mapping[str, int]) -> list[str]:

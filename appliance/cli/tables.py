@@ -91,7 +91,7 @@ CLIENT_COLUMNS = (
     Column("type", 11, number=False),
     Column("address", 10, number=False),
     Column("", 1, number=False),
-    Column("tier", 4),
+    Column("tier", 8),
     Column("Hz"),
     Column("jitter ms", 7),
     Column("observed", 5),
@@ -100,7 +100,7 @@ CLIENT_COLUMNS = (
     Column("misses", 2),
     Column("queued", 6),
     Column("slack ms", 9),
-    Column("dry in ms", 8),
+    Column("dry in ms", 4),
     Column("last", number=False),
 )
 

@@ -34,6 +34,11 @@ def latency(found: Latency) -> str:
     return f"{milliseconds(found['p50'])}/{milliseconds(found['p99'])}"
 
 
+def dryness(ms: float) -> str:
+    """Say when a robot's actions end, or for how long it has had none."""
+    return f"dry for {abs(ms):.0f} ms" if ms <= 0 else f"runs dry in {ms:.0f} ms"
+
+
 def duration(seconds: float) -> str:
     """Write a time span in its two largest units."""
     whole = int(seconds)

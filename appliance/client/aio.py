@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import zmq
 
+from appliance.client.cadence import Cadence
 from appliance.client.codec import Value
 from appliance.client.connection import (
     GIVE_UP_S,
@@ -200,6 +201,37 @@ class Ticks:
         return self._ticker.tick(max(next_ns, time.monotonic_ns()))
 
 
+class AsyncPace:
+    """The instants to observe at, one after the other; see `Model.pace`.
+
+    Args:
+        sleep: Of the event loop.
+    """
+
+    def __init__(
+        self, link: Link, cadence: Cadence, sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        assert isinstance(link, WaitingLink)
+        self._link = link
+        self._cadence = cadence
+        self._sleep = sleep
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Tick:
+        await self._sleep(0)  # others have their turn, however late this loop is
+        self._link.pump()
+        cadence = self._cadence
+        while (due_ns := cadence.due_ns(now_ns := time.monotonic_ns())) > now_ns:
+            # Advice that comes meanwhile moves it.
+            await self._link.wait_async(
+                lambda until_ns=due_ns: cadence.due_ns(until_ns) != until_ns,
+                (due_ns - now_ns) / 1e6,
+            )
+        return cadence.begin(now_ns)
+
+
 class AsyncModel(ModelHandle):
     """A model, from a task's point of view. `observe_at`, `cancel` and the like never wait."""
 
@@ -249,6 +281,10 @@ class AsyncModel(ModelHandle):
     def ticks(self, hz: float) -> AsyncIterator[Tick]:
         """Yield the turns of a control loop; see `Model.ticks`."""
         return Ticks(self._link, hz, asyncio.sleep)
+
+    def pace(self, hz: float) -> AsyncPace:
+        """Return the instants to observe at, for a loop that only observes; see `Model.pace`."""
+        return AsyncPace(self._link, self._begin_pace(hz), asyncio.sleep)
 
     async def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from weakref import ref
+
 from attrs import define, field
 
+from appliance.client.cadence import Cadence
 from appliance.client.images import Job
 from appliance.client.pending import Pending
 from appliance.client.result import Result
@@ -24,6 +27,7 @@ class Asked:
 
     Attributes:
         job: Its images are to be compressed first; None: it can be sent.
+        moved_ns: By how much its instant had been moved by advice.
     """
 
     channel: Channel
@@ -33,6 +37,12 @@ class Asked:
     sent_ns: int | None = None
     withdrawn: bool = False
     job: Job | None = None
+    moved_ns: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        cadence = self.channel.cadence
+        if cadence is not None:
+            self.moved_ns = cadence.asked(self.observation.sequence)
 
 
 @define(eq=False)
@@ -72,6 +82,34 @@ class Channel:
     on_wire: dict[int, int] = field(factory=dict[int, int])
     pending: Pending = field(factory=Pending)
     known: Known = field(factory=Known)
+    _cadence: ref[Cadence] | None = field(default=None, init=False)
+
+    @property
+    def cadence(self) -> Cadence | None:
+        """The instants it is observed at, as long as somebody keeps to them, who owns this."""
+        return None if self._cadence is None else self._cadence()
+
+    def follow(self, period_ns: int) -> Cadence:
+        """Begin a cadence; the one before hears no advice any more."""
+        cadence = Cadence(period_ns, self.latest)
+        self._cadence = ref(cadence)
+        return cadence
+
+    def forget_cadence(self) -> None:
+        """Nobody keeps to a cadence any more."""
+        self._cadence = None
+
+    def advised(self, asked: Asked, advice_us: int) -> None:
+        """Take in what an answer says about when to observe."""
+        cadence = self.cadence
+        if cadence is not None:
+            cadence.answered(asked.observation.sequence, asked.moved_ns, advice_us)
+
+    def forget_advice(self) -> None:
+        """Drop the advice of an appliance that is not asked any more."""
+        cadence = self.cadence
+        if cadence is not None:
+            cadence.forget_advice()
 
     @property
     def keeps_all(self) -> bool:

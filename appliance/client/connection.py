@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import zmq
 
+from appliance.client.cadence import Cadence
 from appliance.client.codec import Value
 from appliance.client.core import Core
 from appliance.client.curve import check_pair
@@ -173,7 +174,8 @@ class Connection(ConnectionHandle[Link]):
                 there.
             window: How many observations may be outstanding or uncollected; the first handle of
                 a model decides.
-            observation_period_ms: How often this client will observe.
+            observation_period_ms: How often this client will observe; None: as its episode or its
+                `pace` says.
             step_period_ms: How long one action lasts.
             model_version: Only this version may answer.
             images: Compress the images that are observed, in a thread of the connection: a
@@ -227,6 +229,26 @@ class Connection(ConnectionHandle[Link]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class Pace:
+    """The instants to observe at, one after the other; see `Model.pace`."""
+
+    def __init__(self, link: Link, cadence: Cadence) -> None:
+        self._link = link
+        self._cadence = cadence
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Tick:
+        self._link.wait_until(self._due_ns)
+        while (now_ns := time.monotonic_ns()) < self._cadence.due_ns(now_ns):
+            self._link.wait_until(self._due_ns)  # advice has come at the last moment
+        return self._cadence.begin(now_ns)
+
+    def _due_ns(self) -> int:
+        return self._cadence.due_ns(time.monotonic_ns())
 
 
 class Model(ModelHandle):
@@ -289,8 +311,22 @@ class Model(ModelHandle):
         """
         ticker = Ticker(time.monotonic_ns(), hz)
         while True:
-            self._link.wait_until(ticker.next_ns)
+            self._link.wait_until(lambda: ticker.next_ns)
             yield ticker.tick(time.monotonic_ns())
+
+    def pace(self, hz: float) -> Pace:
+        """Return the instants to observe at, for a loop that only observes, `hz` times a second.
+
+        To iterate over: `for tick in model.pace(hz=10)`. Each turn waits for its instant, and
+        messages move meanwhile. The appliance is told the period, and its advice moves the
+        instants to come (see `cadence`). A loop that takes too long misses instants: they are
+        skipped, and the next one says so. The newest `pace` of a model holds.
+
+        Raises:
+            ValueError: `hz` is no rate.
+            LocalProtocolError: The model has an episode, whose `due` says when to observe.
+        """
+        return Pace(self._link, self._begin_pace(hz))
 
     def describe(self, timeout_ms: float = 1000) -> ModelSpec | None:
         """Ask what the model takes and gives; None: no word, or refused as `last_status` says."""

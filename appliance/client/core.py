@@ -260,8 +260,9 @@ class Core:
 
     def lost(self) -> None:
         """The connection is over: nothing that was sent will be answered."""
-        self.draining = False
-        self.asked_ns = None
+        self.draining, self.asked_ns = False, None
+        for channel in self._channels.values():
+            channel.forget_advice()
         for asked in [asked for asked in self._outstanding.values() if asked.sent_ns is not None]:
             self._give_up(asked)
         self.specs.learn_anew(self._channels.values())
@@ -330,6 +331,7 @@ class Core:
         channel = asked.channel
         awaited = channel.awaits(result.sequence)
         self._end(asked, result.status)
+        channel.advised(asked, result.response.phase_advice_us)
         if awaited:
             channel.answers[result.sequence] = result
         else:

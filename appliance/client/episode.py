@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from attrs import define, frozen
 
+from appliance.client.cadence import period_ns_of
 from appliance.client.chunks import MERGES, Chunk, Merge, Plan, Rows
 from appliance.client.codec import Value
 from appliance.client.ticks import Instant, instant_ns
@@ -109,8 +110,9 @@ class Episode:
             observe_at: Of the model's handle.
             step_ns: How long an action lasts, if the model does not say.
         """
-        if observation_hz is not None and not 0 < observation_hz <= 1e6:
-            raise ValueError(f"observation_hz {observation_hz!r} is not above 0")
+        period_ns = (
+            None if observation_hz is None else period_ns_of("observation_hz", observation_hz)
+        )
         if not callable(dry) and dry not in ("none", "hold", "zero"):
             raise ValueError(f"dry {dry!r} is not 'none', 'hold', 'zero' or a function")
         if isinstance(merge, str) and merge not in MERGES:
@@ -122,7 +124,7 @@ class Episode:
         self._channel = channel
         self._observe_at = observe_at
         self._constant = constant
-        self._period_ns = None if observation_hz is None else round(1e9 / observation_hz)
+        self._period_ns = period_ns
         self._step_ns = step_ns
         self._action_key = action
         self._dry: Dry = dry
@@ -138,7 +140,9 @@ class Episode:
         channel = self._channel
         self.number = channel.episode = max(1, channel.episode)
         self.counts = Counts()
-        self._next_ns: int | None = None
+        channel.forget_cadence()
+        self._cadence = None if self._period_ns is None else channel.follow(self._period_ns)
+        self._begun = False
         self._due_ns: int | None = None
         self._observed_ns = 0
         self._retry_ns = 0
@@ -165,9 +169,10 @@ class Episode:
             self._retry_ns = self._hurry_ns = 0
         if now_ns < self._retry_ns:
             return False
-        if self._next_ns is None:
+        if not self._begun:
             return True
-        if self._period_ns is not None and now_ns + self._period_ns // 16 >= self._next_ns:
+        cadence = self._cadence
+        if cadence is not None and now_ns + cadence.period_ns // 16 >= cadence.due_ns(now_ns):
             return True
         return now_ns >= self._hurry_ns and self._runs_low(now_ns)
 
@@ -216,6 +221,9 @@ class Episode:
         remaining = plan.remaining(captured_ns)
         delay = -(-self._latency_ns // plan.step_ns) if plan.latest_ns is not None else None
         committed = None if delay is None else min(delay, remaining)
+        if self._cadence is not None:
+            self._cadence.observed(captured_ns if self._due_ns is None else self._due_ns)
+        self._due_ns = None
         sequence = self._observe_at(
             {**self._constant, **values},
             steps_remaining=remaining if plan.latest_ns is not None else None,
@@ -227,20 +235,8 @@ class Episode:
             del self._asked[next(iter(self._asked))]
         self._observed_ns = captured_ns
         self._asked[sequence] = (captured_ns, captured_ns + (committed or 0) * plan.step_ns)
-        self._plan_next(captured_ns if self._due_ns is None else self._due_ns)
-        self._due_ns = None
+        self._begun = True
         return sequence
-
-    def _plan_next(self, captured_ns: int) -> None:
-        period_ns = self._period_ns
-        if period_ns is None:
-            self._next_ns = captured_ns
-            return
-        # On the grid of the first one, whatever the jitter of this one; a pause begins a new grid.
-        next_ns = captured_ns if self._next_ns is None else self._next_ns
-        if not -period_ns < captured_ns - next_ns < period_ns:
-            next_ns = captured_ns
-        self._next_ns = next_ns + period_ns
 
     # ------------------------------------------------------------------------------- acting
 
@@ -298,7 +294,6 @@ class Episode:
         for sequence in [number for number in self._asked if number <= result.sequence]:
             del self._asked[sequence]
         self._latencies_ns.append(result.elapsed_ns)
-        self._shift(result.response.phase_advice_us)
         captured_ns, committed_until_ns = asked
         step_ns = result.response.step_period_us * 1000 or self._step_ns
         rows = self._rows(result)
@@ -308,12 +303,6 @@ class Episode:
             self.counts.chunks += 1
         else:
             self.counts.stale += 1
-
-    def _shift(self, advice_us: int) -> None:
-        """Move the next observation as the appliance advises, by half a period at most."""
-        if advice_us and self._period_ns is not None and self._next_ns is not None:
-            most_ns = self._period_ns // 2
-            self._next_ns += max(-most_ns, min(most_ns, advice_us * 1000))
 
     def _rows(self, result: Result) -> Rows:
         key = self._action_key
@@ -348,6 +337,7 @@ class Episode:
         if not self._closed:
             self._closed = True
             self._channel.takes_older = False
+            self._channel.forget_cadence()
             if not self._core.closed:
                 self._end()
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from appliance.client.cadence import Cadence, period_ns_of
 from appliance.client.chunks import Merge
 from appliance.client.codec import Value, pack_inputs
 from appliance.client.episode import Dry, Episode
 from appliance.client.images import Images, Job, check_images, take_frames
 from appliance.client.link import Link
 from appliance.client.result import Result
-from appliance.errors import Outcome
+from appliance.errors import LocalProtocolError, Outcome
 from appliance.wire.types import PROTOCOL_VERSION, Keep, Lateness, Observation
 
 DEFAULT_STEP_US = 20_000
@@ -147,6 +148,10 @@ class ModelHandle:
             tensors = {key: value for key, value in tensors.items() if key not in taken}
         headers, metadata, payload = pack_inputs(tensors, timestamp_ns)
         job = None
+        cadence = channel.cadence
+        period_us = options.observation_period_us
+        if period_us is None and cadence is not None:
+            period_us = cadence.period_ns // 1000
         if frames:
             job = Job(channel.model_id, sequence, frames, headers, payload, timestamp_ns)
         if episode is not None:
@@ -171,7 +176,7 @@ class ModelHandle:
             step_period_us=options.step_period_us,
             committed_steps=committed_steps,
             inference_delay_steps=inference_delay_steps,
-            observation_period_us=options.observation_period_us,
+            observation_period_us=period_us,
             lateness=options.lateness,
             keep=channel.keep,
             wants_status=True,
@@ -227,6 +232,15 @@ class ModelHandle:
             merge=merge,
             dry=dry,
         )
+
+    def _begin_pace(self, hz: float) -> Cadence:
+        """Begin to observe at a rate, without an episode."""
+        if self._channel.takes_older:
+            raise LocalProtocolError(
+                f"model {self.model_id!r} has an episode that is not over: ask its `due`, and give "
+                "it the rate as `observation_hz`"
+            )
+        return self._channel.follow(period_ns_of("hz", hz))
 
     @property
     def model_id(self) -> str:

@@ -367,9 +367,9 @@ class Link:
             if ready():
                 return
 
-    def wait_until(self, time_ns: int) -> None:
-        """Move messages until an instant, and once more then."""
-        while (remaining_ns := time_ns - time.monotonic_ns()) > 0:
+    def wait_until(self, instant_ns: Callable[[], int]) -> None:
+        """Move messages until an instant, which what comes may change, and once more then."""
+        while (remaining_ns := instant_ns() - time.monotonic_ns()) > 0:
             # Polling may take a millisecond longer than it is told; sleeping is exact.
             poll_ms = (min(remaining_ns, self.idle_ns) - EXACT_NS) // 1_000_000
             if poll_ms <= 0:

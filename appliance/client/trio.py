@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from appliance.client.aio import AsyncConnection, AsyncModel, Ticks, WaitingLink
+from appliance.client.aio import AsyncConnection, AsyncModel, AsyncPace, Ticks, WaitingLink
 from appliance.client.ticks import Tick
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class TrioModel(AsyncModel):
     def ticks(self, hz: float) -> AsyncIterator[Tick]:
         """Yield the turns of a control loop; see `Model.ticks`."""
         return Ticks(self._link, hz, trio.sleep)
+
+    def pace(self, hz: float) -> AsyncPace:
+        """Return the instants to observe at, for a loop that only observes; see `Model.pace`."""
+        return AsyncPace(self._link, self._begin_pace(hz), trio.sleep)
 
 
 class TrioConnection(AsyncConnection):

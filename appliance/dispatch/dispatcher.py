@@ -213,6 +213,7 @@ class Dispatcher:
 
     def _reply(self, answer: Answer, ticket: Ticket, now_ns: int) -> Reply:
         batch, received_ns = answer.batch, ticket.received_ns
+        advice_us = answer.advice_ns // MICROSECOND_NS
         total_us = (now_ns - received_ns) // MICROSECOND_NS
         if batch is None:
             return Reply(
@@ -221,6 +222,7 @@ class Dispatcher:
                 timing=Timing(queue_us=total_us, total_us=total_us),
                 retry_after_ns=answer.retry_after_ns,
                 answer=answer,
+                advice_us=advice_us,
             )
         result = self._results[batch.id]
         tensors, parts = result.row(self.endings.memory.arena, answer.row)
@@ -239,6 +241,7 @@ class Dispatcher:
             parts=parts,
             answer=answer,
             slack_us=(answer.request.deadline_ns - now_ns) // MICROSECOND_NS,
+            advice_us=advice_us,
         )
 
     def _record(self, answer: Answer, ticket: Ticket, reply: Reply, now_ns: int) -> None:

@@ -76,18 +76,19 @@ class Intake:
 
     def still_admits(
         self, spec: ModelSpec, policy: ClientPolicy, client: str
-    ) -> tuple[int, bool] | None:
+    ) -> tuple[int, bool, int] | None:
         """Return what another observation like one that was admitted with these may count on.
 
         Returns:
-            The planned time of one row, nanoseconds, and whether a rate limit applies; None: it
-            would not be admitted in the same way.
+            The planned time of one row, nanoseconds; whether a rate limit applies; the shortest
+            period that it leaves, nanoseconds. None: it would not be admitted in the same way.
         """
         admission = self.admission
         if not admission.still_admits(spec, policy, client):
             return None
         planned_ns = admission.planned_ns(spec.model_id, spec.version)
-        return planned_ns, admission.is_limited(spec, policy)
+        limited = admission.is_limited(spec, policy)
+        return planned_ns, limited, admission.shortest_period_ns(policy)
 
     def refuse(
         self,
@@ -154,6 +155,7 @@ class Intake:
             arrived_ns=now_ns,
             deadline_ns=deadline.deadline_ns,
             expires_ns=admitted.expires_ns,
+            period_ns=admitted.period_ns,
             keep_latest=admitted.keep_latest,
             firm=deadline.firm,
             dry=deadline.dry,

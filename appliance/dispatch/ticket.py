@@ -39,6 +39,7 @@ class Reply:
         parts: Those bytes, output by output; valid until the request has ended.
         answer: What the scheduler decided; None: it was refused before.
         slack_us: Of an answer: time that was left to its deadline; negative if it was late.
+        advice_us: By how much later its client had better observe next; earlier, if negative.
     """
 
     outcome: Outcome
@@ -50,6 +51,7 @@ class Reply:
     retry_after_ns: int | None = None
     answer: Answer | None = None
     slack_us: int = 0
+    advice_us: int = 0
 
 
 class Door(Protocol):

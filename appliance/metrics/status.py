@@ -71,12 +71,24 @@ class Worker(TypedDict):
     rss_bytes: int
 
 
+class FirstDry(TypedDict):
+    """A robot and when its actions end; negative: it has been dry for so long."""
+
+    id: str
+    runs_dry_in_ms: float
+
+
 class Clients(TypedDict):
-    """How many clients are connected now, are remembered, and have left."""
+    """How many clients are connected now, are remembered, and have left.
+
+    `first_dry` is the robot whose actions end first, or ended first, of those that are connected
+    and have some left or wait for more; None: nothing is known of any.
+    """
 
     connected: int
     known: int
     disconnects: int
+    first_dry: FirstDry | None
 
 
 class Arena(TypedDict):
@@ -139,7 +151,8 @@ class Client(TypedDict):
 
     `cadence_hz` is how often it sends (None: not known yet), `slack_ms` the time that was left to
     the deadline at its last answer (negative: late; None: no answer yet), `runs_dry_in_ms` when its
-    actions end (None: it does not say), `silent_s` how long nothing came.
+    actions end, by its own word and by the chunks it was sent (negative: it has been dry for so
+    long; None: nothing is known of that), `silent_s` how long nothing came.
     """
 
     id: str

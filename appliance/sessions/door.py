@@ -277,6 +277,7 @@ class ZmqDoor:
             self.intake.withdraw(session.routing_id, model, observation.sequence or None)
         elif kind is Kind.END_EPISODE:
             self.intake.end_episode(session.routing_id, model, observation.episode)
+            session.dry_ns = None  # what it had left it does not execute any more
         elif kind is Kind.DESCRIBE:
             self._send(session, [self.replies.description(observation), b""])
         else:
@@ -313,6 +314,8 @@ class ZmqDoor:
         """Note in its session how a request ended; `sent` is None if its client is not told."""
         session: Session = ticket.route
         if sent is _SENT:
+            if reply.outcome is _OK and ticket.spec is not None:
+                session.supplied(ticket.observation, ticket.received_ns, ticket.spec)
             session.ended(reply.outcome, late=reply.late, slack_us=reply.slack_us)
             return _TOLD
         if sent is SendResult.FULL:

@@ -66,6 +66,7 @@ class Replies:
             episode=observation.episode,
             timing=reply.timing,
             late=reply.late,
+            phase_advice_us=reply.advice_us,
         )
         parts: Sequence[Buffer] = reply.parts
         extended = observation.protocol_version > 0
@@ -86,6 +87,7 @@ class Replies:
             episode=observation.episode,
             late=reply.late,
             timing=reply.timing,
+            phase_advice_us=reply.advice_us,
         )
         return self.prefix(ticket) + self._headers[1] + own
 

@@ -8,12 +8,16 @@ from typing import Any
 from attrs import define, field
 
 from appliance.errors import MISSES, Outcome
+from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation
 
 SECOND_NS = 1_000_000_000
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 NOWHERE = b""
 """A routing id that no connection has."""
+
+LONGEST_US = 86_400_000_000
+"""Actions for more than a day are as good as for a day."""
 
 GAIN = 0.1
 """Weight of a new interval in the cadence's moving averages."""
@@ -29,7 +33,8 @@ class Session:
         protocol: 0 for a client of the old wire.
         period_ns: Moving average of the time between its observations; 0 until there are two.
         jitter_ns: Moving average of the deviation from it.
-        dry_ns: When its actions run out, as it last said; None if it does not say.
+        dry_ns: When its actions run out, by its own word and by the chunks that were sent to it;
+            None if nothing is known of that.
         slack_us: Time that was left to the deadline at its last answer, negative if that was late;
             None: none yet.
         silent: It has been silent for longer than the disconnect time-out, or has left.
@@ -85,7 +90,22 @@ class Session:
         self.last_observation_ns = now_ns
         steps, step_us = observation.steps_remaining, observation.step_period_us
         if steps is not None and step_us:
-            self.dry_ns = now_ns + (steps * step_us - observation.age_us) * 1000
+            self.dry_ns = _run_out_ns(observation, now_ns, steps * step_us)
+
+    def supplied(self, observation: Observation, arrived_ns: int, spec: ModelSpec) -> None:
+        """Take in that an answer was sent to it: if that is a chunk, it has actions for longer.
+
+        `fastpath.answers` does the same.
+
+        Args:
+            observation: What was answered; its rows count from its capture.
+            arrived_ns: When that came.
+        """
+        step_us = spec.step_period_us or observation.step_period_us
+        if spec.horizon and step_us:
+            dry_ns = _run_out_ns(observation, arrived_ns, spec.horizon * step_us)
+            if self.dry_ns is None or dry_ns > self.dry_ns:
+                self.dry_ns = dry_ns
 
     def ended(self, outcome: Outcome, *, late: bool, slack_us: int = 0) -> None:
         """Take in how one of its requests ended; `late` and `slack_us` are of an answer."""
@@ -194,6 +214,12 @@ class SessionTable:
     def connected(self) -> int:
         """Return how many sessions are not silent."""
         return sum(not session.silent for session in self.by_routing_id.values())
+
+
+def _run_out_ns(observation: Observation, arrived_ns: int, actions_us: int) -> int:
+    """Return when a robot runs out that has actions for so long, counted from the capture."""
+    uplink_ns = (observation.round_trip_us or 0) * 500  # half of the way there and back
+    return arrived_ns - uplink_ns + (min(actions_us, LONGEST_US) - observation.age_us) * 1000
 
 
 def _client(routing_id: bytes, observation: Observation) -> str:

@@ -28,6 +28,7 @@ def encode_shared(response: Response) -> bytes:
             episode=0,
             late=False,
             timing=Timing(),
+            phase_advice_us=0,
         )
     )
 
@@ -48,6 +49,7 @@ def encode_own(
     episode: int,
     late: bool,
     timing: Timing,
+    phase_advice_us: int,
 ) -> bytes:
     """Write what is one answer's own."""
     message = session_pb2.ModelResponse()
@@ -59,6 +61,8 @@ def encode_own(
         message.episode = episode
     if late:
         message.late = True
+    if phase_advice_us:
+        message.phase_advice_us = phase_advice_us
     own = message.timing
     own.queue_us = timing.queue_us
     own.batch_us = timing.batch_us

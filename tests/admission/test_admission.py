@@ -170,6 +170,23 @@ def test_the_wire_says_what_to_keep_and_the_configuration_where_it_does_not(
     assert admit(gate, keep=said).keep_latest is expected
 
 
+@pytest.mark.parametrize(
+    ("clients", "limits", "expected_ms"),
+    [
+        ({}, {}, 40),
+        ({}, {"per_client_hz": 10.0}, 100),
+        ({"max_rate_hz": 20.0}, {"per_client_hz": 10.0}, 50),
+        ({"max_rate_hz": 50.0}, {}, 40),
+    ],
+)
+def test_a_declared_period_is_no_shorter_than_its_own_rate_or_that_of_everybody(
+    clients: dict[str, float], limits: dict[str, float], expected_ms: int
+) -> None:
+    defaults = Clients(defaults=ClientPolicy(**clients))  # type: ignore[arg-type]
+    gate = admission(clients=defaults, rate_limits=RateLimits(**limits))  # type: ignore[arg-type]
+    assert admit(gate, observation_period_us=40_000).period_ns == expected_ms * MS
+
+
 def test_a_recurrent_model_misses_no_step() -> None:
     assert admit(admission(), model_id="memory", keep=Keep.LATEST).keep_latest is False
 

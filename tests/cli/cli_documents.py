@@ -73,7 +73,12 @@ def status(**changes: Any) -> Document:
         "models": [model()],
         "workers": [worker()],
         "connections_refused": {},
-        "clients": {"connected": 12, "known": 15, "disconnects": 3},
+        "clients": {
+            "connected": 12,
+            "known": 15,
+            "disconnects": 3,
+            "first_dry": {"id": "arm-4", "runs_dry_in_ms": 35.2},
+        },
         "arena": {"bytes": 256 << 20, "used": 3 << 20, "peak": 9 << 20},
         "timer_lateness_us": latency(p50=74, p99=210),
         "ledger": {

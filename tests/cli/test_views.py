@@ -43,7 +43,7 @@ def test_ready_shows_what_matters(width: int) -> None:
         "2 in flight",
         "1 queued",
         "OK 120  SUPERSEDED 3",
-        "12 connected",
+        "12 connected  15 known  arm-4 runs dry in 35 ms",
         "3.0 MiB of 256 MiB",
         "policy",
         "1.2/3.4",
@@ -109,6 +109,22 @@ def test_refused_connections_are_shown_if_there_are_any() -> None:
     text = show(status(connections_refused={"no_key": 2, "revoked_key": 7}))
     assert "refused      revoked_key 7  no_key 2" in text
     assert "refused" not in show(status())
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "expected"),
+    [
+        (35.2, "arm-\\n runs dry in 35 ms"),
+        (-4.6, "arm-\\n dry for 5 ms"),
+        (0.0, "arm-\\n dry for 0 ms"),
+    ],
+)
+def test_who_runs_dry_first_is_said(left_ms: float, expected: str) -> None:
+    counts = {"connected": 1, "known": 1, "disconnects": 0}
+    first = {"id": "arm-\n", "runs_dry_in_ms": left_ms}
+    assert f"1 known  {expected}\n" in show(status(clients={**counts, "first_dry": first}))
+    for unknown in (counts, {**counts, "first_dry": None}):
+        assert "dry" not in show(status(clients=unknown))
 
 
 def test_a_ledger_that_does_not_balance_is_shown() -> None:
@@ -184,6 +200,7 @@ def test_clients_are_sorted_and_say_whether_they_are_here() -> None:
     assert [line.split()[0] for line in lines[1:3]] == ["arm-0", "arm-1"]
     assert "gone 1 min 5 s" in squeezed_spaces(lines[1])
     assert "50.0" in lines[2]
+    assert "dry in ms" in lines[0]
     assert rendered(clients_view([], 80)) == "no clients\n"
 
 

@@ -148,6 +148,65 @@ def test_advice_moves_the_observation_in_steps_smaller_than_a_tick(
         assert sum(gaps) / len(gaps) == pytest.approx(5.4, abs=0.15)  # 108 ms
 
 
+def test_advice_too_small_for_a_tick_moves_no_tick_until_it_has_added_up(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode(observation_hz=10) as episode:
+        start = time.monotonic_ns()
+        asked = []
+        for number in range(60):
+            instant = start + number * STEP_MS * MS
+            if episode.due(instant):
+                asked.append(number)
+                answer(appliance, ask(appliance, episode, instant), phase_advice_us=-4_000)
+                hear(connection, model)
+            assert episode.action(instant).ok  # the control ticks are what they were
+        gaps = [after - before for before, after in pairwise(asked)]
+        assert gaps[:6] == [5, 5, 5, 4, 5, 5]
+        assert set(gaps) == {4, 5}
+
+
+def test_a_pause_leaves_no_advice(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    with model.episode(observation_hz=10) as episode:
+        now = time.monotonic_ns() - 1000 * MS
+        answer(appliance, ask(appliance, episode, now), phase_advice_us=40_000)
+        hear(connection, model)
+        later = now + 1000 * MS
+        under_way = ask(appliance, episode, now + 140 * MS)
+        assert episode.due(later)
+        ask(appliance, episode, later)
+        answer(appliance, under_way, phase_advice_us=40_000)
+        hear(connection, model)
+        assert not episode.due(later + 80 * MS)
+        assert episode.due(later + 100 * MS)
+
+
+def test_the_rate_of_an_episode_is_told_as_long_as_it_lasts(
+    appliance: FakeAppliance, connection: Connection, model: Model
+) -> None:
+    def told() -> int | None:
+        received = appliance.receive()
+        appliance.reply(received)
+        return received.observation.observation_period_us
+
+    with model.episode(observation_hz=12.5) as episode:
+        for _ in range(2):
+            episode.observe(state=np.zeros(3, np.float32))
+            assert told() == 80_000
+            connection.wait_settled(10_000)
+            episode.reset()
+            assert appliance.receive().observation.kind is Kind.END_EPISODE
+    appliance.receive()  # the end of the third
+    model.observe(state=np.zeros(3, np.float32))
+    assert told() is None
+    given = connection.model("given", observation_period_ms=70)
+    with given.episode(observation_hz=12.5) as episode:
+        episode.observe(state=np.zeros(3, np.float32))
+        assert told() == 70_000
+
+
 def test_without_a_rate_it_asks_before_it_runs_dry(
     appliance: FakeAppliance, connection: Connection, model: Model
 ) -> None:

@@ -30,7 +30,9 @@ def camera_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 
 def test_there_is_a_page_for_each_face() -> None:
-    assert [page.stem for page in PAGES] == ["sdk-asyncio", "sdk-executor", "sdk-sync", "sdk-trio"]
+    assert [page.stem for page in PAGES] == [
+        *("sdk-asyncio", "sdk-executor", "sdk-pace", "sdk-sync", "sdk-trio"),
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -38,6 +40,9 @@ def test_the_controller_of_a_page_gets_its_actions(
     camera_box: Box, tmp_path: Path, page: Path
 ) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    rate = re.search(r"^SERVER, SECONDS, HZ = .*, (\d+)$", code, re.MULTILINE)
+    assert rate is not None
+    planned = SECONDS * int(rate[1])
     program = tmp_path / "controller.py"
     program.write_text(code)
     command = [sys.executable, "-W", "error", str(program), camera_box.address, str(SECONDS)]
@@ -46,9 +51,29 @@ def test_the_controller_of_a_page_gets_its_actions(
     found = re.fullmatch(r"(\d+) actions in (\d+) ticks\n", done.stdout)
     assert found is not None, done.stdout
     actions, ticks = map(int, found.groups())
-    assert SECONDS * 50 / 3 <= actions <= ticks <= SECONDS * 50 + 1
+    assert planned / 3 <= actions <= ticks <= planned + 1
     refused = {"INVALID", "TOO_LARGE", "ENGINE_FAILED"} & camera_box.status()["outcomes"].keys()
     assert not refused
+
+
+def test_a_robot_that_got_its_chunk_runs_dry_when_that_ends(camera_box: Box) -> None:
+    image = np.zeros((96, 96, 3), np.uint8)
+    with camera_box.connect("well") as connection:
+        policy = connection.model("policy", latency_budget_ms=5000, step_period_ms=20)
+        left_ms, first = 0.0, None
+        for _ in range(20):  # a slow machine may take longer than the chunk lasts
+            asked = {"state": np.zeros(7, np.float32), "camera": image}
+            policy.observe(steps_remaining=1, **asked)
+            assert policy.get_result(10_000) is not None
+            (left_ms,) = [
+                each["runs_dry_in_ms"] for each in camera_box.clients() if each["id"] == "well"
+            ]
+            first = camera_box.status()["clients"]["first_dry"]
+            if left_ms > 20 and first is not None:
+                break
+        assert 20 < left_ms <= 16 * 20
+        assert first is not None
+        assert first["id"] == "well"
 
 
 def test_an_image_compressed_here_is_to_the_model_what_a_raw_one_is(camera_box: Box) -> None:

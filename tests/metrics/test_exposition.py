@@ -68,7 +68,7 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
             )
             for number in range(workers)
         ],
-        clients={"connected": 2, "known": 3, "disconnects": 1},
+        clients={"connected": 2, "known": 3, "disconnects": 1, "first_dry": None},
         arena={"bytes": 100, "used": 10, "peak": 20},
         timer_lateness_us=snapshot["timer_lateness_us"],
         ledger=ledger.document(0),

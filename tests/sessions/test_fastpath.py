@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from support.pair import BARE, CAMERA, FORMS, SPEC, STATE, Pair, fresh_pair, pay
 from wire.wire_strategies import durations, optional, uint32s, uint64s
 
 from appliance.errors import Outcome
+from appliance.scheduling import Scheduler
+from appliance.scheduling.events import Answer, Decision, Event
 from appliance.sessions import fastpath
 from appliance.wire.checks import MAX_ENVELOPE_BYTES
 from appliance.wire.session import encode_observation
 from appliance.wire.spec import with_hash
 from appliance.wire.tensors import DAY_US
-from appliance.wire.types import DType, Encoding, Keep, Lateness, Observation, Tensor
+from appliance.wire.types import DType, Encoding, Keep, Kind, Lateness, Observation, Tensor
 
 pytestmark = pytest.mark.skipif(bool(fastpath.missing), reason=fastpath.missing)
 
@@ -129,6 +132,125 @@ async def test_both_paths_keep_the_slack_of_the_last_answer(
     assert pair.fast.fast == 2
     assert fast.slack_us == slow.slack_us
     assert (fast.slack_us < 0, fast.late > 0) == (late, late)
+
+
+class Advising:
+    """A scheduler that says `advice_ns` with every answer."""
+
+    def __init__(self, scheduler: Scheduler, advice_ns: int) -> None:
+        self._scheduler = scheduler
+        self._advice_ns = advice_ns
+
+    def handle(self, events: Sequence[Event], now_ns: int) -> Decision:
+        decision = self._scheduler.handle(events, now_ns)
+        for effect in decision.effects:
+            if isinstance(effect, Answer):
+                effect.advice_ns = self._advice_ns  # type: ignore[misc]
+        return decision
+
+
+@settings(max_examples=60)
+@given(st.integers(-(2**62), 2**62) | st.integers(-5_000_000, 5_000_000))
+async def test_advice_is_told_with_every_answer_to_who_can_hear_it(advice_ns: int) -> None:
+    old = FORMS[-1]
+    with fresh_pair() as pair:
+        for core in pair:
+            advising: Any = Advising(core.dispatcher.scheduler, advice_ns)
+            core.dispatcher.scheduler = advising
+        for number in range(3):
+            pair.ask(evolve(BARE, sequence=number, keep=Keep.LATEST), payload_of(BARE), b"arm-3")
+            pair.ask(old, payload_of(old), b"old")
+        pair.finish()
+        pair.check(b"arm-3", b"old")
+        assert pair.fast.fast == 4
+
+
+async def test_advice_is_what_the_scheduler_said(pair: Pair) -> None:
+    for core in pair:
+        advising: Any = Advising(core.dispatcher.scheduler, -1_234_567)
+        core.dispatcher.scheduler = advising
+    for name, form in ((b"arm-3", BARE), (b"old", FORMS[-1])):
+        for _ in range(6):  # some are answered, some replaced
+            pair.ask(form, payload_of(form), name)
+    pair.finish()
+    for core in pair:
+        told = [response for response, _ in core.heard(b"arm-3")[:-1]]
+        assert {response.outcome for response in told} == {Outcome.OK, Outcome.SUPERSEDED}
+        assert {response.phase_advice_us for response in told} == {-1235}
+        assert {response.phase_advice_us for response, _ in core.heard(b"old")} == {0}
+
+
+@pytest.mark.parametrize(
+    ("declared_us", "policy", "expected_ns"),
+    [
+        (None, {}, 0),
+        (100_000, {}, 100 * MS),
+        (100_000, {"max_rate_hz": 5.0}, 200 * MS),
+        (100_000, {"max_rate_hz": 100.0}, 100 * MS),
+        (1_000, {}, MS),
+        (999, {"max_rate_hz": 5.0}, 0),
+        (60_000_000, {}, 60 * SECOND_NS),
+        (60_000_001, {}, 0),
+    ],
+)
+async def test_both_paths_tell_the_scheduler_the_declared_period(
+    stack: ExitStack,
+    tmp_path: Path,
+    declared_us: int | None,
+    policy: dict[str, Any],
+    expected_ns: int,
+) -> None:
+    pair = stack.enter_context(closing(Pair(tmp_path, {"clients": {"defaults": policy}})))
+    for number in range(3):
+        for core in pair:
+            core.now_ns += SECOND_NS
+        pair.ask(evolve(BARE, sequence=number, observation_period_us=declared_us), payload_of(BARE))
+    for core in pair:
+        asked = [event["period_ns"] for event in core.posted if isinstance(event, dict)]
+        assert asked == [expected_ns] * 3
+    assert pair.fast.fast == 2
+    pair.check()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "said", "left_ms"),
+    [
+        ({}, {}, 160),
+        ({}, {"age_us": 15_000, "round_trip_us": 4_000}, 143),
+        ({"step_period_us": 0}, {"step_period_us": 10_000}, 80),
+        ({"step_period_us": 0}, {}, None),
+        ({"horizon": 0}, {}, None),
+        ({"horizon": 0}, {"step_period_us": 20_000, "steps_remaining": 3}, 60),
+        ({"horizon": 2}, {"step_period_us": 20_000, "steps_remaining": 3}, 60),
+        ({}, {"step_period_us": 20_000, "steps_remaining": 0}, 160),
+        ({"horizon": 2**32 - 1, "step_period_us": 2**63}, {}, 86_400_000),
+    ],
+)
+async def test_both_paths_know_when_a_robot_runs_dry_that_has_its_answer(
+    pair: Pair, chunk: dict[str, int], said: dict[str, int], left_ms: int | None
+) -> None:
+    for core in pair:
+        core.load(evolve(SPEC, **chunk))
+    for number in range(3):
+        asked_ns = pair.fast.now_ns
+        pair.ask(evolve(BARE, sequence=number, **said), payload_of(BARE))
+        pair.finish()
+        for core in pair:
+            (session,) = core.door.table
+            expected_ns = None if left_ms is None else asked_ns + left_ms * MS
+            assert session.dry_ns == expected_ns
+    assert pair.fast.fast == 2
+    pair.check()
+
+
+async def test_who_ends_an_episode_does_not_run_dry(pair: Pair) -> None:
+    for _ in range(2):
+        pair.ask(BARE, payload_of(BARE))
+        pair.finish()
+    pair.ask(evolve(BARE, kind=Kind.END_EPISODE, tensors=()), b"")
+    pair.check()
+    (session,) = pair.fast.door.table
+    assert session.dry_ns is None
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from appliance.errors import MISSES, Outcome
-from appliance.sessions.document import client_documents
+from appliance.sessions.document import client_counts, client_documents
 from appliance.sessions.table import SECOND_NS, Session, SessionTable
+from appliance.wire.spec import ModelSpec
+from appliance.wire.tensors import DAY_US
 from appliance.wire.types import Observation
 
 MS = 1_000_000
 NEW = Observation(client_id="arm-3", client_type="arm", protocol_version=1)
 OLD = Observation(client_id="arm-3", client_type="arm")
+CHUNK = ModelSpec("policy", "1", (), (), horizon=8, step_period_us=20_000)
 
 
 def table(max_sessions: int = 100) -> SessionTable:
@@ -93,6 +97,30 @@ def test_it_knows_when_the_robot_runs_dry() -> None:
     assert robot.dry_ns == SECOND_NS + 55 * MS
     robot.observed(Observation(steps_remaining=3), SECOND_NS)
     assert robot.dry_ns == SECOND_NS + 55 * MS
+    said = {"steps_remaining": 2**32 - 1, "step_period_us": DAY_US, "round_trip_us": 4_000}
+    robot.observed(Observation(**said), SECOND_NS)
+    assert robot.dry_ns == SECOND_NS + DAY_US * 1000 - 2 * MS
+
+
+def test_a_chunk_that_was_sent_has_it_run_dry_later_never_sooner() -> None:
+    robot = session()
+    asked = Observation(steps_remaining=1, step_period_us=20_000, age_us=5_000)
+    robot.observed(asked, SECOND_NS)
+    robot.supplied(asked, SECOND_NS, CHUNK)
+    assert robot.dry_ns == SECOND_NS + 155 * MS
+    robot.supplied(asked, SECOND_NS - 50 * MS, CHUNK)  # an older one, answered later
+    assert robot.dry_ns == SECOND_NS + 155 * MS
+    robot.observed(asked, SECOND_NS + 100 * MS)  # it forgot the rest: its own word counts
+    assert robot.dry_ns == SECOND_NS + 115 * MS
+
+
+def test_an_answer_that_is_no_chunk_says_nothing() -> None:
+    robot = session()
+    robot.supplied(NEW, SECOND_NS, evolve(CHUNK, horizon=0))
+    robot.supplied(NEW, SECOND_NS, evolve(CHUNK, step_period_us=0))
+    assert robot.dry_ns is None
+    robot.supplied(evolve(NEW, step_period_us=10_000), SECOND_NS, evolve(CHUNK, step_period_us=0))
+    assert robot.dry_ns == SECOND_NS + 80 * MS
 
 
 def test_outcomes_are_counted() -> None:
@@ -113,6 +141,33 @@ def test_the_slack_is_that_of_the_last_answer() -> None:
     robot.ended(Outcome.OK, late=True, slack_us=-1_230)
     robot.ended(Outcome.EXPIRED, late=False)
     assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [-1.23]
+
+
+def test_who_runs_dry_first_is_known_of_those_that_ask_for_more() -> None:
+    robots = table()
+    assert client_counts(robots, 0)["first_dry"] is None
+    for name, left_ms in ((b"a", 90), (b"b", 30), (b"c", 10), (b"d", None)):
+        robot = robots.seen(name, OLD, SECOND_NS)
+        robot.observed(OLD, SECOND_NS)
+        robot.dry_ns = None if left_ms is None else SECOND_NS + left_ms * MS
+
+    def first(at_ms: float) -> tuple[str, float]:
+        found = client_counts(robots, SECOND_NS + round(at_ms * MS))["first_dry"]
+        assert found is not None
+        return found["id"], found["runs_dry_in_ms"]
+
+    a, b, c, _ = robots
+    assert first(0.5) == ("c", 9.5)
+    assert first(20) == ("c", -10)  # waits for its answer
+    c.ended(Outcome.OK, late=False)
+    assert first(9) == ("c", 1)
+    assert first(20) == ("b", 10)  # has stopped asking
+    robots.mark_silent(b)
+    assert first(20) == ("a", 70)
+    b.silent = False
+    b.ended(Outcome.EXPIRED, late=False)
+    assert first(40) == ("b", -10)
+    assert a.dry_ns is not None
 
 
 def test_what_a_client_brings_upon_itself_is_no_miss() -> None:

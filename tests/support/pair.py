@@ -29,6 +29,8 @@ SPEC = with_hash(
         (OutputSpec("y", DType.UINT8, (16,)),),
         max_batch=4,
         output_bytes_per_row=16,
+        horizon=8,
+        step_period_us=20_000,
     )
 )
 BARE = Observation(

@@ -22,6 +22,7 @@ def pieces(response: Response) -> bytes:
             episode=response.episode,
             late=response.late,
             timing=response.timing,
+            phase_advice_us=response.phase_advice_us,
         )
     )
 
@@ -44,6 +45,7 @@ def test_what_is_shared_holds_nothing_of_one_answer(first: Response, second: Res
         "episode": second.episode,
         "late": second.late,
         "timing": second.timing,
+        "phase_advice_us": second.phase_advice_us,
         "tensors": second.tensors,
     }
     values = {name: getattr(first, name) for name in Response.__slots__ if name != "__weakref__"}

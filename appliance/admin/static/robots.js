@@ -43,7 +43,7 @@ export class RobotsView {
           mark: (row) => (row.own?.misses ? "bad" : ""),
         },
         column("misses", "missed", "the same, since it connected", (row) => String(row.misses)),
-        column("runs_dry_in_ms", "dry in ms", "until its actions run out", (row) =>
+        column("runs_dry_in_ms", "dry in ms", "when its actions end; negative: dry for so long", (row) =>
           optional(row.runs_dry_in_ms, 0),
         ),
         column("last_outcome", "last", "how the last one ended", (row) =>

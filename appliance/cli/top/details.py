@@ -39,7 +39,11 @@ def details(robot: Robot) -> Sequence[Text]:
         ),
         _line("queued", str(client["queued"]), "have no outcome yet"),
         _line("slack", _with(client.get("slack_ms"), "ms"), "left to the deadline, last answer"),
-        _line("runs dry in", _with(client["runs_dry_in_ms"], "ms"), "as its last observation said"),
+        _line(
+            "runs dry in",
+            _with(client["runs_dry_in_ms"], "ms"),
+            "when its actions end; negative: dry for so long",
+        ),
         _line("last outcome", plain(client["last_outcome"] or NONE), "how the last one ended"),
         _line("silent for", duration(client["silent_s"]), "nothing came from it"),
     ]

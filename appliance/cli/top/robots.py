@@ -94,7 +94,7 @@ def robots(clients: Sequence[Client], risen: Callable[[str], int]) -> list[Robot
 def _attention(client: Client, risen: int) -> Attention:
     if not client["connected"]:
         return Attention.GONE
-    # When it runs dry was said with the last observation: once that is answered, it has more.
+    # Whoever has run out and waits for nothing has stopped by itself.
     waits = client["queued"] or client["last_outcome"] != "OK"
     dry_ms = client["runs_dry_in_ms"] if waits else None
     if dry_ms is not None and dry_ms <= 0:

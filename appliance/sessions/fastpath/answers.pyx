@@ -23,7 +23,9 @@ from appliance.dispatch.ticket import Ticket
 from appliance.errors import Outcome
 from appliance.metrics.histogram import Histogram
 from appliance.scheduling.events import Answer, Batch, Request
+from appliance.sessions import table
 from appliance.sessions.table import Session
+from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation
 
 cdef extern from "errno.h":
@@ -34,21 +36,29 @@ cdef enum:
     STAGES = 6
 
 cdef object _OK = Outcome.OK
+cdef uint64_t LONGEST_US = table.LONGEST_US
 
 cdef Py_ssize_t ANSWER_REQUEST = offset_of(Answer, "request")
 cdef Py_ssize_t ANSWER_LATE = offset_of(Answer, "late")
 cdef Py_ssize_t ANSWER_BATCH = offset_of(Answer, "batch")
 cdef Py_ssize_t ANSWER_ROW = offset_of(Answer, "row")
+cdef Py_ssize_t ANSWER_ADVICE = offset_of(Answer, "advice_ns")
 cdef Py_ssize_t REQUEST_PAYLOAD = offset_of(Request, "payload")
 cdef Py_ssize_t REQUEST_DEADLINE = offset_of(Request, "deadline_ns")
 cdef Py_ssize_t TICKET_PREFIX = offset_of(Ticket, "prefix")
 cdef Py_ssize_t TICKET_ROUTE = offset_of(Ticket, "route")
 cdef Py_ssize_t TICKET_OBSERVATION = offset_of(Ticket, "observation")
 cdef Py_ssize_t TICKET_RECEIVED = offset_of(Ticket, "received_ns")
+cdef Py_ssize_t TICKET_SPEC = offset_of(Ticket, "spec")
+cdef Py_ssize_t SPEC_HORIZON = offset_of(ModelSpec, "horizon")
+cdef Py_ssize_t SPEC_STEP_PERIOD = offset_of(ModelSpec, "step_period_us")
 cdef Py_ssize_t SEQUENCE = offset_of(Observation, "sequence")
 cdef Py_ssize_t EPISODE = offset_of(Observation, "episode")
 cdef Py_ssize_t AGE = offset_of(Observation, "age_us")
+cdef Py_ssize_t ROUND_TRIP = offset_of(Observation, "round_trip_us")
+cdef Py_ssize_t STEP_PERIOD = offset_of(Observation, "step_period_us")
 cdef Py_ssize_t SESSION_ROUTING = offset_of(Session, "routing_id")
+cdef Py_ssize_t SESSION_DRY = offset_of(Session, "dry_ns")
 cdef Py_ssize_t HISTOGRAM_TOTAL = offset_of(Histogram, "total")
 cdef Py_ssize_t HISTOGRAM_MAX = offset_of(Histogram, "max")
 cdef Py_ssize_t HISTOGRAM_CLAMPED = offset_of(Histogram, "clamped")
@@ -143,6 +153,30 @@ cdef struct Rows:
     uint64_t size
     int64_t now_ns
     uint64_t timestamp_ns
+
+
+cdef int _supply(
+    object session, object spec, object observation, int64_t received_ns, int64_t age_us
+) except -1:
+    """Do as `Session.supplied` does."""
+    cdef uint64_t horizon = get(spec, SPEC_HORIZON)
+    cdef uint64_t step_us
+    cdef int64_t dry_ns
+    if not horizon:
+        return 0
+    step_us = get(spec, SPEC_STEP_PERIOD)
+    if not step_us:
+        step_us = get(observation, STEP_PERIOD) or 0
+    if not step_us:
+        return 0
+    dry_ns = received_ns - age_us * 1000 + <int64_t>min(horizon * step_us, LONGEST_US) * 1000
+    round_trip_us = get(observation, ROUND_TRIP)
+    if round_trip_us is not None:
+        dry_ns -= <int64_t>round_trip_us * 500
+    known = get(session, SESSION_DRY)
+    if known is None or <int64_t>known < dry_ns:
+        put(session, SESSION_DRY, dry_ns)
+    return 0
 
 
 cdef class Answers:
@@ -252,6 +286,7 @@ cdef class Answers:
         cdef Own own
         cdef char response_id[64]
         cdef int64_t received_ns = get(ticket, TICKET_RECEIVED)
+        cdef int64_t age_us
         cdef int64_t deadline_ns = get(get(answer, ANSWER_REQUEST), REQUEST_DEADLINE)
         observation = get(ticket, TICKET_OBSERVATION)
         self._number += 1
@@ -273,6 +308,7 @@ cdef class Answers:
         own.execute_us = <uint64_t>rows.execute_us
         own.total_us = <uint64_t>((rows.now_ns - received_ns) // 1000)
         own.batch_size = rows.size
+        own.phase_advice_us = <int64_t>get(answer, ANSWER_ADVICE) // 1000
         if not self._put_out(
             get(get(ticket, TICKET_ROUTE), SESSION_ROUTING),
             get(ticket, TICKET_PREFIX),
@@ -281,7 +317,15 @@ cdef class Answers:
             get(answer, ANSWER_ROW),
         ):
             return False
-        stages.age.record(get(observation, AGE))
+        age_us = get(observation, AGE)
+        _supply(
+            get(ticket, TICKET_ROUTE),
+            get(ticket, TICKET_SPEC),
+            observation,
+            received_ns,
+            age_us,
+        )
+        stages.age.record(age_us)
         stages.queue.record(<int64_t>own.queue_us)
         stages.batch.record(rows.batch_us)
         stages.execute.record(rows.execute_us)

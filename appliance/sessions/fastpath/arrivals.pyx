@@ -295,7 +295,7 @@ cdef class Arrivals:
         found = self._intake.still_admits(form.spec, form.policy, form.client)
         if found is None:
             return False
-        form.planned_ns, form.limited = found
+        form.planned_ns, form.limited, form.shortest_period_ns = found
         form.burst = self._burst
         return True
 

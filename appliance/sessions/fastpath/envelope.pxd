@@ -70,6 +70,7 @@ ctypedef struct Own:
     uint64_t execute_us
     uint64_t total_us
     uint64_t batch_size
+    int64_t phase_advice_us
 
 cdef enum:
     MOST_OWN_BYTES = 256

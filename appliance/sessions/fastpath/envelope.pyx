@@ -281,6 +281,12 @@ cdef unsigned char* _field(unsigned char* at, int number, uint64_t value) noexce
     return write_varint(write_varint(at, <uint64_t>(number << 3 | VARINT)), value)
 
 
+cdef uint64_t _zigzag(int64_t value) noexcept nogil:
+    """Return what protobuf writes for an integer with a sign."""
+    cdef uint64_t twice = <uint64_t>value << 1
+    return ~twice if value < 0 else twice
+
+
 cdef unsigned char* write_own(unsigned char* at, const Own* own) noexcept nogil:
     """Write what is one answer's own; return where it ends, at most `MOST_OWN_BYTES` on.
 
@@ -306,4 +312,5 @@ cdef unsigned char* write_own(unsigned char* at, const Own* own) noexcept nogil:
     at = write_varint(at, 21 << 3 | COUNTED)
     at = write_varint(at, <uint64_t>(end - timing))
     memcpy(at, timing, <size_t>(end - timing))
-    return _field(at + (end - timing), 22, own.late)
+    at = _field(at + (end - timing), 22, own.late)
+    return _field(at, 24, _zigzag(own.phase_advice_us))

@@ -41,6 +41,7 @@ cdef class Form:
     cdef uint64_t burst
     cdef object planned_ns
     cdef bint limited
+    cdef uint64_t shortest_period_ns
 
     cdef bint fits(self, const Envelope* envelope, Py_ssize_t payload_size) noexcept
     cdef bint _differs_in_time(self, const Envelope* envelope) noexcept
@@ -48,6 +49,7 @@ cdef class Form:
     cdef object observation(self, const Envelope* envelope)
     cdef object ticket(self, object observation, object now_ns)
     cdef object request(self, object ticket, const Envelope* envelope)
+    cdef uint64_t _period_ns(self, uint64_t declared_us) noexcept
     cdef bytes write(
         self, const Envelope* envelope, const unsigned char* payload, unsigned char* memory,
         uint64_t offset

@@ -21,6 +21,7 @@ from appliance.sessions.fastpath.envelope cimport (
 )
 from appliance.sessions.fastpath.slots cimport get, offset_of, put
 
+from appliance.admission import cadence
 from appliance.dispatch.ticket import Ticket
 from appliance.scheduling.events import Request
 from appliance.wire.types import Keep, Lateness, Observation, Tensor
@@ -34,6 +35,9 @@ cdef enum:
 
 cdef list LATENESS = [Lateness(number) for number in range(len(Lateness))]
 cdef list KEEP = [Keep(number) for number in range(len(Keep))]
+
+cdef uint64_t SHORTEST_US = cadence.SHORTEST_US
+cdef uint64_t LONGEST_US = cadence.LONGEST_US
 
 cdef Py_ssize_t TIMESTAMP = offset_of(Observation, "timestamp_ns")
 cdef Py_ssize_t URGENCY = offset_of(Observation, "urgency")
@@ -61,6 +65,7 @@ cdef Py_ssize_t TICKET_RECEIVED = offset_of(Ticket, "received_ns")
 cdef Py_ssize_t REQUEST_PAYLOAD = offset_of(Request, "payload")
 cdef Py_ssize_t REQUEST_ARRIVED = offset_of(Request, "arrived_ns")
 cdef Py_ssize_t REQUEST_KEEP = offset_of(Request, "keep_latest")
+cdef Py_ssize_t REQUEST_PERIOD = offset_of(Request, "period_ns")
 cdef Py_ssize_t REQUEST_PRIORITY = offset_of(Request, "priority")
 cdef Py_ssize_t REQUEST_TAG = offset_of(Request, "tag")
 
@@ -235,9 +240,16 @@ cdef class Form:
             REQUEST_KEEP,
             varying.keep == LATEST or (varying.keep == DEFAULT and self._keeps_latest),
         )
+        put(made, REQUEST_PERIOD, self._period_ns(varying.observation_period_us))
         put(made, REQUEST_PRIORITY, varying.priority if varying.priority else self._priority)
         put(made, REQUEST_TAG, varying.sequence)
         return made
+
+    cdef uint64_t _period_ns(self, uint64_t declared_us) noexcept:
+        """Do as `admission.cadence.period_of` does."""
+        if not SHORTEST_US <= declared_us <= LONGEST_US:
+            return 0
+        return max(declared_us * 1000, self.shortest_period_ns)
 
     cdef bytes write(
         self, const Envelope* envelope, const unsigned char* payload, unsigned char* memory,
