@@ -21,21 +21,22 @@ class Contender:
     """A lane that a worker may serve next.
 
     Attributes:
-        times_ns: Planned time by batch size up to the largest; index 0 is 0.
+        times_ns: Planned time by batch size up to the largest; index 0 is 0. Where tier 0 waits,
+            those of `careful_ns`.
+        careful_ns: As `times_ns`, for tier 0, which had better not be late.
         switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
         usual_switch_ns: Of any worker's.
         others_free_ns: When another worker that hosts the model is free.
-        guard: What part of its planned time a batch with tier 0 in it had better be earlier.
         unit: What a row is worth: its time in the largest batch.
     """
 
     lane: Lane
     line: Line
     times_ns: Sequence[int]
+    careful_ns: Sequence[int]
     switch_ns: int
     usual_switch_ns: int
     others_free_ns: int
-    guard: float
     unit: float
 
     @property

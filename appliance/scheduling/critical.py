@@ -46,7 +46,7 @@ class CriticalLane:
 
     def batch_ns(self, waiting: int, expected: int) -> int:
         """Return how long the batch takes in which those that wait are answered."""
-        rows = max(1, waiting + ceil(self.together * expected))
+        rows = max(min(2, waiting + expected), waiting + ceil(self.together * expected))
         return self.times_ns[min(rows, len(self.times_ns) - 1)]
 
 

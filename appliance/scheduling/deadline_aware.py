@@ -31,9 +31,6 @@ from appliance.scheduling.streams import Forecast
 from appliance.scheduling.window import NOTHING, Window, best_window
 from appliance.values import value
 
-RISK = 0.1
-"""How much of a loss it is to plan somebody of tier 0 without a guard."""
-
 AHEAD_NS = 20_000_000
 """Tier 0 is looked for so far beyond the longest batch."""
 
@@ -57,7 +54,7 @@ class Option:
     skip: int
     count: int
     finish_ns: int
-    critical: float
+    critical: int
     score: float
 
     @property
@@ -102,7 +99,10 @@ class DeadlineAware:
         best = self._best(start_ns)
         if best is None:
             return self._without_deadline(start_ns)
-        if best.critical >= 1:
+        if best.critical:
+            only = self._only_critical(best.critical, start_ns)
+            if only is not None:
+                return only
             until_ns = self._wait_for_critical(start_ns)
             if until_ns is not None:
                 return Wait(until_ns)
@@ -147,25 +147,12 @@ class DeadlineAware:
             sizes.append((window.first, window.head))
         if count >= SMALL and self._critical.lanes:
             latest_ns = self._critical.latest_finish_ns(one.lane)
-            fewer = _largest(one.times_ns, latest_ns - start_ns - one.switch_ns)
+            fewer = _largest(one.careful_ns, latest_ns - start_ns - one.switch_ns)
             if 0 < fewer < count:
                 sizes.append((skip, fewer))
-        if count > 1 and one.line.critical:
-            safe = self._safe_size(one, skip, count, start_ns)
-            if 0 < safe < count:
-                sizes.append((skip, safe))
         if count >= MEDIUM:
             sizes.append((skip, 3 * count // 4))
         return sizes
-
-    def _safe_size(self, one: Contender, skip: int, count: int, start_ns: int) -> int:
-        """Return how many can run so that those of tier 0 among them are in time with a guard."""
-        timely = one.line.timely
-        for index in range(skip, skip + count):
-            if timely.requests[index].tier == 0:
-                left_ns = timely.times_ns[index] - start_ns - one.switch_ns
-                return max(index - skip + 1, _largest(one.times_ns, int(left_ns / (1 + one.guard))))
-        return count
 
     def _weigh(self, index: int, at_best: float, skip: int, count: int, start_ns: int) -> Option:
         """Weigh one batch.
@@ -194,15 +181,10 @@ class DeadlineAware:
             free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
             later = best_window(other_timely.times_ns, other_timely.values, other.times_ns, free_ns)
             regret += other.unit * max(0.0, now.worth - later.worth)
-        critical = 0.0
+        critical = 0
         if self._critical.lanes:
-            taken = timely.requests[skip:end]
-            critical = self._critical.lost_by(finish_ns, one.lane, taken)
-            if one.line.critical:
-                guarded_ns = finish_ns + int(one.guard * busy_ns)
-                for request in taken:
-                    if request.tier == 0 and request.deadline_ns < guarded_ns:
-                        critical += RISK
+            careful_ns = start_ns + one.careful_ns[count] + one.switch_ns
+            critical = self._critical.lost_by(careful_ns, one.lane, timely.requests[skip:end])
         return Option(one, skip, count, finish_ns, critical, at_best - regret / busy_ns)
 
     def _all_in_order(self, best: Option, start_ns: int) -> Option:
@@ -221,7 +203,7 @@ class DeadlineAware:
         ):
             return best
         option = self._weigh(index, 0.0, window.first, window.head, start_ns)
-        return best if option.critical >= 1 else option
+        return best if option.critical else option
 
     def _loses(self, one: Contender, skip: int, count: int, start_ns: int) -> int:
         """Return how many are late if this batch runs and the rest in order of deadlines."""
@@ -253,7 +235,7 @@ class DeadlineAware:
                 one.lane,
                 one.line,
                 forecast,
-                times_ns=one.times_ns,
+                times_ns=one.careful_ns,
                 switch_ns=one.usual_switch_ns,
                 others_free_ns=one.others_free_ns,
                 until_ns=until_ns,
@@ -271,6 +253,24 @@ class DeadlineAware:
                 if expected_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
                     return None
         return max(expected_ns, start_ns) + SETTLE_NS
+
+    def _only_critical(self, lost: int, start_ns: int) -> Choice | None:
+        """Return the batch of a lane's tier 0 alone, and who fits in, if that loses fewer of it."""
+        for one, window in zip(self._contenders, self._windows, strict=True):
+            if not (window.count and one.line.critical):
+                continue
+            begins_ns = start_ns + one.switch_ns
+            waiting = one.line.timely.requests[window.first :]
+            taken = [request for request in waiting if request.tier == 0][: one.most]
+            while taken and begins_ns + one.careful_ns[len(taken)] > taken[0].deadline_ns:
+                del taken[0 if begins_ns + one.careful_ns[1] > taken[0].deadline_ns else -1]
+            if not taken:
+                continue
+            finish_ns = begins_ns + one.careful_ns[len(taken)]
+            if self._critical.lost_by(finish_ns, one.lane, taken) < lost:
+                self._fill(one, taken, waiting, start_ns)
+                return Choice(one.lane, taken)
+        return None
 
     # -------------------------------------------------------------- without a deadline to lose
 

@@ -19,11 +19,18 @@ from hdrh.histogram import HdrHistogram
 GAIN = 0.05
 """Weight of one batch in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
 
-DEVIATIONS = 1.6
-"""Mean deviations added where a size has no quantile yet: about the 90th percentile of a normal
-distribution."""
+TOLD_APART = 0.2
+"""Share of batches behind others of their model from which on the cost of a change can be learnt."""
 
-QUANTILE = 90.0
+MOST_SWITCH = 0.5
+"""Of the time of a single row: what a change may cost."""
+
+QUANTILE, CAREFUL_QUANTILE = 75.0, 93.0
+"""Of the times of a size: to plan with, and to plan with for tier 0."""
+
+DEVIATIONS, CAREFUL_DEVIATIONS = 0.85, 1.8
+"""Mean deviations added where a size has no quantile yet: about the same of a normal distribution."""
+
 SPIKE = 1.3
 """A batch beyond this multiple of its expected time is a spike, unless deviations are larger."""
 
@@ -53,10 +60,11 @@ class Spread:
     """How far batches of one size were off what was expected of them, in thousandths of it.
 
     Attributes:
-        factor: The quantile, as a factor; 0 while there are too few.
+        factor, careful: The quantiles, as factors; 0 while there are too few.
     """
 
     factor: float = field(default=0.0, init=False)
+    careful: float = field(default=0.0, init=False)
     _histogram: HdrHistogram = field(init=False)
     _count: int = field(default=0, init=False)
 
@@ -68,6 +76,7 @@ class Spread:
         self._count += 1
         if self._count % REFRESH == 0 and self._count >= ENOUGH:
             self.factor = self._histogram.get_value_at_percentile(QUANTILE) / 1000
+            self.careful = self._histogram.get_value_at_percentile(CAREFUL_QUANTILE) / 1000
         if self._count >= WINDOW:
             self._histogram = HdrHistogram(1, HIGHEST, 2)
             self._count = 0
@@ -106,6 +115,7 @@ class Estimate:
     Attributes:
         planned_ns: Time to plan with by batch size, never decreasing: likely enough not to be
             exceeded. Index 0 is 0.
+        careful_ns: The same for tier 0, which had better not be late.
         ratio: How much slower the engine is than at its warm-up.
         deviation: Mean absolute deviation of a batch from its expected time, as a part of it.
         switch_ns: What a batch takes longer behind a batch of another model.
@@ -114,11 +124,13 @@ class Estimate:
     _measured_ns: dict[int, float]
     _largest: int
     planned_ns: list[int] = field(factory=list[int], init=False)
+    careful_ns: list[int] = field(factory=list[int], init=False)
     ratio: float = field(default=1.0, init=False)
     deviation: float = field(default=0.03, init=False)
     switch_ns: int = field(default=0, init=False)
     _expected_ns: list[float] = field(factory=list[float], init=False)
     _spreads: dict[int, Spread] = field(factory=dict[int, Spread], init=False)
+    _alone: float = field(default=0.0, init=False)
     _fit: Fit = field(factory=Fit, init=False)
     _latest: deque[float] = field(factory=lambda: deque(maxlen=LOOKED_AT), init=False)
 
@@ -157,9 +169,13 @@ class Estimate:
 
     def _learn(self, size: int, own_ns: float, relative: float, *, switched: bool) -> None:
         error = relative - 1
-        if switched:  # which of the two is off is told apart by the batches that are not switched
-            switch_ns = self.switch_ns + GAIN * error * own_ns
-            self.switch_ns = int(max(0.0, min(switch_ns, self._expected_ns[1])))
+        self._alone += GAIN * ((not switched) - self._alone)
+        # Where batches often run behind others of their model, those say how fast the engine is,
+        # and the rest what a change costs. Else nobody could tell the two apart.
+        told_apart = min(1.0, self._alone / TOLD_APART)
+        if switched:
+            switch_ns = self.switch_ns + GAIN * told_apart * error * own_ns
+            self.switch_ns = int(max(0.0, min(switch_ns, MOST_SWITCH * self._expected_ns[1])))
         self.deviation += GAIN * (abs(error) - self.deviation)
         spread = self._spreads.get(size)
         if spread is None:
@@ -168,7 +184,7 @@ class Estimate:
         self._fit.add(size, own_ns / self.ratio)
         if len(self._spreads) + len(self._measured_ns) < self._largest:
             self._expect()
-        self.ratio *= 1 + GAIN * error
+        self.ratio *= 1 + GAIN * error * (1 - told_apart if switched else 1)
 
     def _is_new_level(self, limit: float) -> bool:
         """Jump to another level if the latest batches agree on it; return whether they do."""
@@ -195,9 +211,16 @@ class Estimate:
 
     def _plan(self) -> None:
         common = 1 + DEVIATIONS * self.deviation
-        planned = [0]
+        common_careful = 1 + CAREFUL_DEVIATIONS * self.deviation
+        planned, careful = [0], [0]
         for size in range(1, self._largest + 1):
             spread = self._spreads.get(size)
-            factor = spread.factor if spread is not None and spread.factor else common
-            planned.append(int(self._expected_ns[size] * self.ratio * factor))
+            time_ns = self._expected_ns[size] * self.ratio
+            if spread is not None and spread.factor:
+                planned.append(int(time_ns * spread.factor))
+                careful.append(int(time_ns * spread.careful))
+            else:
+                planned.append(int(time_ns * common))
+                careful.append(int(time_ns * common_careful))
         self.planned_ns = list(accumulate(planned, max))
+        self.careful_ns = list(accumulate(careful, max))

@@ -158,7 +158,7 @@ class Queue:
     def _lost(self, request: Request) -> None:
         """Note that a request does not make its deadline."""
         if request.firm and not request.background:
-            self.shedding.lost(request.lane.model, self.streams.find(request))
+            self.shedding.lost(request.lane.model)
 
     def answered(self, answer: Answer, *, late: bool) -> None:
         """End a request whose row was executed."""

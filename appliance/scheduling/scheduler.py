@@ -48,9 +48,6 @@ from appliance.scheduling.workers import Worker, Workers
 STAGE_LEAD_NS = 1_000_000
 """A batch that is not full is staged this long before the worker is expected to finish."""
 
-GUARD = 2.0
-"""Mean deviations of its time that a batch with tier 0 in it had better be earlier."""
-
 DIED = "its worker died while running it"
 
 
@@ -372,15 +369,18 @@ class Scheduler:
         model = lane.model
         estimate = self._workers.estimate(model)
         most = worker.models[model]
-        times_ns = estimate.planned_ns
+        careful_ns = estimate.careful_ns
+        times_ns = careful_ns if line.critical else estimate.planned_ns
+        if len(times_ns) > most + 1:  # another worker takes larger batches of it
+            careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
         return Contender(
             lane,
             line,
-            times_ns if len(times_ns) == most + 1 else times_ns[: most + 1],
+            times_ns,
+            careful_ns,
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self._workers.others_free_ns(model, worker, start_ns),
-            GUARD * estimate.deviation,
             times_ns[most] / most,
         )
 

@@ -94,13 +94,8 @@ class Shedding:
             return False
         return True
 
-    def lost(self, model: ModelRef, stream: Stream | None) -> None:
-        """Note that a firm request was let in and did not make its deadline.
-
-        The next one of its stream is not shed: that would be two in a row.
-        """
-        if stream is not None:
-            stream.credit = min(1.0, stream.credit + 1)
+    def lost(self, model: ModelRef) -> None:
+        """Note that a firm request was let in and did not make its deadline."""
         gate = self._gates.get(model)
         if gate is not None:
             gate.lost += 1
