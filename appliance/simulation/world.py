@@ -317,7 +317,7 @@ class _World:
             busy_ns += self.fleet.switch_ns
         worker.executing, worker.last = batch, model
         self._idle -= 1
-        self.record.batches += 1
+        self.record.busy_ns.append((self._now_ns, self._now_ns + busy_ns))
         self.record.batched_rows += rows
         self._at(self._now_ns + busy_ns, self._done, worker, batch, busy_ns)
 
