@@ -73,7 +73,10 @@ class Model:
         linear = (self.base_ms, self.row_ms, self.max_batch)
         if self.times_ms is None:
             if self.base_ms is None or self.row_ms is None or self.max_batch is None:
-                raise ValueError("give base_ms, row_ms and max_batch, or times_ms = {1 = 7.0, ...}")
+                raise ValueError(
+                    "times_ms: is missing; give it, as {1 = 7.0, ...}, or base_ms, row_ms and "
+                    "max_batch"
+                )
             if self.base_ms + self.row_ms <= 0:
                 raise ValueError("base_ms: found 0, as row_ms; one row takes some time")
         elif any(each is not None for each in linear):

@@ -30,8 +30,8 @@ AGREEING_NS = MILLISECOND_NS
 MOST_OBSERVATIONS = 1_000_000
 REACHED_THE_SCHEDULER = MISSES | {Outcome.OK}
 OUTCOMES: dict[int, Outcome] = {int(outcome): outcome for outcome in Outcome}
-UNKNOWN = ""
-"""Of an outcome that is not in the file, or whose observation is not."""
+UNKNOWN = "unknown"
+"""Of observations whose outcome is not in the file, and of outcomes whose observation is not."""
 
 Key = tuple[bytes, int, int]
 """An observation: its session, its sequence and its client's time; the same twice: in order."""
@@ -110,17 +110,13 @@ class Recorded:
         self._pending.setdefault(key, deque()).append(slim)
 
     def _outcome(self, message: recording_pb2.Outcome) -> None:
-        key = (message.session, message.sequence, message.timestamp_ns)
-        pending = self._pending.get(key)
-        if pending is None:  # it was asked before the recording began, or could not be read
-            self.left_out[UNKNOWN] += 1
-            return
-        observation = pending.popleft()
-        if not pending:
-            del self._pending[key]
         outcome = OUTCOMES.get(message.outcome)
-        if outcome is None or outcome not in REACHED_THE_SCHEDULER:
-            self.left_out[UNKNOWN if outcome is None else outcome.name] += 1
+        observation = self._asked((message.session, message.sequence, message.timestamp_ns))
+        if outcome is not None and outcome not in REACHED_THE_SCHEDULER:
+            self.left_out[outcome.name] += 1
+            return
+        if outcome is None or observation is None:  # it was asked before the recording began
+            self.left_out[UNKNOWN] += 1
             return
         self.served.append(
             Served(
@@ -134,6 +130,16 @@ class Recorded:
             )
         )
 
+    def _asked(self, key: Key) -> Observation | None:
+        """Return, once, the observation that has ended."""
+        pending = self._pending.get(key)
+        if pending is None:
+            return None
+        observation = pending.popleft()
+        if not pending:
+            del self._pending[key]
+        return observation
+
     def _batch(self, message: recording_pb2.Batch) -> None:
         self.hosted.setdefault(message.worker, set()).add(message.model_id)
         is_whole = message.end == recording_pb2.Batch.FINISHED and not message.failed_rows
@@ -144,7 +150,9 @@ class Recorded:
 
     def finish(self) -> None:
         """Count who was still waiting at the end."""
-        self.left_out[UNKNOWN] += sum(map(len, self._pending.values()))
+        waiting = sum(map(len, self._pending.values()))
+        if waiting:
+            self.left_out[UNKNOWN] += waiting
         self._pending.clear()
         self.served.sort(key=lambda each: each.received_ns)
 

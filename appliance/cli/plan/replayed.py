@@ -10,7 +10,7 @@ from attrs import frozen
 
 from appliance import config
 from appliance.cli.plan.description import Description, slots
-from appliance.cli.plan.recorded import Recorded, Served
+from appliance.cli.plan.recorded import UNKNOWN, Recorded, Served
 from appliance.cli.text import optional, plain
 from appliance.errors import ConfigError, Outcome, RecordingError
 from appliance.scheduling import Scheduler
@@ -237,9 +237,8 @@ def _remarks(result: dict[str, Any], hidden: int) -> list[str]:
         source = "recorded" if model["recorded"] else "described"
         lines.append(f"{source}: [models.{plain(model['name'])}] times_ms = {{ {times} }}")
     for outcome, count in sorted(result["left_out"].items()):
-        what = f"ended in {outcome}" if outcome else "have no end, or none that is known, in it"
-        if count:
-            lines.append(f"left out: {count} observations that {what}")
+        what = "are not whole in it" if outcome == UNKNOWN else f"ended in {outcome}"
+        lines.append(f"left out: {count} observations that {what}")
     if result["deadlines_differ"]:
         lines.append(
             f"{result['deadlines_differ']} deadlines were others when it was recorded: name the "
