@@ -28,7 +28,7 @@ help:
 	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
-	@echo "make screenshots  the pictures of the page and of \`appliance top\` in docs/images"
+	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -73,6 +73,7 @@ chromium:
 screenshots: $(BUILD)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m support.pictures_of_top
 	@PYTHONPATH=tests $(BIN)/python -m support.pictures_of_page docs/images
+	@$(BIN)/appliance plan docs/examples/fleet.toml --plot docs/images/plan.png
 
 proto:
 	@rm -f $(BUILD)/dev.stamp

@@ -4,7 +4,8 @@ Whatever a command needs is imported when it runs, so that `appliance status` is
 everything; nobody imports it but the entry point and `python -m appliance`.
 
 Exit codes: 0 done, or ready; 1 not quite (`status`: degraded, starting or draining;
-`check-config`: the file cannot be used); 2 usage, configuration, or no appliance there.
+`check-config`: the file cannot be used; `plan`: beyond the target); 2 usage, configuration, or no
+appliance there.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _end_at_signals() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
-    if command in ("demo", "replay", "top"):
+    if command in ("demo", "plan", "replay", "top"):
         code: int = import_module(f"appliance.cli.{command}").run(arguments)
         return code
     if command in ("serve", "check-config"):

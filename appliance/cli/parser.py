@@ -32,6 +32,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _keys(commands)
     _recording(commands)
     _trace(commands)
+    _plan(commands)
     demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
     if words and words[0] == "demo":  # only then pay for its imports
         from appliance.cli.demo import add_arguments
@@ -166,6 +167,29 @@ def _trace(commands: Commands) -> None:
         "--last", action="store_true", help="the last SECONDS instead, as far as they are kept: 30"
     )
     _add_socket(trace)
+
+
+def _plan(commands: Commands) -> None:
+    plan = commands.add_parser("plan", help="how many robots a box will carry, in virtual time")
+    plan.add_argument("fleet", metavar="FLEET.toml", nargs="?", help="robots, engines, workers")
+    plan.add_argument("--json", action="store_true", help="the document instead of a table")
+    plan.add_argument("--plot", metavar="FILE.png", help="draw what is missed by how many robots")
+    plan.add_argument(
+        "--without-advice", action="store_true", help="robots do not follow phase advice"
+    )
+    plan.add_argument(
+        "--processes", metavar="N", type=int, choices=(1, 2), default=2, help="1 or 2 (2)"
+    )
+    plan.add_argument(
+        "--replay",
+        metavar="FILE.mcap",
+        help="serve a recording's observations instead; FLEET.toml may change models and workers",
+    )
+    plan.add_argument(
+        "--config",
+        metavar="FILE",
+        help="with --replay: the configuration it was recorded with, for tiers and workers",
+    )
 
 
 def _positive(kind: type[int | float], *, zero: bool = False) -> Callable[[str], float]:

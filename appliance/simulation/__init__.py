@@ -8,8 +8,9 @@ the clock would tell it, and nothing else. Imports `appliance.scheduling`'s voca
 `appliance.errors` and `appliance.values` only.
 """
 
-from appliance.simulation.execution import Engine, LinearEngine, RecordedEngine
+from appliance.simulation.execution import Engine, LinearEngine, MeasuredEngine, RecordedEngine
 from appliance.simulation.fleet import Burst, Chunks, Fleet, Network, RobotClass, WorkerSlot
+from appliance.simulation.mix import apportion, of_size
 from appliance.simulation.record import Asked, Record
 from appliance.simulation.robots import Arrival
 from appliance.simulation.score import Score, Span, score
@@ -23,6 +24,7 @@ __all__ = [
     "Engine",
     "Fleet",
     "LinearEngine",
+    "MeasuredEngine",
     "Network",
     "Record",
     "RecordedEngine",
@@ -31,6 +33,8 @@ __all__ = [
     "Score",
     "Span",
     "WorkerSlot",
+    "apportion",
+    "of_size",
     "replay",
     "score",
     "simulate",

@@ -1,4 +1,4 @@
-"""How long an engine takes for a batch: by a formula with noise, or as it was recorded."""
+"""How long an engine takes for a batch: by a formula or a table, with noise, or as recorded."""
 
 from __future__ import annotations
 
@@ -62,10 +62,46 @@ class LinearEngine:
 
     def sample_ns(self, rows: int, random: Random) -> int:
         """Return the time that one batch takes."""
-        time_ns = self.mean_ns(rows) * math.exp(random.gauss(0, self.sigma))
-        if random.random() < self.spike_share:
-            time_ns *= self.spike_factor
-        return round(time_ns)
+        return _noisy_ns(self, rows, random)
+
+
+@frozen(kw_only=True)
+class MeasuredEngine:
+    """Takes what was measured for some batch sizes, with the noise of `LinearEngine`.
+
+    Means of other sizes lie on the line between the two beside them; below the smallest they are
+    as large as there.
+
+    Attributes:
+        times_ns: Batch size to time; the largest is the largest there is.
+    """
+
+    name: str
+    times_ns: Mapping[int, int]
+    sigma: float = 0.03
+    spike_share: float = 0.003
+    spike_factor: float = 1.5
+
+    @property
+    def max_batch(self) -> int:
+        """Most rows of a batch."""
+        return max(self.times_ns)
+
+    def mean_ns(self, rows: int) -> int:
+        """Return the time of a batch without noise."""
+        sizes = sorted(self.times_ns)
+        return _between_ns(sizes, [self.times_ns[size] for size in sizes], rows)
+
+    def sample_ns(self, rows: int, random: Random) -> int:
+        """Return the time that one batch takes."""
+        return _noisy_ns(self, rows, random)
+
+
+def _noisy_ns(engine: LinearEngine | MeasuredEngine, rows: int, random: Random) -> int:
+    time_ns = engine.mean_ns(rows) * math.exp(random.gauss(0, engine.sigma))
+    if random.random() < engine.spike_share:
+        time_ns *= engine.spike_factor
+    return round(time_ns)
 
 
 @frozen(kw_only=True)
@@ -103,13 +139,7 @@ class RecordedEngine:
 
     def mean_ns(self, rows: int) -> int:
         """Return the mean of a size."""
-        sizes, means_ns = self._sizes, self._means_ns
-        if len(sizes) == 1 or rows <= sizes[0]:
-            return means_ns[0]
-        right = min(bisect_left(sizes, rows), len(sizes) - 1)
-        left = right - 1
-        rise_ns = (means_ns[right] - means_ns[left]) * (rows - sizes[left])
-        return means_ns[left] + rise_ns // (sizes[right] - sizes[left])
+        return _between_ns(self._sizes, self._means_ns, rows)
 
     def sample_ns(self, rows: int, random: Random) -> int:
         """Return the time that one batch takes."""
@@ -128,6 +158,16 @@ def _recorded(name: str, samples_ns: Mapping[int, Sequence[int]]) -> list[int]:
 
 def _mean_ns(times_ns: Sequence[int]) -> int:
     return max(1, sum(times_ns) // len(times_ns))
+
+
+def _between_ns(sizes: Sequence[int], means_ns: Sequence[int], rows: int) -> int:
+    """Return the mean of a size on the line between the sizes beside it, or along the last one."""
+    if len(sizes) == 1 or rows <= sizes[0]:
+        return means_ns[0]
+    right = min(bisect_left(sizes, rows), len(sizes) - 1)
+    left = right - 1
+    rise_ns = (means_ns[right] - means_ns[left]) * (rows - sizes[left])
+    return means_ns[left] + rise_ns // (sizes[right] - sizes[left])
 
 
 def reference_of(name: str) -> ModelRef:

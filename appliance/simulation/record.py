@@ -39,7 +39,8 @@ class Record:
         asked: In the order of their arrivals.
         horizon_ns: Until then robots observed.
         decision_ns: How long each decision took, where that was measured.
-        batches, batched_rows: How many were executed.
+        busy_ns: When each batch was begun and over.
+        batched_rows: How many were executed.
     """
 
     fleet: Fleet
@@ -47,5 +48,5 @@ class Record:
     robots: list[Robot] = field(factory=list["Robot"])
     asked: list[Asked] = field(factory=list[Asked])
     decision_ns: list[int] = field(factory=list[int])
-    batches: int = 0
+    busy_ns: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     batched_rows: int = 0

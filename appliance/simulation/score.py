@@ -18,6 +18,12 @@ from appliance.simulation.fleet import SECOND_NS, Fleet
 from appliance.simulation.record import Asked, Record
 
 HOUR_NS = 3600 * SECOND_NS
+SETTLING = 15 / 40
+"""Share of the time that is not looked at: cadences and estimates are learnt in it."""
+
+TAIL_NS = SECOND_NS // 2
+"""Who arrives so shortly before the end is not looked at either."""
+
 FEWEST = 5
 """A client with fewer requests is not the worst one."""
 
@@ -28,6 +34,11 @@ class Span:
 
     from_ns: int
     to_ns: int
+
+    @classmethod
+    def settled(cls, horizon_ns: int) -> Span:
+        """Return what is looked at of a simulation until `horizon_ns`."""
+        return cls(round(horizon_ns * SETTLING), horizon_ns - TAIL_NS)
 
     @property
     def length_s(self) -> float:
@@ -61,6 +72,8 @@ class Score:
     Attributes:
         miss, critical_miss: Share of requests that were not answered in time; of tier 0.
         miss_of: The same of each class or client.
+        critical_requests: How many are of tier 0.
+        utilisation: Share of the workers' time in which they execute.
         goodput_hz, bound_hz: Answers in time, and how many no scheduler could exceed.
         useful_work: Accelerator time that hits would take in full batches, per time.
         worst_client: Least share of hits of a client.
@@ -72,11 +85,13 @@ class Score:
     """
 
     requests: int
+    critical_requests: int
     miss: float
     critical_miss: float
     miss_of: dict[str, float]
     goodput_hz: float
     bound_hz: float
+    utilisation: float
     useful_work: float
     worst_client: float
     longest_streak: int
@@ -103,21 +118,24 @@ def score(record: Record, span: Span) -> Score:
     by_class: dict[str, list[Asked]] = defaultdict(list)
     for each in asked:
         by_class[each.robot.kind.name if each.robot else each.arrival.client].append(each)
+    critical = [each for each in asked if each.arrival.tier == 0]
     work_ns = sum(costs_ns[each.arrival.model] for each in hits)
     return Score(
         requests=len(asked),
+        critical_requests=len(critical),
         miss=_miss(asked),
-        critical_miss=_miss([each for each in asked if each.arrival.tier == 0]),
+        critical_miss=_miss(critical),
         miss_of={name: _miss(each) for name, each in by_class.items()},
         goodput_hz=len(hits) / span.length_s,
         bound_hz=bound_hz(record.fleet, (each.arrival.model for each in asked), span),
+        utilisation=_utilisation(record, span),
         useful_work=work_ns / SECOND_NS / span.length_s,
         worst_client=_worst_client(asked),
         longest_streak=_longest_streak(asked),
         hit_p50_ns=quantile(waits_ns, 0.5),
         hit_p99_ns=quantile(waits_ns, 0.99),
         unanswered=sum(each.outcome is None for each in record.asked),
-        mean_batch=record.batched_rows / record.batches if record.batches else math.nan,
+        mean_batch=record.batched_rows / len(record.busy_ns) if record.busy_ns else math.nan,
         decision_p50_ns=quantile(decisions_ns, 0.5),
         decision_p99_ns=quantile(decisions_ns, 0.99),
         dryness=_dryness(record, span),
@@ -155,6 +173,14 @@ def quantile(ascending: Sequence[float], share: float) -> float:
 
 def _miss(asked: Sequence[Asked]) -> float:
     return 1 - sum(each.hit for each in asked) / len(asked) if asked else math.nan
+
+
+def _utilisation(record: Record, span: Span) -> float:
+    busy_ns = sum(
+        max(0, min(to_ns, span.to_ns) - max(from_ns, span.from_ns))
+        for from_ns, to_ns in record.busy_ns
+    )
+    return busy_ns / (len(record.fleet.workers) * span.length_s * SECOND_NS)
 
 
 def _worst_client(asked: Iterable[Asked]) -> float:

@@ -303,7 +303,9 @@ class _World:
     def _revoke(self, effect: Revoke) -> None:
         self._take_staged(effect.batch)
         for request in effect.batch.requests:
-            self._waiting[request.id] = self._in_batches.pop(request.id)
+            asked = self._in_batches.pop(request.id, None)
+            if asked is not None:  # else it was answered in the same breath
+                self._waiting[request.id] = asked
 
     def _start(self, worker: _Worker, batch: Batch) -> None:
         if worker.executing is not None:
@@ -317,7 +319,7 @@ class _World:
             busy_ns += self.fleet.switch_ns
         worker.executing, worker.last = batch, model
         self._idle -= 1
-        self.record.batches += 1
+        self.record.busy_ns.append((self._now_ns, self._now_ns + busy_ns))
         self.record.batched_rows += rows
         self._at(self._now_ns + busy_ns, self._done, worker, batch, busy_ns)
 

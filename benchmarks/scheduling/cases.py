@@ -18,10 +18,6 @@ SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 MICROSECOND_NS = 1_000
 SECONDS = 40.0
-WARM_UP = 15 / 40
-"""Share of the time that is not looked at: cadences and estimates are learnt in it."""
-TAIL_NS = SECOND_NS // 2
-"""Who arrives so shortly before the end is not looked at either."""
 
 Maker = Callable[[Fleet], Schedules]
 
@@ -72,7 +68,7 @@ def _run(case: Case, fleet: Fleet, maker: Maker) -> Score:
         horizon_ns=horizon_ns,
         clock_ns=thread_time_ns,  # whoever else wants the processor does not count
     )
-    return score(record, Span(round(horizon_ns * WARM_UP), horizon_ns - TAIL_NS))
+    return score(record, Span.settled(horizon_ns))
 
 
 def document(score: Score) -> dict[str, Any]:

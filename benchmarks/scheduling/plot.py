@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from appliance.cli.demo.plot import DOTS_PER_INCH, GRID, INK
+from appliance.cli.plots import FAINT, INK, dress, new_figure, png
 from benchmarks.scheduling.cases import OURS
 from benchmarks.scheduling.table import Found
 
@@ -24,14 +21,14 @@ COLOURS = {
     "clockwork": "#E69F00",
     "triton": "#56B4E9",
 }
-OTHERS, OTHER_LINES = "#8A8A8A", ("--", ":", "-.")
+OTHERS, OTHER_LINES = FAINT, ("--", ":", "-.")
 LEAST = 0.005
 """Percent. Less is drawn here: a logarithmic axis knows no zero."""
 
 
 def write_plot(path: Path, found: Sequence[Found], workload: str) -> None:
     """Draw the plot and write it as PNG."""
-    figure = Figure(figsize=(11, 5.4), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = new_figure(11, 5.4)
     seeds = len(found[0].scores)
     figure.suptitle(
         f"{workload.upper()}: observations without an answer in time, mean of {seeds} seeds",
@@ -52,9 +49,7 @@ def write_plot(path: Path, found: Sequence[Found], workload: str) -> None:
         labelcolor=INK,
         fontsize=8.5,
     )
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(png(figure))
 
 
 def _panel(axes: Axes, found: Sequence[Found], figure: str, title: str) -> None:
@@ -80,9 +75,4 @@ def _panel(axes: Axes, found: Sequence[Found], figure: str, title: str) -> None:
     axes.set_xticks(loads, [f"{load:g}%" for load in loads])
     axes.set_xlabel("load", color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=10)
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(side == "bottom")
-    axes.spines["bottom"].set_color("#BBBBBB")
+    dress(axes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from attrs import evolve, frozen
 
 from appliance.simulation import (
@@ -13,6 +11,7 @@ from appliance.simulation import (
     LinearEngine,
     RobotClass,
     WorkerSlot,
+    apportion,
 )
 
 MICROSECOND_NS = 1_000
@@ -153,16 +152,6 @@ def fleet_of(workload: Workload, load: float, variation: Variation) -> Fleet:
         robots=tuple(classes),
         switch_ns=SWITCH_NS,
     )
-
-
-def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """Split a number by shares; what rounding leaves goes to the largest remainders."""
-    quotas = [share * total for share in shares]
-    counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda each: counts[each] - quotas[each])
-    for each in by_remainder[: total - sum(counts)]:
-        counts[each] += 1
-    return counts
 
 
 def varied(kind: RobotClass, variation: Variation) -> RobotClass:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from appliance.scheduling.batching import choose
+
 from appliance.scheduling.events import Lane, ModelRef, Request
 from appliance.scheduling.room import WaitingRoom
 

@@ -72,6 +72,17 @@ def test_hits_are_ok_and_in_time_and_of_the_dry_at_all() -> None:
     assert math.isnan(found.decision_p50_ns)
 
 
+def test_workers_are_busy_as_long_as_they_execute_within_the_span() -> None:
+    of_two = Record(fleet(workers=2), 3 * SECOND)
+    of_two.busy_ns += [
+        (SECOND - 100 * MS, SECOND + 100 * MS),
+        (SECOND + 500 * MS, SECOND + 700 * MS),
+        (2 * SECOND - 300 * MS, 2 * SECOND + MS),
+        (2 * SECOND, 2 * SECOND + MS),
+    ]
+    assert score(of_two, SPAN).utilisation == pytest.approx(0.6 / 2)
+
+
 def test_the_worst_client_has_asked_often_enough() -> None:
     often = [asked("a", n, Outcome.OK if n % 5 else Outcome.SHED) for n in range(10)]
     seldom = [asked("b", n, Outcome.SHED) for n in range(4)]

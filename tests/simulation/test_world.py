@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
+from statistics import stdev
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 from simulated_fleets import EXACT, MS, SECOND, engine, fleet, kind, mixed
 from support.serial import Serial
 
@@ -17,9 +20,11 @@ from appliance.simulation import (
     Arrival,
     Asked,
     Fleet,
+    MeasuredEngine,
     Record,
     RecordedEngine,
     WorkerSlot,
+    of_size,
     replay,
     simulate,
 )
@@ -127,6 +132,29 @@ def test_a_recording_is_replayed() -> None:
     ]
     assert [each.hit for each in record.asked] == [True, True]
     assert not replay([], only, Serial()).asked
+
+
+def test_measured_times_have_sizes_between_them_and_noise() -> None:
+    engine = MeasuredEngine(name="policy", times_ns={2: 8 * MS, 4: 12 * MS}, spike_share=0.0)
+    assert engine.max_batch == 4
+    assert [engine.mean_ns(rows) // MS for rows in (1, 2, 3, 4)] == [8, 8, 10, 12]
+    random = Random(1)
+    drawn = [engine.sample_ns(3, random) / (10 * MS) for _ in range(400)]
+    assert len(set(drawn)) > 300
+    assert 0.02 < stdev(drawn) < 0.04
+    exact = evolve(engine, sigma=0.0, spike_share=1.0)
+    assert exact.sample_ns(4, random) == 18 * MS
+
+
+@given(st.integers(0, 500), st.lists(st.integers(1, 50), min_size=1, max_size=6))
+def test_a_fleet_of_another_size_has_the_same_mix(robots: int, counts: list[int]) -> None:
+    before = fleet(*(kind(f"k{n}", count=count) for n, count in enumerate(counts)))
+    after = of_size(before, robots)
+    assert sum(each.count for each in after.robots) == robots
+    total = sum(counts)
+    for each, count in zip(after.robots, counts, strict=True):
+        assert abs(each.count - robots * count / total) < 1
+    assert of_size(before, total) == before
 
 
 def test_recorded_times_are_drawn_and_sizes_between_them_are_scaled() -> None:

@@ -8,29 +8,25 @@ the right edge. A curve ends where its last answer lies: 1,000 answers know noth
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from appliance.cli.demo.book import new_histogram
 from appliance.cli.demo.reports import RobotReport
 from appliance.cli.demo.roster import KINDS, Role
+from appliance.cli.plots import COLOURS, FAINT, INK, dress, new_figure, png, write_png
 
-# Okabe and Ito's colours, told apart by everybody; the neighbour is grey.
+# The neighbour is grey.
 STYLES: dict[Role, tuple[str, str, str]] = {
-    "arm": ("arms", "#0072B2", "-"),
-    "camera": ("cameras", "#D55E00", "-"),
-    "microphone": ("microphones", "#009E73", "-"),
-    "noisy": ("noisy neighbour", "#8A8A8A", "--"),
+    "arm": ("arms", COLOURS[0], "-"),
+    "camera": ("cameras", COLOURS[1], "-"),
+    "microphone": ("microphones", COLOURS[2], "-"),
+    "noisy": ("noisy neighbour", FAINT, "--"),
 }
-INK, GRID = "#333333", "#E3E3E3"
-DOTS_PER_INCH = 150
 TICKS = (0, 50, 90, 99, 99.9, 99.99, 99.999)
 
 
@@ -40,18 +36,12 @@ def write_plot(path: Path, reports: Sequence[RobotReport], title: str) -> None:
     Raises:
         OSError: It cannot be written there; a part of it is not left behind.
     """
-    png = draw(reports, title)
-    try:
-        path.write_bytes(png)
-    except OSError:
-        if path.is_file():  # never a device
-            path.unlink()
-        raise
+    write_png(path, draw(reports, title))
 
 
 def draw(reports: Sequence[RobotReport], title: str) -> bytes:
     """Return the plot as PNG."""
-    figure = Figure(figsize=(9.6, 5.8), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = new_figure(9.6, 5.8)
     axes = figure.add_subplot()
     longest = 1
     for role in STYLES:
@@ -66,9 +56,7 @@ def draw(reports: Sequence[RobotReport], title: str) -> bytes:
         figure.legend(
             loc="outside lower left", ncols=2, frameon=False, labelcolor=INK, fontsize=8.5
         )
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def merged(reports: Sequence[RobotReport]) -> HdrHistogram:
@@ -125,9 +113,4 @@ def _axes(axes: Axes, longest: int) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.set_xlabel("percentile of answers (each further nine takes the same room)", color=INK)
     axes.set_ylabel("latency, capture to answer [ms]", color=INK)
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(side == "bottom")
-    axes.spines["bottom"].set_color("#BBBBBB")
+    dress(axes)
