@@ -22,7 +22,7 @@ CONFIDENT = 4
 
 MOST_CONFIDENT = 16
 STRANGERS = 2
-"""More than so many in a row that do not fit, or at a multiple of the period, are another rhythm."""
+"""More in a row that do not fit, or come at a multiple of the period, are another rhythm."""
 
 MISSED = 8
 """After a longer gap, in periods, the phase is not worth anything any more."""

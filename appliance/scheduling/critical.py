@@ -1,4 +1,4 @@
-"""Whom of tier 0 a batch would make late: those that wait, and those that are expected meanwhile."""
+"""Whom of tier 0 a batch would make late: of those that wait, and those expected meanwhile."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from math import ceil
 
 from attrs import define, field
 
-from appliance.scheduling.choice import FOREVER_NS
+from appliance.scheduling.choice import FOREVER_NS, Contender
 from appliance.scheduling.events import Lane, Request
-from appliance.scheduling.room import Line
 from appliance.scheduling.streams import Forecast
 from appliance.values import value
 
@@ -56,23 +55,13 @@ class Critical:
 
     lanes: list[CriticalLane] = field(factory=list[CriticalLane], init=False)
 
-    def add(
-        self,
-        lane: Lane,
-        line: Line | None,
-        forecast: Forecast | None,
-        *,
-        times_ns: Sequence[int],
-        switch_ns: int,
-        others_free_ns: int,
-        until_ns: int,
-    ) -> None:
+    def add(self, one: Contender, forecast: Forecast | None, *, until_ns: int) -> None:
         """Look at a lane; who is expected after `until_ns` does not matter."""
         waiting: list[tuple[int, Request]] = []
         expected: list[tuple[int, int]] = []
         obedience = 0.0
-        if line is not None and line.critical:
-            timely = line.timely
+        if one.line.critical:
+            timely = one.line.timely
             waiting = [
                 (deadline_ns, request)
                 for deadline_ns, request in zip(timely.times_ns, timely.requests, strict=True)
@@ -88,7 +77,15 @@ class Critical:
             share = obedience / len(expected) if expected else 0.0
             together = TOGETHER + (TOGETHER_OBEYING - TOGETHER) * share
             self.lanes.append(
-                CriticalLane(lane, times_ns, switch_ns, others_free_ns, waiting, expected, together)
+                CriticalLane(
+                    one.lane,
+                    one.careful_ns,
+                    one.usual_switch_ns,
+                    one.others_free_ns,
+                    waiting,
+                    expected,
+                    together,
+                )
             )
 
     def lost_by(self, finish_ns: int, chosen: Lane, taken: Sequence[Request]) -> int:
@@ -99,8 +96,6 @@ class Critical:
         lost = 0
         for one in self.lanes:
             is_chosen = one.lane is chosen
-            free_ns = finish_ns if is_chosen else finish_ns + one.switch_ns
-            free_ns = min(free_ns, one.others_free_ns)
             due_ns = [
                 deadline_ns
                 for deadline_ns, request in one.waiting
@@ -112,8 +107,12 @@ class Critical:
                     break
                 due_ns.append(deadline_ns)
             if due_ns:
-                answered_ns = free_ns + one.batch_ns(waiting, len(due_ns) - waiting)
-                lost += sum(deadline_ns < answered_ns for deadline_ns in due_ns)
+                free_ns = finish_ns if is_chosen else finish_ns + one.switch_ns
+                answered_ns = min(free_ns, one.others_free_ns) + one.batch_ns(
+                    waiting, len(due_ns) - waiting
+                )
+                for deadline_ns in due_ns:
+                    lost += deadline_ns < answered_ns
         return lost
 
     def latest_finish_ns(self, chosen: Lane) -> int:

@@ -4,10 +4,7 @@ For each lane the most valuable batch is found (`window`), and a few smaller one
 what it answers, less the regret, which is what could be answered if it did not run and cannot be
 after it; for each millisecond it takes. Whatever loses fewest of tier 0, waiting or expected, goes
 before all else. Where nobody has to be lost, nobody is: then the plain order by deadline is tried,
-and taken if it answers everybody.
-
-Before that come those who have no deadline to lose: a dry robot whose turn it is, and a soft
-request that is late anyway where that costs no firm one its deadline.
+and taken if it answers everybody. Before all that come those without a deadline to lose (`leads`).
 
 Value is the time a row takes in the largest batch, so that no model is starved for another that is
 cheaper to serve (Clockwork, OSDI 2020; Shepherd, NSDI 2023, weigh models alike).
@@ -15,52 +12,49 @@ cheaper to serve (Clockwork, OSDI 2020; Shepherd, NSDI 2023, weigh models alike)
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 
-from attrs import define, field
+from attrs import define
 
-from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Decided, Wait
-from appliance.scheduling.critical import Critical
+from appliance.scheduling.choice import Choice, Contender, Decided, Wait
 from appliance.scheduling.events import ModelRef, Request
+from appliance.scheduling.leads import fill, lead, spare_riders, without_deadline
 from appliance.scheduling.order import lost_in_order
-from appliance.scheduling.room import Line
+from appliance.scheduling.outlook import Outlook, look
 from appliance.scheduling.shedding import Shedding
 from appliance.scheduling.streams import Forecast
-from appliance.scheduling.window import NOTHING, Window, best_window
+from appliance.scheduling.window import best_window
 from appliance.values import value
 
-AHEAD_NS = 20_000_000
-"""Tier 0 is looked for so far beyond the longest batch."""
-
 ABOUT_TO_COME_NS = 1_000_000
+"""Somebody who is expected may be so late, and is still waited for."""
+
 SETTLE_NS = 250_000
 """How long after somebody is expected one looks again."""
 
 MARGIN_NS = 500_000
-SMALL, MEDIUM = 4, 8
-"""From these sizes on, a smaller batch is weighed too: for tier 0, three quarters."""
+"""Waiting ends so long before it would cost somebody a deadline."""
 
-BACKGROUND = 4
-"""Rows of a batch in which nobody else rides."""
+SMALL, MEDIUM = 4, 8
+"""From these sizes on, a smaller batch is weighed too: one for tier 0, one of three quarters."""
 
 
 @value
 class Option:
-    """A batch that is weighed: `count` of a lane's timely requests after the first `skip`."""
+    """A batch that is weighed: `count` of a lane's timely requests after the first `skip`.
 
-    contender: Contender
+    Attributes:
+        index: Of the lane among the contenders.
+        score: What it is worth for each nanosecond, less its regret.
+        critical: How many of tier 0 it loses.
+    """
+
+    index: int
     skip: int
     count: int
-    finish_ns: int
-    critical: int
     score: float
-
-    @property
-    def requests(self) -> list[Request]:
-        """The requests in it."""
-        return self.contender.line.timely.requests[self.skip : self.skip + self.count]
+    critical: int = 0
 
 
 @define(eq=False)
@@ -74,386 +68,191 @@ class DeadlineAware:
 
     forecasts: Mapping[ModelRef, Forecast]
     shedding: Shedding
-    _contenders: Sequence[Contender] = field(factory=list[Contender], init=False)
-    _windows: list[Window] = field(factory=list[Window], init=False)
-    _critical: Critical = field(factory=Critical, init=False)
 
     def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
         """See `Strategy.choose`."""
-        self._contenders = contenders
-        self._critical = self._look_for_critical(start_ns)
-        self._windows = [
-            best_window(
-                one.line.timely.times_ns,
-                one.line.timely.values,
-                one.times_ns,
-                start_ns + one.switch_ns,
-            )
-            if one.line.timely.requests
-            else NOTHING
-            for one in contenders
-        ]
-        lead = self._lead(start_ns)
-        if lead is not None:
-            return lead
-        best = self._best(start_ns)
+        outlook = look(contenders, self.forecasts, start_ns)
+        choice = lead(outlook)
+        if choice is not None:
+            return choice
+        best = best_option(outlook)
         if best is None:
-            return self._without_deadline(start_ns)
+            return without_deadline(outlook)
         if best.critical:
-            only = self._only_critical(best.critical, start_ns)
-            if only is not None:
-                return only
-            until_ns = self._wait_for_critical(start_ns)
-            if until_ns is not None:
-                return Wait(until_ns)
+            instead = _only_critical(outlook, best.critical) or _wait_for_critical(outlook)
+            if instead is not None:
+                return instead
         elif self.shedding.calm:
-            best = self._all_in_order(best, start_ns)
-        requests = best.requests
-        if len(requests) < best.contender.most:
-            riders = _spare_riders(best.contender.line, self._first(best.contender))
-            self._fill(best.contender, requests, riders, start_ns)
-        return Choice(best.contender.lane, requests)
+            best = _all_in_order(outlook, best)
+        one = contenders[best.index]
+        requests = one.line.timely.requests[best.skip : best.skip + best.count]
+        if best.count < one.most and len(one.line) > best.count:
+            first = outlook.windows[best.index].first
+            fill(outlook, one, requests, spare_riders(one.line, first))
+        return Choice(one.lane, requests)
 
-    # ------------------------------------------------------------------------- weighing
 
-    def _best(self, start_ns: int) -> Option | None:
-        """Return the option that loses fewest of tier 0, and of those the most valuable."""
-        candidates: list[tuple[float, int, int, int]] = []
-        for index, (one, window) in enumerate(zip(self._contenders, self._windows, strict=True)):
-            if window.count:
-                for skip, count in self._sizes(one, window, start_ns):
-                    worth = sum(one.line.timely.values[skip : skip + count])
-                    at_best = one.unit * worth / (one.times_ns[count] + one.switch_ns)
-                    candidates.append((at_best, index, skip, count))
-        candidates.sort(reverse=True)
-        best: Option | None = None
-        for at_best, index, skip, count in candidates:
-            if best is not None and best.critical == 0 and at_best <= best.score:
-                break  # regret only lowers the others' scores
-            option = self._weigh(index, at_best, skip, count, start_ns)
-            if (
-                best is None
-                or option.critical < best.critical
-                or (option.critical == best.critical and option.score > best.score)
-            ):
-                best = option
-        return best
+# ------------------------------------------------------------------------------------ weighing
 
-    def _sizes(self, one: Contender, window: Window, start_ns: int) -> list[tuple[int, int]]:
-        """Return where in the line to begin and how many to take, for each option."""
+
+def best_option(outlook: Outlook) -> Option | None:
+    """Return the option that loses fewest of tier 0, and of those the most valuable."""
+    best: Option | None = None
+    for option in _options(outlook):
+        if best is not None and best.critical == 0 and option.score <= best.score:
+            break  # regret only lowers what follows
+        weighed = weigh(outlook, option)
+        if (
+            best is None
+            or weighed.critical < best.critical
+            or (weighed.critical == best.critical and weighed.score > best.score)
+        ):
+            best = weighed
+    return best
+
+
+def _options(outlook: Outlook) -> list[Option]:
+    """Return what there is to weigh, most valuable first, as if nothing were to be regretted."""
+    options: list[Option] = []
+    for index, (one, window) in enumerate(outlook.pairs):
         skip, count = window.skip, window.count
-        sizes = [(skip, count)]
+        if not count:
+            continue
+        options.append(_option(index, one, skip, count))
         if skip != window.first:
-            sizes.append((window.first, window.head))
-        if count >= SMALL and self._critical.lanes:
-            latest_ns = self._critical.latest_finish_ns(one.lane)
-            fewer = _largest(one.careful_ns, latest_ns - start_ns - one.switch_ns)
+            options.append(_option(index, one, window.first, window.head))
+        if count >= SMALL and outlook.critical.lanes:
+            left_ns = outlook.critical.latest_finish_ns(one.lane) - outlook.start_ns - one.switch_ns
+            fewer = bisect_right(one.careful_ns, left_ns) - 1
             if 0 < fewer < count:
-                sizes.append((skip, fewer))
+                options.append(_option(index, one, skip, fewer))
         if count >= MEDIUM:
-            sizes.append((skip, 3 * count // 4))
-        return sizes
+            options.append(_option(index, one, skip, 3 * count // 4))
+    if len(options) > 1:
+        options.sort(key=_score, reverse=True)
+    return options
 
-    def _weigh(self, index: int, at_best: float, skip: int, count: int, start_ns: int) -> Option:
-        """Weigh one batch.
 
-        Args:
-            at_best: Its score if nothing is to be regretted.
-        """
-        one = self._contenders[index]
-        busy_ns = one.times_ns[count] + one.switch_ns
-        finish_ns = start_ns + busy_ns
-        timely = one.line.timely
-        end = skip + count
-        regret = 0.0
-        if len(timely.times_ns) > count:
-            deadlines_ns = timely.times_ns[:skip] + timely.times_ns[end:]
-            values = timely.values[:skip] + timely.values[end:]
-            now = best_window(deadlines_ns, values, one.times_ns, min(start_ns, one.others_free_ns))
-            if now.worth:
+def _option(index: int, one: Contender, skip: int, count: int) -> Option:
+    worth = sum(one.line.timely.values[skip : skip + count])
+    return Option(index, skip, count, one.unit * worth / (one.times_ns[count] + one.switch_ns))
+
+
+def _score(option: Option) -> float:
+    return option.score
+
+
+def weigh(outlook: Outlook, option: Option) -> Option:
+    """Return an option with its regret and what it loses of tier 0."""
+    one = outlook.contenders[option.index]
+    skip, count = option.skip, option.count
+    busy_ns = one.times_ns[count] + one.switch_ns
+    finish_ns = outlook.start_ns + busy_ns
+    regret = 0.0
+    for index, (other, window) in enumerate(outlook.pairs):
+        timely = other.line.timely
+        if index != option.index:
+            worth = window.worth
+            if worth:
+                free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
+                later = best_window(timely.times_ns, timely.values, other.times_ns, free_ns)
+                if later.worth < worth:
+                    regret += other.unit * (worth - later.worth)
+        elif len(timely.times_ns) > count:
+            deadlines_ns = timely.times_ns[:skip] + timely.times_ns[skip + count :]
+            values = timely.values[:skip] + timely.values[skip + count :]
+            free_ns = min(outlook.start_ns, one.others_free_ns)
+            worth = best_window(deadlines_ns, values, one.times_ns, free_ns).worth
+            if worth:
                 free_ns = min(finish_ns, one.others_free_ns)
                 later = best_window(deadlines_ns, values, one.times_ns, free_ns)
-                regret += one.unit * max(0.0, now.worth - later.worth)
-        for other, now in zip(self._contenders, self._windows, strict=True):
-            if other is one or not now.worth:
-                continue
-            other_timely = other.line.timely
-            free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
-            later = best_window(other_timely.times_ns, other_timely.values, other.times_ns, free_ns)
-            regret += other.unit * max(0.0, now.worth - later.worth)
-        critical = 0
-        if self._critical.lanes:
-            careful_ns = start_ns + one.careful_ns[count] + one.switch_ns
-            critical = self._critical.lost_by(careful_ns, one.lane, timely.requests[skip:end])
-        return Option(one, skip, count, finish_ns, critical, at_best - regret / busy_ns)
+                if later.worth < worth:
+                    regret += one.unit * (worth - later.worth)
+    critical = 0
+    if outlook.critical.lanes:
+        taken = one.line.timely.requests[skip : skip + count]
+        careful_ns = outlook.start_ns + one.careful_ns[count] + one.switch_ns
+        critical = outlook.critical.lost_by(careful_ns, one.lane, taken)
+    return Option(option.index, skip, count, option.score - regret / busy_ns, critical)
 
-    def _all_in_order(self, best: Option, start_ns: int) -> Option:
-        """Return the head batch by deadline if that loses nobody and `best` somebody."""
-        if not self._loses(best.contender, best.skip, best.count, start_ns):
-            return best
-        heads = [
-            (one.line.timely.times_ns[window.first], index)
-            for index, (one, window) in enumerate(zip(self._contenders, self._windows, strict=True))
-            if window.count
-        ]
-        _, index = min(heads)
-        one, window = self._contenders[index], self._windows[index]
-        if (one is best.contender and (window.first, window.head) == (best.skip, best.count)) or (
-            self._loses(one, window.first, window.head, start_ns)
-        ):
-            return best
-        option = self._weigh(index, 0.0, window.first, window.head, start_ns)
-        return best if option.critical else option
 
-    def _loses(self, one: Contender, skip: int, count: int, start_ns: int) -> int:
-        """Return how many are late if this batch runs and the rest in order of deadlines."""
-        waiting: list[tuple[Contender, Sequence[int]]] = []
-        for other, window in zip(self._contenders, self._windows, strict=True):
-            deadlines_ns = other.line.timely.times_ns
-            if other is one:
-                deadlines_ns = deadlines_ns[window.first : skip] + deadlines_ns[skip + count :]
-            else:
-                deadlines_ns = deadlines_ns[window.first :] if window.count else []
-            if deadlines_ns:
-                waiting.append((other, deadlines_ns))
-        free_ns = start_ns + one.times_ns[count] + one.switch_ns
-        return lost_in_order(waiting, one, free_ns)
+# ------------------------------------------------------------------------- in order of deadlines
 
-    # --------------------------------------------------------------------------- tier 0
 
-    def _look_for_critical(self, start_ns: int) -> Critical:
-        critical = Critical()
-        if not self.forecasts and not any(one.line.critical for one in self._contenders):
-            return critical
-        until_ns = start_ns + AHEAD_NS + max(one.times_ns[-1] for one in self._contenders)
-        seen: set[ModelRef] = set()
-        for one in self._contenders:
-            model = one.lane.model
-            forecast = None if model in seen else self.forecasts.get(model)
-            seen.add(model)
-            critical.add(
-                one.lane,
-                one.line,
-                forecast,
-                times_ns=one.careful_ns,
-                switch_ns=one.usual_switch_ns,
-                others_free_ns=one.others_free_ns,
-                until_ns=until_ns,
-            )
-        return critical
+def _all_in_order(outlook: Outlook, best: Option) -> Option:
+    """Return the head batch by deadline if that loses nobody and `best` somebody."""
+    if not _loses(outlook, best):
+        return best
+    _, index = min(
+        (one.line.timely.times_ns[window.first], index)
+        for index, (one, window) in enumerate(outlook.pairs)
+        if window.count
+    )
+    window = outlook.windows[index]
+    head = _option(index, outlook.contenders[index], window.first, window.head)
+    if (head.index, head.skip, head.count) == (best.index, best.skip, best.count):
+        return best
+    return best if _loses(outlook, head) or weigh(outlook, head).critical else head
 
-    def _wait_for_critical(self, start_ns: int) -> int | None:
-        """Return when to look again, if waiting for who is expected costs nobody a deadline."""
-        expected_ns = self._critical.next_expected_ns()
-        if expected_ns is None or expected_ns <= start_ns - ABOUT_TO_COME_NS:
-            return None
-        for one, window in zip(self._contenders, self._windows, strict=True):
-            if window.count:
-                last_ns = one.line.timely.times_ns[window.first] - one.times_ns[1]
-                if expected_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
-                    return None
-        return max(expected_ns, start_ns) + SETTLE_NS
 
-    def _only_critical(self, lost: int, start_ns: int) -> Choice | None:
-        """Return the batch of a lane's tier 0 alone, and who fits in, if that loses fewer of it."""
-        for one, window in zip(self._contenders, self._windows, strict=True):
-            if not (window.count and one.line.critical):
-                continue
-            begins_ns = start_ns + one.switch_ns
-            waiting = one.line.timely.requests[window.first :]
-            taken = [request for request in waiting if request.tier == 0][: one.most]
-            while taken and begins_ns + one.careful_ns[len(taken)] > taken[0].deadline_ns:
-                del taken[0 if begins_ns + one.careful_ns[1] > taken[0].deadline_ns else -1]
-            if not taken:
-                continue
-            finish_ns = begins_ns + one.careful_ns[len(taken)]
-            if self._critical.lost_by(finish_ns, one.lane, taken) < lost:
-                self._fill(one, taken, waiting, start_ns)
-                return Choice(one.lane, taken)
+def _loses(outlook: Outlook, option: Option) -> int:
+    """Return how many are late if this batch runs and the rest in order of deadlines."""
+    one = outlook.contenders[option.index]
+    waiting: list[tuple[Contender, Sequence[int]]] = []
+    for other, window in outlook.pairs:
+        if not window.count:
+            continue
+        deadlines_ns = other.line.timely.times_ns
+        if other is one:
+            end = option.skip + option.count
+            deadlines_ns = deadlines_ns[window.first : option.skip] + deadlines_ns[end:]
+        elif window.first:
+            deadlines_ns = deadlines_ns[window.first :]
+        if deadlines_ns:
+            waiting.append((other, deadlines_ns))
+    free_ns = outlook.start_ns + one.times_ns[option.count] + one.switch_ns
+    return lost_in_order(waiting, one, free_ns) if waiting else 0
+
+
+# ---------------------------------------------------------------------------------------- tier 0
+
+
+def _only_critical(outlook: Outlook, lost: int) -> Choice | None:
+    """Return the batch of a lane's tier 0 alone, and who fits in, if that loses fewer of it."""
+    for one, window in outlook.pairs:
+        if not (window.count and one.line.critical):
+            continue
+        begins_ns = outlook.start_ns + one.switch_ns
+        waiting = one.line.timely.requests[window.first :]
+        taken = _in_time([r for r in waiting if r.tier == 0][: one.most], one, begins_ns)
+        if not taken:
+            continue
+        finish_ns = begins_ns + one.careful_ns[len(taken)]
+        if outlook.critical.lost_by(finish_ns, one.lane, taken) < lost:
+            fill(outlook, one, taken, waiting)
+            return Choice(one.lane, taken)
+    return None
+
+
+def _in_time(requests: list[Request], one: Contender, begins_ns: int) -> list[Request]:
+    """Return as many as can be answered by one batch, sorted by deadline as they were."""
+    first = 0
+    while first < len(requests) and begins_ns + one.careful_ns[1] > requests[first].deadline_ns:
+        first += 1
+    if first == len(requests):
+        return []
+    count = bisect_right(one.careful_ns, requests[first].deadline_ns - begins_ns) - 1
+    return requests[first : first + count]
+
+
+def _wait_for_critical(outlook: Outlook) -> Wait | None:
+    """Return until when to wait for who is expected, if that costs nobody a deadline."""
+    expected_ns = outlook.critical.next_expected_ns()
+    if expected_ns is None or expected_ns <= outlook.start_ns - ABOUT_TO_COME_NS:
         return None
-
-    # -------------------------------------------------------------- without a deadline to lose
-
-    def _lead(self, start_ns: int) -> Choice | None:
-        """Return the batch of who goes before all that has a deadline, if somebody does."""
-        for one, window in zip(self._contenders, self._windows, strict=True):
-            if one.line.first.requests or window.first or (not window.count and one.line.timely):
-                break
-        else:
-            return None
-        leads = [
-            (*_as_lead(request), one, request)
-            for one, window in zip(self._contenders, self._windows, strict=True)
-            for request in _leads(one, window)
-        ]
-        leads.sort(key=lambda lead: lead[:5])
-        for lead in leads:
-            one, request = lead[-2], lead[-1]
-            limit_ns = self._limit_ns(one, request, start_ns)
-            if limit_ns is not None:
-                members = [request]
-                self._fill(one, members, _riders(one.line, self._first(one)), start_ns, limit_ns)
-                return Choice(one.lane, members)
-        return None
-
-    def _limit_ns(self, one: Contender, lead: Request, start_ns: int) -> int | None:
-        """Return until when a batch with `lead` may run; None: somebody is in danger even alone.
-
-        That is whoever is of a better tier, or firm where `lead` is only late.
-        """
-        alone_ns = start_ns + one.switch_ns + one.times_ns[1]
-        limit_ns = FOREVER_NS
-        for other, window in zip(self._contenders, self._windows, strict=True):
-            if not window.count:
-                continue
-            timely = other.line.timely
-            needs_ns = other.times_ns[1] + (other.usual_switch_ns if other is not one else 0)
-            for index in range(window.first, len(timely)):
-                last_ns = timely.times_ns[index] - needs_ns
-                request = timely.requests[index]
-                if request.tier < lead.tier or (request.firm and not lead.dry):
-                    if last_ns < alone_ns and other.others_free_ns > last_ns:
-                        return None
-                    limit_ns = min(limit_ns, last_ns)
-                    break
-                if request.firm:
-                    if last_ns >= alone_ns:
-                        limit_ns = min(limit_ns, last_ns)
-                    break
-        if self._critical.lanes and lead.tier > 0:
-            latest_ns = self._critical.latest_finish_ns(one.lane)
-            patient = start_ns - lead.arrived_ns <= 2 * one.times_ns[1]
-            if latest_ns < alone_ns and (patient or not lead.dry):
+    for one, window in outlook.pairs:
+        if window.count:
+            last_ns = one.line.timely.times_ns[window.first] - one.times_ns[1]
+            if expected_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
                 return None
-            if latest_ns >= alone_ns:
-                limit_ns = min(limit_ns, latest_ns)
-        return limit_ns
-
-    def _without_deadline(self, start_ns: int) -> Choice | None:
-        """Return a batch of those that wait for a time when nobody else wants the worker."""
-        for one in self._contenders:
-            line = one.line
-            waiting = [*line.first, *line.timely, *line.yielding]
-            members = [
-                request
-                for request in waiting
-                if not request.firm
-                or start_ns + one.times_ns[1] + one.switch_ns <= request.deadline_ns
-            ][:1]
-            if members:
-                self._fill(one, members, _riders(one.line, self._first(one)), start_ns)
-                return Choice(one.lane, members)
-        for one in self._contenders:
-            latest_ns = self._critical.latest_finish_ns(one.lane)
-            members = []
-            for request in one.line.background:
-                finish_ns = start_ns + one.switch_ns + one.times_ns[len(members) + 1]
-                if len(members) < min(BACKGROUND, one.most) and finish_ns <= latest_ns:
-                    if not request.firm or finish_ns <= request.deadline_ns:
-                        latest_ns = (
-                            min(latest_ns, request.deadline_ns) if request.firm else latest_ns
-                        )
-                        members.append(request)
-            if members:
-                return Choice(one.lane, members)
-        return None
-
-    # ------------------------------------------------------------------------------ riders
-
-    def _first(self, one: Contender) -> int:
-        """Return where in a lane's timely requests those begin that are in time if they go alone."""
-        window = self._windows[self._contenders.index(one)]
-        return window.first if window.count else len(one.line.timely)
-
-    def _fill(
-        self,
-        one: Contender,
-        members: list[Request],
-        riders: Iterable[Request],
-        start_ns: int,
-        limit_ns: int = FOREVER_NS,
-    ) -> None:
-        """Add to a batch who may ride in it while that makes nobody late.
-
-        Args:
-            riders: Best first.
-            limit_ns: When it has to be over.
-        """
-        most = one.most
-        begins_ns = start_ns + one.switch_ns
-        alone_ns = begins_ns + one.times_ns[1]
-        limit_ns = min(limit_ns, self._leaves_ns(one, start_ns))
-        for member in members:
-            if not member.dry and member.deadline_ns >= alone_ns:
-                limit_ns = min(limit_ns, member.deadline_ns)
-        for request in riders:
-            if len(members) >= most:
-                return
-            if request in members:
-                continue
-            finish_ns = begins_ns + one.times_ns[len(members) + 1]
-            if finish_ns > limit_ns:
-                return
-            in_time = not request.dry and request.deadline_ns >= alone_ns
-            if in_time and finish_ns > request.deadline_ns:
-                if not request.firm and not request.background:
-                    return
-                continue
-            if request.firm and not in_time:
-                continue
-            if in_time:
-                limit_ns = min(limit_ns, request.deadline_ns)
-            members.append(request)
-
-    def _leaves_ns(self, one: Contender, start_ns: int) -> int:
-        """Return until when riders may keep the worker from the other lanes, and from tier 0."""
-        latest_ns = FOREVER_NS
-        for other, window in zip(self._contenders, self._windows, strict=True):
-            if other is not one and window.count and other.line.firm:
-                needs_ns = other.times_ns[1] + other.usual_switch_ns
-                last_ns = other.line.timely.times_ns[window.first] - needs_ns
-                if other.others_free_ns > last_ns:
-                    latest_ns = min(latest_ns, last_ns)
-        if self._critical.lanes:
-            latest_ns = min(latest_ns, self._critical.latest_finish_ns(one.lane))
-        return latest_ns
-
-
-def _largest(times_ns: Sequence[int], left_ns: int) -> int:
-    """Return the largest batch that is over in `left_ns`."""
-    return bisect_left(times_ns, left_ns + 1) - 1 if left_ns > 0 else 0
-
-
-def _as_lead(request: Request) -> tuple[int, int, int, int, int]:
-    """Return the rank of a request among dry and late ones: by tier, then by time."""
-    first, second, *rest = request.rank
-    return (first, second, *rest) if request.dry else (second, first, *rest)  # pyright: ignore
-
-
-def _leads(one: Contender, window: Window) -> Iterable[Request]:
-    """Return who might lead in a lane: its first dry one, its first that is late and soft."""
-    yield from one.line.first.requests[:1]
-    timely = one.line.timely
-    late = window.first if window.count else len(timely)
-    for request in timely.requests[:late]:
-        if not request.firm:
-            yield request
-            return
-
-
-def _riders(line: Line, first: int) -> Iterable[Request]:
-    """Return who may ride with who leads, best first.
-
-    Where some are firm, those that are late anyway come after them.
-
-    Args:
-        first: Of `timely`, the first that is in time alone.
-    """
-    timely = line.timely.requests
-    order = (timely[first:], timely[:first]) if line.firm else (timely,)
-    return chain(line.first, *order, line.yielding, line.background)
-
-
-def _spare_riders(line: Line, first: int) -> Iterable[Request]:
-    """Return who may ride where the timely ones are chosen, best first."""
-    return chain(line.first, line.timely.requests[:first], line.yielding, line.background)
+    return Wait(max(expected_ns, outlook.start_ns) + SETTLE_NS)

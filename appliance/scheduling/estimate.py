@@ -20,7 +20,7 @@ GAIN = 0.05
 """Weight of one batch in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
 
 TOLD_APART = 0.2
-"""Share of batches behind others of their model from which on the cost of a change can be learnt."""
+"""Share of batches behind others of their model from which on the cost of a change is learnt."""
 
 MOST_SWITCH = 0.5
 """Of the time of a single row: what a change may cost."""
@@ -29,7 +29,7 @@ QUANTILE, CAREFUL_QUANTILE = 75.0, 93.0
 """Of the times of a size: to plan with, and to plan with for tier 0."""
 
 DEVIATIONS, CAREFUL_DEVIATIONS = 0.85, 1.8
-"""Mean deviations added where a size has no quantile yet: about the same of a normal distribution."""
+"""Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
 
 SPIKE = 1.3
 """A batch beyond this multiple of its expected time is a spike, unless deviations are larger."""
@@ -72,6 +72,7 @@ class Spread:
         self._histogram = HdrHistogram(1, HIGHEST, 2)
 
     def record(self, relative: float) -> None:
+        """Take in how long a batch took, as a part of what was expected."""
         self._histogram.record_value(min(HIGHEST, max(1, round(1000 * relative))))
         self._count += 1
         if self._count % REFRESH == 0 and self._count >= ENOUGH:
@@ -93,6 +94,7 @@ class Fit:
     _products: float = field(default=0.0, init=False)
 
     def add(self, size: int, time_ns: float) -> None:
+        """Take in how long a batch took."""
         self._weight = FORGET * self._weight + 1
         self._sizes = FORGET * self._sizes + size
         self._squares = FORGET * self._squares + size * size

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from appliance.scheduling.turns import Mailbox
 
 Rank = tuple[int, int, int, int, int]
-"""Deadline, tier, priority, last turn, id; of the dry: tier, since when, priority, last turn, id."""
+"""Deadline, tier, priority, last turn, id; of a dry one: tier, since when, and the same."""
 
 UNRANKED: Rank = (0, 0, 0, 0, 0)
 """Of a request that has not been in a line yet."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from attrs import define
 
 from appliance.scheduling.choice import Contender
 
@@ -11,8 +13,18 @@ ENOUGH = 3
 """More lost than this need not be counted."""
 
 
+@define(eq=False)
+class _Queue:
+    """What waits in one lane: deadlines, sorted; `next_ns` is that of the first not served yet."""
+
+    one: Contender
+    deadlines_ns: Sequence[int]
+    next_ns: int
+    position: int = 0
+
+
 def lost_in_order(
-    waiting: Sequence[tuple[Contender, Sequence[int]]], running: Contender, free_ns: int
+    waiting: Iterable[tuple[Contender, Sequence[int]]], running: Contender, free_ns: int
 ) -> int:
     """Return how many are late, at most `ENOUGH` + 1, if nobody else arrives.
 
@@ -24,30 +36,29 @@ def lost_in_order(
         free_ns: When that is.
     """
     lost = 0
-    queues = [[deadlines_ns, 0, one] for one, deadlines_ns in waiting]
+    queues = [_Queue(one, deadlines_ns, deadlines_ns[0]) for one, deadlines_ns in waiting]
     last = running
     while queues:
-        queue = queues[0]
-        if len(queues) > 1:
-            queue = min(queues, key=_head)
-        deadlines_ns, position, one = queue
+        queue = queues[0] if len(queues) == 1 else min(queues, key=_next_ns)
+        one = queue.one
         switch_ns = 0 if one is last else one.usual_switch_ns
-        left_ns = deadlines_ns[position] - free_ns - switch_ns
-        fits = bisect_right(one.times_ns, left_ns) - 1 if left_ns > 0 else 0
-        if fits == 0:
+        count = bisect_right(one.times_ns, queue.next_ns - free_ns - switch_ns) - 1
+        if count <= 0:
             lost += 1
-            fits = 1
             if lost > ENOUGH:
                 return lost
+            queue.position += 1
         else:
-            fits = min(fits, len(deadlines_ns) - position)
-            free_ns += one.times_ns[fits] + switch_ns
+            count = min(count, len(queue.deadlines_ns) - queue.position)
+            free_ns += one.times_ns[count] + switch_ns
             last = one
-        queue[1] = position + fits
-        if position + fits >= len(deadlines_ns):
+            queue.position += count
+        if queue.position == len(queue.deadlines_ns):
             queues.remove(queue)
+        else:
+            queue.next_ns = queue.deadlines_ns[queue.position]
     return lost
 
 
-def _head(queue: list) -> int:
-    return queue[0][queue[1]]
+def _next_ns(queue: _Queue) -> int:
+    return queue.next_ns

@@ -260,7 +260,7 @@ class Scheduler:
                 continue
             if worker.staged is not None:
                 if is_news:
-                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
+                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns))
             elif self._room.lines:
                 lead_ns = worker.free_ns - STAGE_LEAD_NS
                 if now_ns < lead_ns:
@@ -281,14 +281,14 @@ class Scheduler:
             self._revoke(worker, batch, now_ns)
             return
         if is_news:
-            self._choose_again(worker, batch, now_ns, now_ns)
+            self._choose_again(worker, batch, now_ns)
         if worker.staged is not None:
             batch = worker.staged
             worker.staged = None
             self._start(worker, batch, now_ns)
             self._effects.append(Go(batch))
 
-    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int, now_ns: int) -> None:
+    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int) -> None:
         """Replace what is staged if something else is better by now."""
         worker.staged = None
         before = len(self._effects)

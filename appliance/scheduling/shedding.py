@@ -27,8 +27,8 @@ APART = 0.3
 """No model lets in more than this above the one that lets in least: they share a device."""
 
 IDLE = 0.03
-"""A worker that is idle for more of the time is not short of time: what is lost comes in bursts, and
-letting in less would not help."""
+"""A worker that is idle for more of the time is not short of time: what is lost comes in bursts,
+and letting in less would not help."""
 
 LEAST = 0.05
 CALM = 0.97

@@ -10,7 +10,6 @@ from appliance.scheduling.choice import FOREVER_NS
 from appliance.scheduling.estimate import Estimate
 from appliance.scheduling.events import Batch, ModelRef, WorkerReady, WorkerRef
 
-
 SOONEST = 0.8
 """What part of its planned time a batch takes at least."""
 

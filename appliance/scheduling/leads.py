@@ -1,0 +1,192 @@
+"""Who goes without a deadline to lose: in front, beside others, or when nobody else wants to.
+
+In front go a dry robot whose turn it is, and a soft request that is late anyway where that costs no
+firm one its deadline. Beside others rides whoever makes nobody late by it. When nobody else wants
+the worker, those go that are more than their clients said they would send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+from appliance.scheduling.choice import FOREVER_NS, Choice, Contender
+from appliance.scheduling.events import Request
+from appliance.scheduling.outlook import Outlook
+from appliance.scheduling.room import Line
+from appliance.scheduling.window import Window
+
+BACKGROUND = 4
+"""Rows of a batch in which nobody else rides."""
+
+PATIENCE = 2
+"""A dry robot minds who is expected of tier 0 for so many times what answering it alone takes."""
+
+
+def lead(outlook: Outlook) -> Choice | None:
+    """Return the batch of who goes before all that has a deadline, if somebody does."""
+    leads: list[tuple[tuple[int, ...], Contender, Request]] = []
+    for one, window in outlook.pairs:
+        if one.line.first.requests or window.first or not window.count:
+            leads += [(_rank(request), one, request) for request in _leads(one, window)]
+    leads.sort(key=_rank_of)
+    for _, one, request in leads:
+        limit_ns = _limit_ns(outlook, one, request)
+        if limit_ns is not None:
+            members = [request]
+            fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
+            return Choice(one.lane, members)
+    return None
+
+
+def without_deadline(outlook: Outlook) -> Choice | None:
+    """Return the batch of who may go where nobody has a deadline to lose."""
+    for one in outlook.contenders:
+        alone_ns = outlook.alone_ns(one)
+        for request in one.line:
+            if not request.background and (not request.firm or alone_ns <= request.deadline_ns):
+                members = [request]
+                fill(outlook, one, members, one.line)
+                return Choice(one.lane, members)
+    for one in outlook.contenders:
+        members = _background(outlook, one)
+        if members:
+            return Choice(one.lane, members)
+    return None
+
+
+def fill(
+    outlook: Outlook,
+    one: Contender,
+    members: list[Request],
+    riders: Iterable[Request],
+    limit_ns: int = FOREVER_NS,
+) -> None:
+    """Add to a batch of a lane who may ride in it while that makes nobody late.
+
+    Args:
+        riders: Best first.
+        limit_ns: When it has to be over.
+    """
+    begins_ns = outlook.start_ns + one.switch_ns
+    alone_ns = begins_ns + one.times_ns[1]
+    limit_ns = min(limit_ns, _others_ns(outlook, one))
+    for member in members:
+        if not member.dry and member.deadline_ns >= alone_ns:
+            limit_ns = min(limit_ns, member.deadline_ns)
+    for request in riders:
+        if len(members) == one.most:
+            return
+        finish_ns = begins_ns + one.times_ns[len(members) + 1]
+        if finish_ns > limit_ns:
+            return
+        if request in members:
+            continue
+        if not request.dry and request.deadline_ns >= alone_ns:
+            if finish_ns > request.deadline_ns:
+                return
+            limit_ns = min(limit_ns, request.deadline_ns)
+        elif request.firm:
+            continue
+        members.append(request)
+
+
+def spare_riders(line: Line, first: int) -> Iterable[Request]:
+    """Return who may ride where the timely ones are chosen, best first.
+
+    Args:
+        first: Of `timely`, the first that is in time alone.
+    """
+    return chain(line.first, line.timely.requests[:first], line.yielding, line.background)
+
+
+def _riders(line: Line, first: int) -> Iterable[Request]:
+    """Return who may ride with who leads, best first: where some are firm, the late come last."""
+    timely = line.timely.requests
+    order = (timely[first:], timely[:first]) if line.firm else (timely,)
+    return chain(line.first, *order, line.yielding, line.background)
+
+
+def _leads(one: Contender, window: Window) -> Iterable[Request]:
+    """Return who might lead in a lane: its first dry one, its first that is late and soft."""
+    yield from one.line.first.requests[:1]
+    timely = one.line.timely.requests
+    for request in timely[: window.first] if window.count else timely:
+        if not request.firm:
+            yield request
+            return
+
+
+def _rank(request: Request) -> tuple[int, ...]:
+    """Return the rank of a request among dry and late ones: by tier, then by time."""
+    first, second, *rest = request.rank
+    return (first, second, *rest) if request.dry else (second, first, *rest)
+
+
+def _rank_of(lead: tuple[tuple[int, ...], Contender, Request]) -> tuple[int, ...]:
+    return lead[0]
+
+
+def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
+    """Return until when a batch with `lead` may run; None: it would endanger somebody even alone.
+
+    That is whoever is of a better tier, or firm where `lead` is only late.
+    """
+    alone_ns = outlook.alone_ns(one)
+    limit_ns = FOREVER_NS
+    for other, window in outlook.pairs:
+        if not window.count:
+            continue
+        timely = other.line.timely
+        needs_ns = other.times_ns[1] + (0 if other is one else other.usual_switch_ns)
+        for request in timely.requests[window.first :]:
+            minds = request.tier < lead.tier or (request.firm and not lead.dry)
+            if not (minds or request.firm):
+                continue
+            last_ns = request.rank[0] - needs_ns
+            if last_ns >= alone_ns:
+                limit_ns = min(limit_ns, last_ns)
+            elif minds and other.others_free_ns > last_ns:
+                return None
+            break
+    if outlook.critical.lanes and lead.tier > 0:
+        latest_ns = outlook.critical.latest_finish_ns(one.lane)
+        if latest_ns >= alone_ns:
+            return min(limit_ns, latest_ns)
+        is_patient = outlook.start_ns - lead.arrived_ns <= PATIENCE * one.times_ns[1]
+        if is_patient or not lead.dry:
+            return None
+    return limit_ns
+
+
+def _others_ns(outlook: Outlook, one: Contender) -> int:
+    """Return until when riders may keep the worker from firm ones of other lanes, and tier 0."""
+    latest_ns = FOREVER_NS
+    for other, window in outlook.pairs:
+        if other is not one and window.count and other.line.firm:
+            needs_ns = other.times_ns[1] + other.usual_switch_ns
+            last_ns = other.line.timely.times_ns[window.first] - needs_ns
+            if other.others_free_ns > last_ns:
+                latest_ns = min(latest_ns, last_ns)
+    if outlook.critical.lanes:
+        latest_ns = min(latest_ns, outlook.critical.latest_finish_ns(one.lane))
+    return latest_ns
+
+
+def _background(outlook: Outlook, one: Contender) -> list[Request]:
+    """Return a batch of a lane's background requests, as far as tier 0 allows."""
+    begins_ns = outlook.start_ns + one.switch_ns
+    latest_ns = outlook.critical.latest_finish_ns(one.lane)
+    members: list[Request] = []
+    for request in one.line.background:
+        if len(members) == min(BACKGROUND, one.most):
+            break
+        finish_ns = begins_ns + one.times_ns[len(members) + 1]
+        if finish_ns > latest_ns:
+            break
+        if request.firm:
+            if finish_ns > request.deadline_ns:
+                continue
+            latest_ns = min(latest_ns, request.deadline_ns)
+        members.append(request)
+    return members

@@ -1,0 +1,79 @@
+"""What one decision looks at: the lanes a worker may serve, and whom of tier 0 it has to mind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from appliance.scheduling.choice import Contender
+from appliance.scheduling.critical import Critical
+from appliance.scheduling.events import ModelRef
+from appliance.scheduling.streams import Forecast
+from appliance.scheduling.window import NOTHING, Window, best_window
+from appliance.values import value
+
+AHEAD_NS = 20_000_000
+"""Tier 0 is looked for so far beyond the longest batch."""
+
+
+@value
+class Outlook:
+    """See the module's docstring.
+
+    Attributes:
+        start_ns: When the worker is free.
+        contenders: The lanes.
+        windows: The most valuable batch of each that could start then.
+        critical: Those of tier 0.
+    """
+
+    start_ns: int
+    contenders: Sequence[Contender]
+    windows: list[Window]
+    critical: Critical
+
+    @property
+    def pairs(self) -> Iterable[tuple[Contender, Window]]:
+        """The lanes, each with its window."""
+        return zip(self.contenders, self.windows, strict=True)
+
+    def alone_ns(self, one: Contender) -> int:
+        """Return when a single request of a lane would be answered."""
+        return self.start_ns + one.switch_ns + one.times_ns[1]
+
+    def first_in_time(self, one: Contender) -> int:
+        """Return where in a lane's timely requests those begin that are in time if alone."""
+        window = self.windows[self.contenders.index(one)]
+        return window.first if window.count else len(one.line.timely.times_ns)
+
+
+def look(
+    contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
+) -> Outlook:
+    """Look at the lanes of a worker that is free at `start_ns`."""
+    windows: list[Window] = []
+    for one in contenders:
+        timely = one.line.timely
+        if timely.times_ns:
+            begins_ns = start_ns + one.switch_ns
+            windows.append(best_window(timely.times_ns, timely.values, one.times_ns, begins_ns))
+        else:
+            windows.append(NOTHING)
+    return Outlook(
+        start_ns, contenders, windows, _look_for_critical(contenders, forecasts, start_ns)
+    )
+
+
+def _look_for_critical(
+    contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
+) -> Critical:
+    critical = Critical()
+    seen: set[ModelRef] = set()
+    for one in contenders:
+        model = one.lane.model
+        forecast = forecasts.get(model) if model not in seen else None
+        if forecast is None and not one.line.critical:
+            continue
+        seen.add(model)
+        longest_ns = max(other.times_ns[-1] for other in contenders)
+        critical.add(one, forecast, until_ns=start_ns + AHEAD_NS + longest_ns)
+    return critical
