@@ -186,7 +186,7 @@ def _object(found: Any, cls: type[attrs.AttrsInstance], key: str, problems: list
     }
     before = len(problems)
     problems.extend(
-        f"{_join(key, name)}: unknown key; allowed: {', '.join(fields)}"
+        f"{_join(key, name)}: unknown key; allowed: {', '.join(fields) or 'none'}"
         for name in table
         if name not in fields
     )
