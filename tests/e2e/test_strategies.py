@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from support.fleet_models import add_sleeper
 from appliance import Outcome
 from appliance.admin import client as admin
 from appliance.cli import main
+from appliance.client.connection import Model
 
 PAGE = Path(__file__).parents[2] / "docs" / "scheduling.md"
 FAULTY = """
@@ -53,7 +55,7 @@ def configure(running: Box, text: str) -> int:
     return main(["reload", "--socket", running.socket])
 
 
-def ask(model, **said) -> None:
+def ask(model: Model, **said: Any) -> None:
     model.observe(state=np.zeros(4, np.float32), **said)
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.simulation import MS, Ask, Model, Trace, simulate
-from support.strategies import made, simulation_with
+from support.simulation import MS, Ask, Model, Trace, Withdrawal, simulate
+from support.strategies import by_policy, made, simulation_with
 from support.traces import random_trace
 from test_strategies import LAWS
 
 from appliance.errors import Outcome
 from appliance.scheduling.choice import Choice, Contender, Decided, Wait
 from appliance.scheduling.deadline_aware import DeadlineAware
-from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.guard import LONGEST_MESSAGE, SLOW_NS, StrategyMaker
-from appliance.scheduling.strategies import PolicyRequest, Said
-from appliance.scheduling.strategies.scored import Policy, Scored
+from appliance.scheduling.events import Lane, ModelRef, Request, Withdrawn
+from appliance.scheduling.guard import LONGEST_MESSAGE, SLOW_NS, Guard
+from appliance.scheduling.room import Line
+from appliance.scheduling.strategies import PolicyRequest
+from appliance.scheduling.strategies.scored import Policy
 
 FOUR = Model(name="policy", max_batch=4, base_ns=4 * MS, row_ns=MS)
 Answers = Callable[[Sequence[Contender], int], object]
@@ -35,7 +38,7 @@ class Mine:
 
     def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
         self.asked += 1
-        return self.answer(contenders, start_ns)  # pyright: ignore[reportReturnType]
+        return self.answer(contenders, start_ns)
 
 
 class Unspeakable(Exception):
@@ -52,6 +55,10 @@ def first(contenders: Sequence[Contender], _: int) -> Choice:
     """Choose as one should, almost."""
     one = next(one for one in contenders if len(one.line))
     return Choice(one.lane, [next(iter(one.line))])
+
+
+def into_itself(contenders: Sequence[Contender], start_ns: int) -> object:
+    return into_itself(contenders, start_ns)
 
 
 def raises(error: BaseException) -> Answers:
@@ -100,17 +107,17 @@ BROKEN: dict[str, tuple[str, Answers]] = {
     "raises what cannot be said": ("raised", raises(Unspeakable())),
     "raises at length": ("raised", raises(Endless())),
     "exits": ("raised", raises(SystemExit(1))),
-    "runs into itself": ("raised", lambda a, b: BROKEN["runs into itself"][1](a, b)),
+    "runs into itself": ("raised", into_itself),
     "answers a number": ("nonsense", lambda *_: 7),
     "answers the request": ("nonsense", lambda a, b: first(a, b).requests[0]),
-    "waits until then": ("nonsense", lambda *_: Wait("then")),  # pyright: ignore
+    "waits until then": ("nonsense", lambda *_: Wait("then")),
     "waits until now": ("nonsense", lambda _, start_ns: Wait(start_ns)),
     "chooses nobody": ("nonsense", lambda a, b: Choice(first(a, b).lane, [])),
-    "chooses no list": ("nonsense", lambda a, b: Choice(first(a, b).lane, 3)),  # pyright: ignore
+    "chooses no list": ("nonsense", lambda a, b: Choice(first(a, b).lane, 3)),
     "another lane": ("unknown_lane", lambda a, b: Choice(Lane(ModelRef("x", "1")), [])),
-    "no lane": ("unknown_lane", lambda a, b: Choice(None, first(a, b).requests)),  # pyright: ignore
+    "no lane": ("unknown_lane", lambda a, b: Choice(None, first(a, b).requests)),
     "somebody else's": ("not_waiting", someone_elses),
-    "a name": ("not_waiting", lambda a, b: Choice(first(a, b).lane, ["arm"])),  # pyright: ignore
+    "a name": ("not_waiting", lambda a, b: Choice(first(a, b).lane, ["arm"])),
     "one that has ended": ("not_waiting", ended()),
     "one twice": ("repeated", twice),
     "too many": ("too_many", all_that_waits),
@@ -210,6 +217,41 @@ def test_who_waits_no_longer_than_he_may_is_not_idle() -> None:
     assert {start.now_ns % (3_600_000 * MS) for start in record.starts} == {900 * MS}
 
 
+def test_who_waits_in_vain_now_and_then_is_not_idle() -> None:
+    """What it waits with is taken back each time, for ten hours."""
+    hours = [3_600_000 * MS * n for n in range(10)]
+    robots = tuple(Ask(at_ns=at_ns, session="arm", budget_ns=4000 * MS) for at_ns in hours)
+    taken_back = tuple(Withdrawal(at_ns + 15 * MS, Withdrawn("arm")) for at_ns in hours)
+    trace = Trace(models=(FOUR,), asks=robots, withdrawals=taken_back)
+    mine = Mine(lambda _, start_ns: Wait(start_ns + 100 * MS))
+    world = simulation_with(trace, made(mine))
+    world.run()
+    assert mine.asked >= 20
+    assert world.scheduler.fault is None
+
+
+def test_nobody_is_to_be_chosen_who_could_not_be_in_time() -> None:
+    lane = Lane(ModelRef("policy", "1"))
+    line = Line()
+    line.add(
+        Request(
+            id=1,
+            session="arm",
+            client="arm",
+            lane=lane,
+            arrived_ns=0,
+            deadline_ns=MS,
+            expires_ns=MS,
+            firm=True,
+        )
+    )
+    hopeless: Any = SimpleNamespace(lane=lane, line=line, times_ns=[0, 5 * MS], switch_ns=0)
+    mine = Mine(lambda *_: None)
+    guard = Guard("mine", mine, mine)
+    assert all(guard.choose([hopeless], n * 10 * MS) is None for n in range(1000))
+    assert guard.fault is None
+
+
 # ------------------------------------------------------------------------------------ time
 
 
@@ -267,8 +309,7 @@ def test_nobody_looks_at_a_clock_for_the_default() -> None:
     ],
 )
 def test_the_default_takes_over_from_a_policy_that_fails(cause: str, policy: Policy) -> None:
-    maker = StrategyMaker("mine", lambda streams: Scored(policy, streams, lambda _: Said()))
-    world = simulation_with(crowd(), maker)
+    world = simulation_with(crowd(), by_policy(policy, name="mine"))
     record = world.run()
     assert world.scheduler.fault is not None
     assert world.scheduler.fault.cause == cause
@@ -282,8 +323,7 @@ def test_any_real_number_is_a_score(score: float) -> None:
     def policy(request: PolicyRequest) -> float:
         return score if request.client_id == "robot 0" else 0.5
 
-    maker = StrategyMaker("mine", lambda streams: Scored(policy, streams, lambda _: Said()))
-    world = simulation_with(crowd(), maker)
+    world = simulation_with(crowd(), by_policy(policy, name="mine"))
     world.run()
     assert world.scheduler.fault is None
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.simulation import MS, Ask, Model, Record, Simulation, Trace, simulate
-from support.strategies import BUILT_IN, made, served_by, simulation_with
+from support.simulation import MS, Model, Simulation, Trace, simulate
+from support.strategies import (
+    BUILT_IN,
+    FOUR,
+    ONE,
+    VISION,
+    ask,
+    batches,
+    by_policy,
+    served_by,
+    simulation_with,
+    trace,
+)
 from support.traces import random_trace
 from test_scheduler_properties import (
     a_batch_is_of_one_lane_and_fits_its_worker,
@@ -28,23 +40,11 @@ from test_scheduler_properties import (
 )
 
 from appliance.errors import Outcome
-from appliance.scheduling import Scheduler
 from appliance.scheduling.events import (
     Answer,
-    Arrived,
-    BatchDone,
-    Event,
-    Go,
-    Lane,
-    ModelRef,
-    Request,
-    Stage,
-    WorkerReady,
-    WorkerRef,
 )
 from appliance.scheduling.guard import StrategyMaker
-from appliance.scheduling.strategies import PolicyRequest, Said, load_strategy
-from appliance.scheduling.strategies.scored import Policy, Scored
+from appliance.scheduling.strategies import PolicyRequest, load_strategy
 
 LAWS = (
     every_request_gets_one_answer,
@@ -65,40 +65,11 @@ LAWS = (
 """The scheduler's, whoever chooses. (That no worker is idle is not: some strategies wait.)"""
 
 traces = st.builds(random_trace, st.integers(0, 1 << 32), st.integers(1, 40), faults=st.booleans())
-FOUR = Model(name="policy", max_batch=4, base_ns=4 * MS, row_ns=MS)
-ONE = Model(name="policy", row_ns=10 * MS)
-VISION = Model(name="vision", max_batch=4, base_ns=4 * MS, row_ns=MS)
-BOTH = (("cpu-0", ("policy", "vision")),)
-
-
-def ask(session: str, at: float = 1.0, budget: float = 1000, **different: object) -> Ask:
-    return Ask(at_ns=round(at * MS), session=session, budget_ns=round(budget * MS), **different)
-
-
-def trace(*asks: Ask, models: tuple[Model, ...] = (FOUR,)) -> Trace:
-    return Trace(models=models, slots=(("cpu-0", tuple(m.name for m in models)),), asks=asks)
-
-
-def batches(record: Record) -> list[tuple[float, list[str]]]:
-    """When each batch was started, milliseconds, and of whom."""
-    return [
-        (start.now_ns / MS, [request.session for request in start.batch.requests])
-        for start in record.starts
-    ]
-
-
-def by_policy(policy: Policy, said: dict[str, Said] | None = None) -> StrategyMaker:
-    def says(request: Request) -> Said:
-        return (said or {}).get(request.client, Said())
-
-    return StrategyMaker("policy", lambda streams: Scored(policy, streams, says))
+# ------------------------------------------------------------------------------- the laws
 
 
 def earliest_deadline(request: PolicyRequest) -> float:
     return -request.time_to_deadline_ms
-
-
-# ------------------------------------------------------------------------------- the laws
 
 
 def makers() -> list[StrategyMaker | None]:
@@ -158,7 +129,9 @@ def test_a_batch_is_started_when_it_is_full() -> None:
     ]
 
 
-@pytest.mark.parametrize(("parameters", "at_ms"), [({}, 11), ({"batch_wait_ms": 3}, 4)])
+@pytest.mark.parametrize(
+    ("parameters", "at_ms"), [({}, 11), ({"batch_wait_ms": 3}, 4), ({"batch_wait_ms": 500}, 501)]
+)
 def test_a_batch_is_started_when_its_oldest_has_waited_enough(
     parameters: dict[str, float], at_ms: int
 ) -> None:
@@ -191,7 +164,7 @@ def test_who_replaces_his_observation_again_and_again_is_served(*, firm: bool) -
     record = served_by(trace(*asks), "batch_optimized")
     started_ms = [at_ms for at_ms, _ in batches(record)]
     assert len(started_ms) >= 7
-    assert max(b - a for a, b in zip(started_ms, started_ms[1:], strict=False)) <= 16
+    assert max(b - a for a, b in pairwise(started_ms)) <= 16
 
 
 # ------------------------------------------------------------------------ priority_tiered
@@ -204,10 +177,11 @@ def test_tiers_are_strict_and_within_a_tier_the_deadline_counts() -> None:
         ask("second b", at=2, budget=900, tier=1),
         ask("second a", at=2, budget=800, tier=1),
         ask("first", at=2, tier=0),
-        ask("dry", at=2, budget=0, tier=1, dry=True),
+        ask("dry", at=2, budget=0, tier=1, dry=True, keep_latest=False),
+        ask("dry", at=2, budget=0, tier=1, dry=True, keep_latest=False),
     ]
     record = served_by(trace(*asks, models=(ONE,)), "priority_tiered")
-    assert record.served() == ["busy", "first", "dry", "second a", "second b", "third"]
+    assert record.served() == ["busy", "first", "dry", "second a", "second b", "dry", "third"]
 
 
 def test_tiers_from_the_last_one_on_are_one() -> None:
@@ -231,6 +205,17 @@ def test_nobody_rides_before_a_better_tier_of_another_lane(
     ]
     record = served_by(trace(*asks, models=(FOUR, VISION)), "priority_tiered")
     assert batches(record)[1][1] == together
+
+
+@pytest.mark.parametrize("name", BUILT_IN[1:])
+@pytest.mark.parametrize("firm", [False, True])
+def test_nobody_who_would_be_in_time_is_made_late_by_who_rides(name: str, *, firm: bool) -> None:
+    asks = [ask("busy"), ask("tight", at=2, budget=10, firm=firm)]
+    asks += [ask(f"robot {n}", at=2, budget=100) for n in range(3)]
+    record = served_by(trace(*asks), name, **({"batch_wait_ms": 0} if "batch" in name else {}))
+    (answer,) = [answer for _, answer in record.answers if answer.request.session == "tight"]
+    assert (answer.outcome, answer.late) == (Outcome.OK, False)
+    assert batches(record)[1] == (6, ["tight"])
 
 
 # ---------------------------------------------------------------------------- round_robin
@@ -259,6 +244,17 @@ def test_a_backlog_has_one_turn_in_a_round() -> None:
     assert record.served()[:5] == ["flood", "flood", "robot 0", "robot 1", "robot 2"]
 
 
+def test_a_backlog_does_not_fill_a_batch_that_others_wait_for() -> None:
+    backlog = [ask("flood", at=2, keep_latest=False) for _ in range(5)]
+    robots = [ask(f"robot {n}", at=2) for n in range(2)]
+    record = served_by(trace(ask("busy"), *backlog, *robots), "round_robin")
+    assert [sessions for _, sessions in batches(record)] == [
+        ["busy"],
+        ["flood", "robot 0", "robot 1", "flood"],
+        ["flood"] * 3,
+    ]
+
+
 def test_those_of_the_lane_whose_turn_is_near_ride() -> None:
     asks = [
         ask("busy", at=1),
@@ -274,113 +270,3 @@ def test_those_of_the_lane_whose_turn_is_near_ride() -> None:
         ["arm 2", "arm 3"],
         ["eye 3", "eye 4"],
     ]
-
-
-# --------------------------------------------------------------------------------- policies
-
-
-def test_the_higher_score_runs_first_and_others_of_its_lane_ride_in_order() -> None:
-    said = {f"robot {n}": Said(urgency=n / 10) for n in range(6)}
-    asks = [ask("busy"), *(ask(f"robot {n}", at=2) for n in range(6))]
-    record = simulation_with(trace(*asks), by_policy(lambda r: r.urgency, said)).run()
-    assert [sessions for _, sessions in batches(record)] == [
-        ["busy"],
-        ["robot 5", "robot 4", "robot 3", "robot 2"],
-        ["robot 1", "robot 0"],
-    ]
-
-
-def test_a_policy_is_asked_anew_at_each_decision_and_knows_when_it_is() -> None:
-    seen: list[PolicyRequest] = []
-
-    def policy(request: PolicyRequest) -> float:
-        seen.append(request)
-        return 0.0
-
-    asks = [
-        *(ask("arm", at=1 + 20 * n, budget=50, tier=2, priority=3) for n in range(9)),
-        ask("busy", at=162),
-        ask("arm", at=165, budget=50, tier=2, priority=3),
-    ]
-    said = {"arm": Said(0.5, 4)}
-    world = simulation_with(trace(*asks, models=(ONE,)), by_policy(policy, said))
-    world.run()
-    last = seen[-1]
-    assert last.client_id == "arm"
-    assert last._replace(age_ms=0, time_to_deadline_ms=0, time_until_next_ms=None) == (
-        PolicyRequest("arm", "policy", 2, 3, 0.5, 4, False, False, 0, 0, None)
-    )
-    start = world.record.starts[-1]
-    assert last.age_ms == pytest.approx(start.now_ns / MS - 165, abs=0.6)
-    assert last.age_ms + last.time_to_deadline_ms == pytest.approx(50)
-    assert {view.time_until_next_ms is None for view in seen} == {True, False}
-    rhythm = [view for view in seen if view.client_id == "arm"][4]
-    assert rhythm.age_ms + (rhythm.time_until_next_ms or 0) == pytest.approx(20, abs=1)
-
-
-def test_a_policy_that_favours_the_dry_does_not_let_one_go_first_for_ever() -> None:
-    """Whoever says that he is dry all the time has one turn in a round, whatever it scores."""
-    dry = [ask("claims", at=1 + n / 10, dry=True, keep_latest=False) for n in range(20)]
-    asks = [ask(f"robot {n}", at=1) for n in range(4)]
-    maker = by_policy(lambda request: float(request.dry))
-    record = simulation_with(trace(*dry, *asks, models=(ONE,)), maker).run()
-    assert record.served()[:8].count("claims") <= 4
-
-
-@pytest.mark.parametrize(
-    "maker",
-    [
-        *(load_strategy(name, {}) for name in BUILT_IN[1:]),
-        by_policy(lambda request: request.client_id == "flood"),
-    ],
-    ids=lambda maker: maker.name,
-)
-def test_who_sends_more_than_he_said_runs_where_nobody_else_would(maker: StrategyMaker) -> None:
-    worker, model = WorkerRef("cpu-0", 1), ModelRef("policy", "1")
-    scheduler = Scheduler()
-    scheduler.use_strategy(maker)
-    requests = [
-        Request(
-            id=number + 1,
-            session=number,
-            client="flood" if number < 8 else f"robot {number}",
-            lane=Lane(model),
-            arrived_ns=0,
-            deadline_ns=1000 * MS,
-            expires_ns=5000 * MS,
-            period_ns=1000 * MS,
-            firm=True,
-        )
-        for number in range(11)
-    ]
-    ready = WorkerReady(worker, {model: {1: MS}}, {model: 1})
-    now_ns, events = 0, list[Event]([*map(Arrived, requests), ready])
-    started: list[Request] = []
-    while len(started) < len(requests):
-        decision = scheduler.handle(events, now_ns)
-        effects = decision.effects
-        batch = next(
-            (e.batch for e in effects if isinstance(e, Go) or (isinstance(e, Stage) and e.go)), None
-        )
-        if batch is None:
-            assert decision.next_wakeup_ns is not None
-            now_ns, events = decision.next_wakeup_ns, []
-            continue
-        started += batch.requests
-        now_ns += MS
-        events = [BatchDone(worker, batch.id, MS)]
-    assert scheduler.fault is None
-    assert [request.background for request in started] == [False] * 6 + [True] * 5
-
-
-def test_a_strategy_class_of_a_user_decides() -> None:
-    class Newest:
-        def choose(self, contenders, start_ns):
-            from appliance.scheduling.choice import Choice
-
-            newest = max(contenders[0].line, key=lambda request: request.id)
-            return Choice(contenders[0].lane, [newest])
-
-    asks = [ask("busy"), ask("a", at=2), ask("b", at=3), ask("c", at=4)]
-    record = simulation_with(trace(*asks), made(Newest())).run()
-    assert record.served() == ["busy", "c", "b", "a"]

@@ -150,7 +150,7 @@ def test_what_a_module_registered_is_found_by_that_name() -> None:
         ("mine:Plain", {"size": 1, "x": 2}, "found size, x; got an unexpected keyword .*allowed"),
         ("mine:policy", {"wait": 2}, "found wait; got an unexpected keyword argument 'wait'"),
         ("mine:policy", {"request": 2}, "multiple values for argument 'request'"),
-        ("mine:Typed", {"size": "2"}, "scheduling.parameters: size: found \"2\"; .*an integer"),
+        ("mine:Typed", {"size": "2"}, 'scheduling.parameters: size: found "2"; .*an integer'),
         ("mine:Typed", {"size": 0}, "scheduling.parameters: size: must be >= 1: 0"),
         ("mine:Typed", {"asked": 1}, "asked: unknown key; allowed: size$"),
         ("mine:Typed", {"_asked": 1}, "_asked: unknown key; allowed: size$"),

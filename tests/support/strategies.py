@@ -7,10 +7,15 @@ from typing import Any
 
 from appliance.scheduling import Scheduler
 from appliance.scheduling.choice import Strategy
+from appliance.scheduling.events import Request
 from appliance.scheduling.guard import StrategyMaker
-from appliance.scheduling.strategies import load_strategy
-from support.simulation import Record, Simulation, Trace
+from appliance.scheduling.strategies import Said, load_strategy
+from appliance.scheduling.strategies.scored import Policy, Scored
+from support.simulation import MS, Ask, Model, Record, Simulation, Trace
 
+FOUR = Model(name="policy", max_batch=4, base_ns=4 * MS, row_ns=MS)
+ONE = Model(name="policy", row_ns=10 * MS)
+VISION = Model(name="vision", max_batch=4, base_ns=4 * MS, row_ns=MS)
 BUILT_IN = ("deadline_aware", "batch_optimized", "priority_tiered", "round_robin")
 
 
@@ -38,3 +43,32 @@ def served_by(trace: Trace, name: str, **parameters: Any) -> Record:
 def made(strategy: Strategy) -> StrategyMaker:
     """Return what lets a scheduler use a strategy."""
     return StrategyMaker("mine", lambda _: strategy)
+
+
+def ask(session: str, at: float = 1.0, budget: float = 1000, **different: object) -> Ask:
+    """An observation; milliseconds."""
+    return Ask(at_ns=round(at * MS), session=session, budget_ns=round(budget * MS), **different)
+
+
+def trace(*asks: Ask, models: tuple[Model, ...] = (FOUR,)) -> Trace:
+    """All of them, and a worker that has these models."""
+    return Trace(models=models, slots=(("cpu-0", tuple(m.name for m in models)),), asks=asks)
+
+
+def batches(record: Record) -> list[tuple[float, list[str]]]:
+    """When each batch was started, milliseconds, and of whom."""
+    return [
+        (start.now_ns / MS, [request.session for request in start.batch.requests])
+        for start in record.starts
+    ]
+
+
+def by_policy(
+    policy: Policy, said: dict[str, Said] | None = None, *, name: str = "policy"
+) -> StrategyMaker:
+    """Return what lets a scheduler use a policy; clients say what `said` has."""
+
+    def says(request: Request) -> Said:
+        return (said or {}).get(request.client, Said())
+
+    return StrategyMaker(name, lambda streams: Scored(policy, streams, says))

@@ -16,6 +16,9 @@ from appliance.scheduling.strategies.registry import register_scheduler
 MARGIN_NS = 1_000_000
 """So long before the last chance of somebody to be in time nothing is waited for any more."""
 
+LONGEST_WAIT_MS = 500
+"""Half of what `guard` allows."""
+
 
 @register_scheduler("batch_optimized")
 @define(eq=False)
@@ -31,7 +34,7 @@ class BatchOptimized:
     """
 
     max_batch_size: int = field(default=8, validator=ge(1))
-    batch_wait_ms: float = field(default=10.0, validator=[ge(0), le(60_000)])
+    batch_wait_ms: float = field(default=10.0, validator=[ge(0), le(LONGEST_WAIT_MS)])
 
     def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
         """See `Strategy.choose`."""
