@@ -139,6 +139,15 @@ class Appliance:
         config = self.config
         self.reloader = Reloader(config, lambda: config, self.apply)
         gate = self._gate = gate_of(config)
+        scheduler = Scheduler(
+            config.scheduling.max_queue_size,
+            config.scheduling.overflow_policy,
+            config.scheduling.max_retries,
+            time.monotonic_ns,
+        )
+        self._strategy = ConfiguredStrategy(scheduler)
+        self._strategy.load(config.scheduling)
+        self._strategy.apply(config.scheduling)
         directory = Path(config.models.directory)
         entries = Repository(directory).scan()
         self.models = ModelWatch(directory, entries)
@@ -156,15 +165,6 @@ class Appliance:
         }
         fleet = Fleet(catalog, memory, metrics, ledger, hosted)
         endings = Endings(ledger, metrics, memory, AccessLog(config.log.access_sample))
-        scheduler = Scheduler(
-            config.scheduling.max_queue_size,
-            config.scheduling.overflow_policy,
-            config.scheduling.max_retries,
-            time.monotonic_ns,
-        )
-        self._strategy = ConfiguredStrategy(scheduler)
-        self._strategy.load(config.scheduling)
-        self._strategy.apply(config.scheduling)
         self.dispatcher = Dispatcher(scheduler, fleet, endings, self._notifier)
         self.pool = WorkerPool(slots, self.arena, on_event=self._on_pool_event, on_log=_log_line)
         self.dispatcher.pool = self.pool

@@ -157,12 +157,3 @@ def test_a_reload_that_cannot_be_used_keeps_what_held(
         ask(model)
         assert [each.status for each in model.results(10_000)] == [Outcome.OK]
     assert running.status()["state"] == "ready"
-
-
-def test_a_start_with_a_strategy_that_is_not_there_stops(
-    modules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add_sleeper(tmp_path / "models", "slow", ms=2)
-    flags = ["--models", str(tmp_path / "models"), "--socket", str(tmp_path / "admin")]
-    assert main(["serve", *flags, "--set", "scheduling.strategy=robin"]) == 2
-    assert "scheduling.strategy: found 'robin'" in capsys.readouterr().err
