@@ -125,7 +125,7 @@ class Guard:
         ):
             raise StrategyError(
                 "nonsense",
-                f"it answered {decided!r}; expected a Choice, None, or a Wait with an integer "
+                f"it answered {_kind(decided)}; expected a Choice, None, or a Wait with an integer "
                 f"until_ns after {start_ns}",
             )
         if not any(_could_run(one, start_ns) for one in contenders):
@@ -155,7 +155,8 @@ def checked(choice: Choice, contenders: Sequence[Contender], start_ns: int) -> C
     if not isinstance(requests, (list, tuple)) or not requests:
         raise StrategyError(
             "nonsense",
-            f"it chose {requests!r} of the model {model!r}; expected a list of requests, not empty",
+            f"it chose {_kind(requests)} of the model {model!r}; expected a list of requests, not "
+            "empty",
         )
     members = list(cast("Sequence[Request]", requests))
     if len(members) > one.most:
@@ -166,7 +167,8 @@ def checked(choice: Choice, contenders: Sequence[Contender], start_ns: int) -> C
     for request in members:
         if not isinstance(cast("object", request), Request) or not _waits(one.line, request):
             raise StrategyError(
-                "not_waiting", f"it chose {request!r}, which does not wait for the model {model!r}"
+                "not_waiting",
+                f"it chose {_kind(request)}, which does not wait for the model {model!r}",
             )
         if request.firm and request.deadline_ns < finish_ns:
             raise StrategyError(
@@ -188,6 +190,11 @@ def _waits(line: Line, request: Request) -> bool:
 def _could_run(one: Contender, start_ns: int) -> bool:
     alone_ns = start_ns + one.switch_ns + one.times_ns[1]
     return any(not request.firm or alone_ns <= request.deadline_ns for request in one.line)
+
+
+def _kind(thing: object) -> str:
+    """Say what a thing is: all of a request would be too much."""
+    return repr(thing) if isinstance(thing, (int, str, Wait)) else f"some {type(thing).__name__}"
 
 
 def _cut(text: str) -> str:
