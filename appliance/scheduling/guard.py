@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 from attrs import define, field, frozen
 
@@ -151,11 +151,11 @@ def checked(choice: Choice, contenders: Sequence[Contender], start_ns: int) -> C
     one = next((one for one in contenders if one.lane == choice.lane), None)
     if one is None:
         raise StrategyError("unknown_lane", f"it chose the lane {choice.lane!r}: not asked about")
-    model, requests = one.lane.model.name, cast("object", choice.requests)
+    model, requests = one.lane.model.name, cast("Any", choice.requests)
     if not isinstance(requests, (list, tuple)) or not requests:
         raise StrategyError(
             "nonsense",
-            f"it chose {_kind(requests)} of the model {model!r}; expected a list of requests, not "
+            f"it chose {_kind(choice.requests)} of the model {model!r}; expected a list of requests, not "
             "empty",
         )
     members = list(cast("Sequence[Request]", requests))
