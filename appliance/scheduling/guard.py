@@ -155,8 +155,8 @@ def checked(choice: Choice, contenders: Sequence[Contender], start_ns: int) -> C
     if not isinstance(requests, (list, tuple)) or not requests:
         raise StrategyError(
             "nonsense",
-            f"it chose {_kind(choice.requests)} of the model {model!r}; expected a list of requests, not "
-            "empty",
+            f"it chose {_kind(choice.requests)} of the model {model!r}; expected a list of "
+            "requests, not empty",
         )
     members = list(cast("Sequence[Request]", requests))
     if len(members) > one.most:
