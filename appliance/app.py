@@ -44,6 +44,7 @@ from appliance.dispatch.endings import Endings
 from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
+from appliance.dispatch.strategy import ConfiguredStrategy
 from appliance.io.groups import only_error
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
@@ -126,6 +127,7 @@ class Appliance:
     reloader: Reloader = field(init=False)
     _admission: Admission = field(init=False)
     _gate: Gate | None = field(init=False)
+    _strategy: ConfiguredStrategy = field(init=False)
     models: ModelWatch = field(init=False)
     _notifier: Notifier = field(factory=Notifier.from_environ, init=False)
     _binds: list[str] = field(factory=list[str], init=False)
@@ -137,6 +139,15 @@ class Appliance:
         config = self.config
         self.reloader = Reloader(config, lambda: config, self.apply)
         gate = self._gate = gate_of(config)
+        scheduler = Scheduler(
+            config.scheduling.max_queue_size,
+            config.scheduling.overflow_policy,
+            config.scheduling.max_retries,
+            time.monotonic_ns,
+        )
+        self._strategy = ConfiguredStrategy(scheduler)
+        self._strategy.load(config.scheduling)
+        self._strategy.apply(config.scheduling)
         directory = Path(config.models.directory)
         entries = Repository(directory).scan()
         self.models = ModelWatch(directory, entries)
@@ -154,11 +165,6 @@ class Appliance:
         }
         fleet = Fleet(catalog, memory, metrics, ledger, hosted)
         endings = Endings(ledger, metrics, memory, AccessLog(config.log.access_sample))
-        scheduler = Scheduler(
-            config.scheduling.max_queue_size,
-            config.scheduling.overflow_policy,
-            config.scheduling.max_retries,
-        )
         self.dispatcher = Dispatcher(scheduler, fleet, endings, self._notifier)
         self.pool = WorkerPool(slots, self.arena, on_event=self._on_pool_event, on_log=_log_line)
         self.dispatcher.pool = self.pool
@@ -311,12 +317,13 @@ class Appliance:
     # ------------------------------------------------------------------------------- changes
 
     def checked(self, config: Config) -> Config:
-        """Return a configuration that fits the models served.
+        """Return a configuration that fits the models served, with its strategy loaded.
 
         Raises:
-            ConfigError: It does not.
+            ConfigError: It does not fit, or there is no such strategy.
         """
         slots_of(config, self.models.served)
+        self._strategy.load(config.scheduling)
         return config
 
     def apply(self, config: Config) -> None:
@@ -327,6 +334,8 @@ class Appliance:
         self.dispatcher.scheduler.reconfigure(
             scheduling.max_queue_size, scheduling.overflow_policy, scheduling.max_retries
         )
+        if self._strategy.apply(scheduling):
+            self.dispatcher.turn()  # whom the one before let wait may run
         self.dispatcher.endings.log.sample = config.log.access_sample
 
     async def _reload_document(self) -> dict[str, object]:
@@ -368,7 +377,8 @@ class Appliance:
     def _problems(self) -> list[str]:
         """Say what is wrong beside models and workers."""
         keys = self._gate.problems() if self._gate is not None else []
-        return [*keys, *([self.recorder.problem] if self.recorder.problem else [])]
+        others = (self.recorder.problem, self._strategy.problem)
+        return [*keys, *(problem for problem in others if problem)]
 
     def _about(self) -> dict[str, str]:
         """Return what recordings say of this appliance."""

@@ -188,12 +188,17 @@ class Scheduling:
         max_queue_size: Waiting requests over all clients.
         overflow_policy: What a full queue does: drop its oldest, or refuse the newcomer.
         max_retries: Further tries of a row after the engine failed on it alone.
+        strategy: Who chooses what runs next: a registered name, an entry point of the group
+            `appliance.schedulers`, or `module:attribute`. Checked where it is loaded.
+        parameters: For the strategy.
     """
 
     request_ttl_ms: float = field(default=5000.0, validator=POSITIVE)
     max_queue_size: int = field(default=1000, validator=ge(1))
     overflow_policy: Overflow = "drop_oldest"
     max_retries: int = field(default=0, validator=and_(ge(0), le(10)))
+    strategy: str = "deadline_aware"
+    parameters: dict[str, Any] = field(factory=dict[str, Any])
 
 
 @frozen(kw_only=True)

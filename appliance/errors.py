@@ -12,6 +12,7 @@ ApplianceError               code
 │   └── PeerProtocolError    PEER_PROTOCOL     the other side did
 ├── PeerGone                 PEER_GONE         nobody is connected under a routing id
 ├── RecordingError           RECORDING         a recording cannot be made or read
+├── StrategyError            STRATEGY          a scheduling strategy broke a rule
 ├── AdminError               ADMIN             a running appliance refused an admin request
 │   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
 └── WorkerError                                a worker process failed
@@ -142,6 +143,16 @@ class RecordingError(ApplianceError):
     """A recording cannot be made, or a file is none. The message says where and why."""
 
     code = "RECORDING"
+
+
+class StrategyError(ApplianceError):
+    """A scheduling strategy answered what may not be done; `cause` is a short name for counting."""
+
+    code = "STRATEGY"
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class AdminError(ApplianceError):

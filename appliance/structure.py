@@ -181,10 +181,12 @@ def _object(found: Any, cls: type[attrs.AttrsInstance], key: str, problems: list
         return None
     table = cast("Mapping[str, Any]", found)
     attrs.resolve_types(cls)  # annotations are strings until somebody needs them
-    fields = {field.metadata.get(KEY, field.name): field for field in attrs.fields(cls)}
+    fields = {
+        field.metadata.get(KEY, field.name): field for field in attrs.fields(cls) if field.init
+    }
     before = len(problems)
     problems.extend(
-        f"{_join(key, name)}: unknown key; allowed: {', '.join(fields)}"
+        f"{_join(key, name)}: unknown key; allowed: {', '.join(fields) or 'none'}"
         for name in table
         if name not in fields
     )

@@ -97,6 +97,18 @@ def test_what_a_waiting_robot_has_to_send_is_left_for_the_door(tmp_path: Path) -
         assert door.recv_multipart()[1:] == [b"observation"]
 
 
+def test_a_strategy_that_is_not_there_stops_the_start_before_any_model_loads(
+    tmp_path: Path,
+) -> None:
+    add_stalls_at_import(tmp_path / "models")
+    words = ("--models", str(tmp_path / "models"), "--socket", str(tmp_path / "admin"))
+    with serve(*words, "--set", "scheduling.strategy=robin") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("appliance: error: scheduling.strategy: found 'robin'; allowed: ")
+    assert err.count("\n") == 1
+
+
 def test_a_taken_port_stops_the_start_before_any_model_loads(tmp_path: Path, taken: str) -> None:
     add_stalls_at_import(tmp_path / "models")
     words = ("--models", str(tmp_path / "models"), "--socket", str(tmp_path / "admin"))

@@ -54,6 +54,7 @@ def check_config(arguments: argparse.Namespace) -> int:
     try:
         config = load(Path(arguments.config))
         models = _models(config, arguments.config)
+        _check_strategy(config, arguments.config)
     except ConfigError as error:
         print(f"appliance: error: {error}", file=sys.stderr)
         return NOT_QUITE
@@ -82,6 +83,16 @@ def _models(config: Config, where: str) -> list[str] | None:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     return [entry.name for entry in entries]
+
+
+def _check_strategy(config: Config, where: str) -> None:
+    """Raise ConfigError if the strategy cannot be loaded here."""
+    from appliance.dispatch.strategy import strategy_of
+
+    try:
+        strategy_of(config.scheduling)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def summary(config: Config, models: list[str] | None) -> list[str]:

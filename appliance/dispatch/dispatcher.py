@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import cast
 
+import structlog
 import trio
 from attrs import define, field
 
@@ -34,6 +35,7 @@ from appliance.scheduling.events import (
     Revoke,
     Stage,
 )
+from appliance.scheduling.guard import StrategyFault
 from appliance.wire.types import Timing
 from appliance.workers.events import BatchFinished, PoolEvent, WorkerDown
 from appliance.workers.pool import WorkerPool
@@ -70,6 +72,7 @@ class Dispatcher:
     _ping_ns: int = field(default=0, init=False)
     _results: dict[int, BatchResult] = field(factory=dict[int, BatchResult], init=False)
     _idle: trio.Event | None = field(default=None, init=False)
+    _fault: StrategyFault | None = field(default=None, init=False)
 
     def post(self, event: Event) -> None:
         """Let the scheduler know at the next `turn`, which whoever posts calls after its batch."""
@@ -141,6 +144,8 @@ class Dispatcher:
         now_ns = self.clock()
         events, self._inbox = self._inbox, []
         decision = self.scheduler.handle(events, now_ns)
+        if self.scheduler.fault is not self._fault:
+            self._note_fault()
         answers: list[Answer] = []
         for effect in decision.effects:
             if isinstance(effect, Answer):
@@ -163,6 +168,19 @@ class Dispatcher:
                     self.endings.timeline.finished(event, result, now_ns)
                 self.fleet.release(event.worker, event.batch_id)
         return decision.next_wakeup_ns
+
+    def _note_fault(self) -> None:
+        """Tell once that the default has taken over from the strategy that was chosen."""
+        fault = self._fault = self.scheduler.fault
+        if fault is not None:
+            self.endings.metrics.count("strategy_faults", fault.cause)
+            structlog.get_logger("appliance").error(
+                "scheduling strategy replaced by the default",
+                strategy=fault.strategy,
+                cause=fault.cause,
+                error=fault.message,
+                **({"exception": fault.traceback} if fault.traceback else {}),
+            )
 
     # -------------------------------------------------------------------------------- effects
 

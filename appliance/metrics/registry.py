@@ -27,6 +27,7 @@ STAGES: tuple[Stage, ...] = (
 COUNTERS = {
     "dispatch_retries": "Rows that were queued again, by cause.",
     "worker_restarts": "Worker processes that ended, by cause.",
+    "strategy_faults": "Times the default took over from a scheduling strategy, by cause.",
     "slow_steps": "Task steps that held the event loop for too long, by task.",
 }
 """The counters there are, with what they count. Outcomes and lost replies are the ledger's."""

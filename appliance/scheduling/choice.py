@@ -1,7 +1,8 @@
 """What a strategy is asked, and what it may say.
 
 A strategy decides one thing: which requests of one lane a worker runs next. Who may wait, who is
-refused, who is answered and when a worker may be given a batch is the scheduler's.
+refused, who is answered and when a worker may be given a batch is the scheduler's. What any but the
+default says is checked (`guard`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ requests with one order key never run at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from attrs import Factory, define, field, frozen
 
@@ -41,6 +41,7 @@ from appliance.scheduling.events import (
     WorkerLost,
     WorkerReady,
 )
+from appliance.scheduling.guard import Guard, StrategyFault, StrategyMaker
 from appliance.scheduling.queue import CLOSING, OverflowPolicy, Queue
 from appliance.scheduling.room import Line, WaitingRoom
 from appliance.scheduling.workers import Worker, Workers
@@ -69,11 +70,13 @@ class Scheduler:
             comes back from a worker may exceed it.
         overflow_policy: A full queue drops its oldest, or refuses the newest.
         max_retries: Further tries of a row after the engine failed on it alone.
+        clock_ns: Measures how long a strategy that was chosen takes; it decides nothing else.
     """
 
     max_queue_size: int = 1000
     overflow_policy: OverflowPolicy = "drop_oldest"
     max_retries: int = 0
+    clock_ns: Callable[[], int] | None = None
 
     _workers: Workers = field(factory=Workers, init=False)
     _queue: Queue = field(
@@ -94,6 +97,7 @@ class Scheduler:
         ),
         init=False,
     )
+    _guard: Guard | None = field(default=None, init=False)
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
     _effects: list[Effect] = field(factory=list[Effect], init=False)
@@ -136,6 +140,23 @@ class Scheduler:
         self.max_queue_size = self._queue.max_queue_size = max_queue_size
         self.overflow_policy = self._queue.overflow_policy = overflow_policy
         self.max_retries = max_retries
+
+    def use_strategy(self, maker: StrategyMaker | None) -> None:
+        """Let another strategy choose from now on; None: the default. What waits or runs stays.
+
+        If it breaks a rule, the default takes over and `fault` says why.
+        """
+        default = DeadlineAware(self._queue.streams.forecasts, self._queue.shedding)
+        self._guard = None
+        self._strategy = default
+        if maker is not None:
+            strategy = maker.make(self._queue.streams)
+            self._strategy = self._guard = Guard(maker.name, strategy, default, self.clock_ns)
+
+    @property
+    def fault(self) -> StrategyFault | None:
+        """Why the default chooses instead of the strategy it was told to use; None: it does not."""
+        return self._guard.fault if self._guard is not None else None
 
     def statistics(self) -> SchedulerStatistics:
         """Return a snapshot of what waits and runs."""
