@@ -86,8 +86,8 @@ class DeadlineAware:
             best = _all_in_order(outlook, best)
         one = contenders[best.index]
         requests = one.line.timely.requests[best.skip : best.skip + best.count]
-        if best.count < one.most and len(one.line) > best.count:
-            first = outlook.windows[best.index].first
+        first = outlook.windows[best.index].first
+        if best.count < one.most and (first or one.line.has_spare):
             fill(outlook, one, requests, spare_riders(one.line, first))
         return Choice(one.lane, requests)
 
@@ -134,7 +134,8 @@ def _options(outlook: Outlook) -> list[Option]:
 
 
 def _option(index: int, one: Contender, skip: int, count: int) -> Option:
-    worth = sum(one.line.timely.values[skip : skip + count])
+    timely = one.line.timely
+    worth = sum(timely.values[skip : skip + count]) if timely.odd else count
     return Option(index, skip, count, one.unit * worth / (one.times_ns[count] + one.switch_ns))
 
 
@@ -155,12 +156,15 @@ def weigh(outlook: Outlook, option: Option) -> Option:
             worth = window.worth
             if worth:
                 free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
-                later = best_window(timely.times_ns, timely.values, other.times_ns, free_ns)
+                values = timely.values if timely.odd else None
+                later = best_window(timely.times_ns, values, other.times_ns, free_ns)
                 if later.worth < worth:
                     regret += other.unit * (worth - later.worth)
         elif len(timely.times_ns) > count:
             deadlines_ns = timely.times_ns[:skip] + timely.times_ns[skip + count :]
-            values = timely.values[:skip] + timely.values[skip + count :]
+            values = None
+            if timely.odd:
+                values = timely.values[:skip] + timely.values[skip + count :]
             free_ns = min(outlook.start_ns, one.others_free_ns)
             worth = best_window(deadlines_ns, values, one.times_ns, free_ns).worth
             if worth:

@@ -115,6 +115,7 @@ class Estimate:
     """Execution time of one model. An identity: it learns.
 
     Attributes:
+        largest: Batch size.
         planned_ns: Time to plan with by batch size, never decreasing: likely enough not to be
             exceeded. Index 0 is 0.
         careful_ns: The same for tier 0, which had better not be late.
@@ -124,7 +125,7 @@ class Estimate:
     """
 
     _measured_ns: dict[int, float]
-    _largest: int
+    largest: int
     planned_ns: list[int] = field(factory=list[int], init=False)
     careful_ns: list[int] = field(factory=list[int], init=False)
     ratio: float = field(default=1.0, init=False)
@@ -184,7 +185,7 @@ class Estimate:
             spread = self._spreads[size] = Spread()
         spread.record(relative)
         self._fit.add(size, own_ns / self.ratio)
-        if len(self._spreads) + len(self._measured_ns) < self._largest:
+        if len(self._spreads) + len(self._measured_ns) < self.largest:
             self._expect()
         self.ratio *= 1 + GAIN * error * (1 - told_apart if switched else 1)
 
@@ -202,7 +203,7 @@ class Estimate:
     def _expect(self) -> None:
         """Set the expected time of each size: measured, or on the line."""
         self._expected_ns = [0.0]
-        for size in range(1, self._largest + 1):
+        for size in range(1, self.largest + 1):
             time_ns = self._measured_ns.get(size)
             if time_ns is None:
                 time_ns = self._fit.at(size)
@@ -215,7 +216,7 @@ class Estimate:
         common = 1 + DEVIATIONS * self.deviation
         common_careful = 1 + CAREFUL_DEVIATIONS * self.deviation
         planned, careful = [0], [0]
-        for size in range(1, self._largest + 1):
+        for size in range(1, self.largest + 1):
             spread = self._spreads.get(size)
             time_ns = self._expected_ns[size] * self.ratio
             if spread is not None and spread.factor:

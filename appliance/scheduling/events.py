@@ -15,6 +15,7 @@ from appliance.errors import Outcome
 from appliance.values import value
 
 if TYPE_CHECKING:
+    from appliance.scheduling.streams import Stream
     from appliance.scheduling.turns import Mailbox
 
 Rank = tuple[int, int, int, int, int]
@@ -76,6 +77,7 @@ class Request:
         rank: Its whole rank in its part of the line, from when it lines up.
         yields: It is dry, and not its session's turn.
         background: More than its client said it would send: it runs where nobody else would.
+        stream: Of its client; None: it never came to the queue.
         mailbox: Where it waits; None: it does not.
         attempts: Times the engine failed on it alone.
         deaths: Times a worker died while running it.
@@ -103,6 +105,7 @@ class Request:
     rank: Rank = field(default=UNRANKED, init=False)
     yields: bool = field(default=False, init=False)
     background: bool = field(default=False, init=False)
+    stream: Stream | None = field(default=None, init=False, repr=False)
     mailbox: Mailbox | None = field(default=None, init=False, repr=False)
     attempts: int = 0
     deaths: int = 0

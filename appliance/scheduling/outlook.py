@@ -55,7 +55,8 @@ def look(
         timely = one.line.timely
         if timely.times_ns:
             begins_ns = start_ns + one.switch_ns
-            windows.append(best_window(timely.times_ns, timely.values, one.times_ns, begins_ns))
+            values = timely.values if timely.odd else None
+            windows.append(best_window(timely.times_ns, values, one.times_ns, begins_ns))
         else:
             windows.append(NOTHING)
     return Outlook(

@@ -67,7 +67,7 @@ class Queue:
         """Let a request wait, or end it; a newer one replaces an older one."""
         deadline_ns = request.deadline_ns
         model = request.lane.model
-        stream = self.streams.arrived(request, now_ns)
+        stream = request.stream = self.streams.arrived(request, now_ns)
         if (request.firm or request.period_ns) and request.keep_latest and not request.dry:
             request.background = not stream.may_come(request, now_ns)
         if (

@@ -32,12 +32,14 @@ class Ranked:
     Attributes:
         times_ns: The first of each rank; of requests that are not dry, the deadline to plan with.
         values: What answering each in time is worth.
+        odd: How many of these are not 1.
         ranks: Of each.
     """
 
     requests: list[Request] = field(factory=list[Request], init=False)
     times_ns: list[int] = field(factory=list[int], init=False)
     values: list[float] = field(factory=list[float], init=False)
+    odd: int = field(default=0, init=False)
     ranks: list[Rank] = field(factory=list[Rank], init=False)
 
     def __len__(self) -> int:
@@ -53,13 +55,19 @@ class Ranked:
         self.ranks.insert(index, rank)
         self.requests.insert(index, request)
         self.times_ns.insert(index, rank[0])
-        self.values.insert(index, 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1))
+        if request.tier < 2:
+            self.values.insert(index, 1.0)
+        else:
+            self.values.insert(index, TIER_VALUE ** (request.tier - 1))
+            self.odd += 1
 
     def remove(self, first: Request, count: int = 1) -> None:
         """Take out so many side by side, from `first` on."""
         index = bisect_left(self.ranks, first.rank)
         assert self.requests[index] is first
         end = index + count
+        if self.odd:
+            self.odd -= sum(worth != 1.0 for worth in self.values[index:end])
         del self.ranks[index:end], self.requests[index:end]
         del self.times_ns[index:end], self.values[index:end]
 
@@ -89,6 +97,11 @@ class Line:
 
     def __iter__(self) -> Iterator[Request]:
         return chain(self.first, self.timely, self.yielding, self.background)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether anybody waits who has no deadline to plan with."""
+        return bool(self.first.requests or self.yielding.requests or self.background.requests)
 
     def part(self, request: Request) -> Ranked:
         """Return the part that a request belongs to."""

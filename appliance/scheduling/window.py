@@ -33,18 +33,9 @@ class Window:
 NOTHING = Window(0, 0, 0.0, 0, 0)
 
 
-def largest(times_ns: Sequence[int], left_ns: int) -> int:
-    """Return the largest batch that is over in `left_ns`.
-
-    Args:
-        times_ns: Planned time by batch size, never decreasing; index 0 is 0.
-    """
-    return bisect_right(times_ns, left_ns) - 1 if left_ns > 0 else 0
-
-
 def best_window(
     deadlines_ns: Sequence[int],
-    values: Sequence[float],
+    values: Sequence[float] | None,
     times_ns: Sequence[int],
     start_ns: int,
 ) -> Window:
@@ -52,7 +43,7 @@ def best_window(
 
     Args:
         deadlines_ns: Sorted.
-        values: What answering each in time is worth.
+        values: What answering each in time is worth; None: 1.
         times_ns: Planned time by batch size up to the largest, never decreasing; index 0 is 0.
     """
     waiting = len(deadlines_ns)
@@ -61,12 +52,14 @@ def best_window(
         return NOTHING
     most = len(times_ns) - 1
     skip = first
-    count = min(bisect_right(times_ns, deadlines_ns[first] - start_ns) - 1, waiting - first)
-    head = count
+    head = bisect_right(times_ns, deadlines_ns[first] - start_ns) - 1
+    head = min(head, waiting - first)
+    count = head
     index = first + 1
-    while index + count < waiting and count < most:
-        fits = min(bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1, waiting - index)
+    while count < most and index + count < waiting:
+        fits = bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1
         if fits > count:
-            skip, count = index, fits
+            skip, count = index, min(fits, waiting - index)
         index += 1
-    return Window(skip, count, sum(values[skip : skip + count]), head, first)
+    worth = float(count) if values is None else sum(values[skip : skip + count])
+    return Window(skip, count, worth, head, first)

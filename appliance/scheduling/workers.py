@@ -70,7 +70,8 @@ class Workers:
         self._workers[event.worker] = Worker(event.worker, dict(event.max_batch))
         for model, times_ns in event.times_ns.items():
             self._slots.setdefault(model, set()).add(event.worker.slot)
-            if model not in self._estimates:
+            known = self._estimates.get(model)
+            if known is None or known.largest < event.max_batch[model]:
                 self._estimates[model] = Estimate.from_times(times_ns, event.max_batch[model])
         self._join(event.times_ns)
 

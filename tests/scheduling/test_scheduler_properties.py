@@ -14,7 +14,7 @@ from support.traces import random_trace
 
 from appliance.errors import Outcome
 from appliance.scheduling.events import Arrived, BatchDone, Request, Withdrawn
-from appliance.scheduling.scheduler import STAGE_LEAD_NS
+from appliance.scheduling.assignment import STAGE_LEAD_NS
 
 traces = st.builds(random_trace, st.integers(0, 1 << 32), st.integers(1, 40), faults=st.booleans())
 

@@ -1,0 +1,219 @@
+"""What each worker runs next: batches are chosen, staged ahead, chosen again, started, taken back.
+
+Each idle worker gets the best batch. Each busy one is given a staged batch shortly before it is
+done, so that choosing takes no time of it; that batch is chosen again when something comes or goes,
+and may be replaced until it is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import define, field
+
+from appliance.scheduling.advice import PhaseAdvice
+from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
+from appliance.scheduling.events import Batch, Go, Lane, Request, Revoke, Stage
+from appliance.scheduling.queue import Queue
+from appliance.scheduling.room import Line
+from appliance.scheduling.workers import Worker, Workers
+
+STAGE_LEAD_NS = 1_000_000
+"""A batch is staged this long before the worker is expected to be done."""
+
+
+@define(eq=False)
+class Assignment:
+    """See the module's docstring.
+
+    Attributes:
+        workers: What each of them does.
+        queue: Owner of what waits, and of the list that effects go to.
+        strategy: Chooses.
+        advice: Told how long each one waited.
+    """
+
+    workers: Workers
+    queue: Queue
+    strategy: Strategy
+    advice: PhaseAdvice
+    _looks_ns: int | None = field(default=None, init=False)
+    _batch_id: int = field(default=0, init=False)
+
+    def assign(self, now_ns: int, *, is_news: bool) -> int | None:
+        """Give work to every worker that can take some; return when to look again.
+
+        Args:
+            is_news: Something came or went, so that a staged batch may not be the best any more.
+        """
+        self._looks_ns = None
+        idle = [worker for worker in self.workers if worker.executing is None]
+        if idle:
+            self.queue.refuse_hopeless(now_ns)
+        for worker in idle:
+            if worker.staged is not None:
+                self._start_staged(worker, worker.staged, now_ns, is_news=is_news)
+        for worker in idle:
+            if worker.executing is None:
+                self._start_best(worker, now_ns)
+                if not (worker.executing or worker.idle_since_ns or self.queue.room.lines):
+                    worker.idle_since_ns = now_ns
+        if idle:  # what just started may have been their last chance
+            self.queue.refuse_hopeless(now_ns)
+        self._stage_ahead(now_ns, is_news=is_news)
+        return self._looks_ns
+
+    def _look_at(self, at_ns: int) -> None:
+        """Be asked again by then."""
+        if self._looks_ns is None or at_ns < self._looks_ns:
+            self._looks_ns = at_ns
+
+    def _stage_ahead(self, now_ns: int, *, is_news: bool) -> None:
+        """Give busy workers their next batch shortly before they need it."""
+        for worker in self.workers:
+            if worker.executing is None:
+                continue
+            if worker.staged is not None:
+                if is_news:
+                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns))
+            elif self.queue.room.lines:
+                lead_ns = worker.free_ns - STAGE_LEAD_NS
+                if now_ns < lead_ns:
+                    self._look_at(lead_ns)
+                else:
+                    choice = self._choose(worker, max(now_ns, worker.free_ns))
+                    if choice is not None:
+                        worker.staged = self._take(worker, choice)
+                        self.queue.effects.append(Stage(worker.staged, go=False))
+
+    def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
+        """Start what is staged, unless something else is better by now."""
+        batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
+        finish_ns = now_ns + batch.expected_ns
+        if any(
+            request.firm and request.deadline_ns < finish_ns for request in batch.requests
+        ) or not self._may_run(batch.lane, batch.requests, worker):
+            self._revoke(worker, batch, now_ns)
+            return
+        if is_news:
+            self._choose_again(worker, batch, now_ns)
+        if worker.staged is not None:
+            batch = worker.staged
+            worker.staged = None
+            self._start(worker, batch, now_ns)
+            self.queue.effects.append(Go(batch))
+
+    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int) -> None:
+        """Replace what is staged if something else is better by now."""
+        worker.staged = None
+        before = len(self.queue.effects)
+        self.queue.put_back(batch.requests, batch.lane)
+        choice = self._choose(worker, start_ns)
+        if choice is not None and choice.lane == batch.lane and choice.requests == batch.requests:
+            self.queue.room.take(choice.lane, choice.requests)
+            worker.staged = batch
+            return
+        # Some may have ended already, as something newer waits.
+        self.queue.effects.insert(before, Revoke(batch))
+        if worker.executing is not None and choice is not None:
+            worker.staged = self._take(worker, choice)
+            self.queue.effects.append(Stage(worker.staged, go=False))
+
+    def _revoke(self, worker: Worker, batch: Batch, now_ns: int) -> None:
+        worker.staged = None
+        self.queue.effects.append(Revoke(batch))
+        self.queue.put_back(batch.requests, batch.lane)
+        self.queue.expire(now_ns)
+
+    def _start_best(self, worker: Worker, now_ns: int) -> None:
+        choice = self._choose(worker, now_ns)
+        while choice is None and self._take_over(worker, now_ns):
+            choice = self._choose(worker, now_ns)
+        if choice is not None:
+            batch = self._take(worker, choice)
+            self._start(worker, batch, now_ns)
+            self.queue.effects.append(Stage(batch, go=True))
+
+    def _start(self, worker: Worker, batch: Batch, now_ns: int) -> None:
+        if worker.idle_since_ns:
+            for model in worker.models:
+                self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
+            worker.idle_since_ns = 0
+        worker.start(batch, now_ns)
+        self.queue.room.start(batch.requests, now_ns)
+        for request in batch.requests:
+            if request.keep_latest and not request.background:
+                assert request.stream is not None, "it never came to the queue"
+                self.advice.started(request.stream, now_ns - request.arrived_ns)
+
+    def _take_over(self, worker: Worker, now_ns: int) -> bool:
+        """Take back what is staged behind a busy worker and could start on this one now."""
+        for other in self.workers:
+            batch = other.staged
+            if batch is not None and self._may_run(batch.lane, batch.requests, worker):
+                self._revoke(other, batch, now_ns)
+                return True
+        return False
+
+    def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
+        if not self.queue.room.lines:
+            return None
+        contenders = self._contenders(worker, start_ns)
+        decided = self.strategy.choose(contenders, start_ns) if contenders else None
+        if isinstance(decided, Wait):
+            self._look_at(decided.until_ns)
+            return None
+        return decided
+
+    def _contenders(self, worker: Worker, start_ns: int) -> list[Contender]:
+        """Return the lanes a worker may serve, and those of tier 0 that it may have to."""
+        lines = [pair for pair in self.queue.room.lines.items() if self._may_run(*pair, worker)]
+        if not lines:
+            return []
+        forecasts = self.queue.streams.forecasts
+        if forecasts:
+            waiting = {lane.model for lane, _ in lines}
+            for model, forecast in forecasts.items():
+                forecast.forget_overdue(start_ns)
+                if forecast.arrivals and model in worker.models and model not in waiting:
+                    lines.append((Lane(model), Line()))
+        return [self._contender(lane, line, worker, start_ns) for lane, line in lines]
+
+    def _contender(self, lane: Lane, line: Line, worker: Worker, start_ns: int) -> Contender:
+        model = lane.model
+        estimate = self.workers.estimate(model)
+        most = worker.models[model]
+        careful_ns = estimate.careful_ns
+        times_ns = careful_ns if line.critical else estimate.planned_ns
+        if len(times_ns) > most + 1:  # another worker takes larger batches of it
+            careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
+        return Contender(
+            lane,
+            line,
+            times_ns,
+            careful_ns,
+            0 if worker.last in (None, model) else estimate.switch_ns,
+            estimate.switch_ns,
+            self.workers.others_free_ns(model, worker, start_ns),
+            times_ns[most] / most,
+        )
+
+    def _may_run(self, lane: Lane, requests: Iterable[Request], worker: Worker) -> bool:
+        """A worker runs what it hosts; a row that killed a worker never risks the last one."""
+        if lane.model not in worker.models:
+            return False
+        if lane.isolation == 0 or not any(request.deaths for request in requests):
+            return True
+        return self.workers.hosting(lane.model) > 1
+
+    def _take(self, worker: Worker, choice: Choice) -> Batch:
+        self.queue.room.take(choice.lane, choice.requests)
+        self._batch_id += 1
+        expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
+        return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
+
+    def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
+        """Return the time to plan a batch on a worker with."""
+        estimate = self.workers.estimate(lane.model)
+        switch_ns = 0 if worker.last in (None, lane.model) else estimate.switch_ns
+        return estimate.of(size) + switch_ns
