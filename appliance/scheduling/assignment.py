@@ -174,7 +174,7 @@ class Assignment:
         if forecasts:
             waiting = {lane.model for lane, _ in lines}
             for model, forecast in forecasts.items():
-                forecast.forget_overdue(start_ns)
+                forecast.forget_missing(start_ns)
                 if forecast.arrivals and model in worker.models and model not in waiting:
                     lines.append((Lane(model), Line()))
         return [self._contender(lane, line, worker, start_ns) for lane, line in lines]

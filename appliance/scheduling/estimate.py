@@ -45,7 +45,10 @@ WINDOW = 256
 """Batches of a size after which a new histogram is begun."""
 
 REFRESH = 16
-"""Batches of a size between two looks at its quantile: it takes time to find."""
+"""Batches between two looks at what changes slowly, or takes time to find."""
+
+NOTICED = 0.002
+"""Change of `ratio`, as a part of it, for which planned times are computed anew."""
 
 FORGET = 0.98
 """Weight that is left of what the line was fitted to, with each batch."""
@@ -133,6 +136,8 @@ class Estimate:
     switch_ns: int = field(default=0, init=False)
     _expected_ns: list[float] = field(factory=list[float], init=False)
     _spreads: dict[int, Spread] = field(factory=dict[int, Spread], init=False)
+    _planned_ratio: float = field(default=0.0, init=False)
+    _observed: int = field(default=0, init=False)
     _alone: float = field(default=0.0, init=False)
     _fit: Fit = field(factory=Fit, init=False)
     _latest: deque[float] = field(factory=lambda: deque(maxlen=LOOKED_AT), init=False)
@@ -168,7 +173,12 @@ class Estimate:
             self._learn(batch_size, own_ns, relative, switched=switched)
         elif not self._is_new_level(limit):
             return
-        self._plan()
+        self._observed += 1
+        if (
+            self._observed % REFRESH == 0
+            or abs(self.ratio - self._planned_ratio) > NOTICED * self.ratio
+        ):
+            self._plan()
 
     def _learn(self, size: int, own_ns: float, relative: float, *, switched: bool) -> None:
         error = relative - 1
@@ -185,7 +195,7 @@ class Estimate:
             spread = self._spreads[size] = Spread()
         spread.record(relative)
         self._fit.add(size, own_ns / self.ratio)
-        if len(self._spreads) + len(self._measured_ns) < self.largest:
+        if self._observed % REFRESH == 0 and len(self._measured_ns) < self.largest:
             self._expect()
         self.ratio *= 1 + GAIN * error * (1 - told_apart if switched else 1)
 
@@ -213,6 +223,7 @@ class Estimate:
             self._expected_ns.append(max(FLOOR_NS, time_ns))
 
     def _plan(self) -> None:
+        self._planned_ratio = self.ratio
         common = 1 + DEVIATIONS * self.deviation
         common_careful = 1 + CAREFUL_DEVIATIONS * self.deviation
         planned, careful = [0], [0]

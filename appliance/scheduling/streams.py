@@ -111,11 +111,11 @@ class Forecast:
         if to_ns is not None:
             insort(self.arrivals, (to_ns, stream.number, stream))
 
-    def forget_overdue(self, now_ns: int) -> None:
-        """Drop those that should have come long before; they are back when they come."""
+    def forget_missing(self, now_ns: int) -> None:
+        """Drop those that come too late to be answered in time, if they come."""
         while self.arrivals:
             at_ns, _, stream = self.arrivals[0]
-            if at_ns > now_ns or not stream.cadence.is_overdue(now_ns):
+            if at_ns + stream.lead_ns > now_ns:
                 return
             self.move(stream, None)
 

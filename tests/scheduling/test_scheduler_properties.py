@@ -13,8 +13,8 @@ from support.simulation import Record, Trace, Turn, Waiting, WorkerView, simulat
 from support.traces import random_trace
 
 from appliance.errors import Outcome
-from appliance.scheduling.events import Arrived, BatchDone, Request, Withdrawn
 from appliance.scheduling.assignment import STAGE_LEAD_NS
+from appliance.scheduling.events import Arrived, BatchDone, Request, Withdrawn
 
 traces = st.builds(random_trace, st.integers(0, 1 << 32), st.integers(1, 40), faults=st.booleans())
 

@@ -20,6 +20,7 @@ from support.simulation import (
 )
 
 from appliance.errors import Outcome
+from appliance.scheduling.assignment import STAGE_LEAD_NS
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -33,7 +34,6 @@ from appliance.scheduling.events import (
     WorkerLost,
     WorkerRef,
 )
-from appliance.scheduling.assignment import STAGE_LEAD_NS
 
 ONE = Model(name="policy", row_ns=10 * MS)
 """One row in 10 ms, one at a time; planned with 10.8 ms, for safety."""
