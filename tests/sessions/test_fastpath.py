@@ -137,6 +137,8 @@ async def test_both_paths_keep_the_slack_of_the_last_answer(
 class Advising:
     """A scheduler that says `advice_ns` with every answer."""
 
+    fault = None
+
     def __init__(self, scheduler: Scheduler, advice_ns: int) -> None:
         self._scheduler = scheduler
         self._advice_ns = advice_ns
