@@ -167,7 +167,12 @@ class Assignment:
 
     def _contenders(self, worker: Worker, start_ns: int) -> list[Contender]:
         """Return the lanes a worker may serve, and those of tier 0 that it may have to."""
-        lines = [pair for pair in self.queue.room.lines.items() if self._may_run(*pair, worker)]
+        models = worker.models
+        lines = [
+            (lane, line)
+            for lane, line in self.queue.room.lines.items()
+            if lane.model in models and (not lane.isolation or self._may_run(lane, line, worker))
+        ]
         if not lines:
             return []
         forecasts = self.queue.streams.forecasts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from math import ceil
 
@@ -9,7 +10,7 @@ from attrs import define, field
 
 from appliance.scheduling.choice import FOREVER_NS, Contender
 from appliance.scheduling.events import Lane, Request
-from appliance.scheduling.streams import Forecast
+from appliance.scheduling.streams import Expected, Forecast
 from appliance.values import value
 
 TOGETHER, TOGETHER_OBEYING = 0.25, 0.5
@@ -26,7 +27,7 @@ class CriticalLane:
         switch_ns: Of a change to its model.
         others_free_ns: When another worker could start them.
         waiting: Deadline and request.
-        expected: When they arrive and when they are due.
+        expected: Who is, in order of time.
         together: See `TOGETHER`.
     """
 
@@ -35,13 +36,8 @@ class CriticalLane:
     switch_ns: int
     others_free_ns: int
     waiting: list[tuple[int, Request]]
-    expected: list[tuple[int, int]]
+    expected: Sequence[Expected]
     together: float
-
-    def start_before_ns(self, count: int) -> int:
-        """Return how long before the deadline of the last of `count` a worker has to be free."""
-        rows = min(ceil(self.together * count) + 1, len(self.times_ns) - 1)
-        return self.times_ns[rows] + self.switch_ns
 
     def batch_ns(self, waiting: int, expected: int) -> int:
         """Return how long the batch takes in which those that wait are answered."""
@@ -58,23 +54,16 @@ class Critical:
     def add(self, one: Contender, forecast: Forecast | None, *, until_ns: int) -> None:
         """Look at a lane; who is expected after `until_ns` does not matter."""
         waiting: list[tuple[int, Request]] = []
-        expected: list[tuple[int, int]] = []
-        obedience = 0.0
+        expected: Sequence[Expected] = ()
+        share = 0.0
         if one.line.critical:
             timely = one.line.timely
-            waiting = [
-                (deadline_ns, request)
-                for deadline_ns, request in zip(timely.times_ns, timely.requests, strict=True)
-                if request.tier == 0
-            ]
-        if forecast is not None:
-            for at_ns, _, stream in forecast.arrivals:
-                if at_ns > until_ns:
-                    break
-                expected.append((at_ns, at_ns + stream.lead_ns - stream.cadence.jitter_ns))
-                obedience += stream.obedience
+            waiting = [pair for pair in zip(timely.times_ns, timely.requests) if pair[1].tier == 0]  # noqa: B905  they are as long, and this is hot
+        if forecast is not None and forecast.arrivals:
+            arrivals = forecast.arrivals
+            share = forecast.obedience / len(arrivals)
+            expected = arrivals[: bisect_right(arrivals, (until_ns,))]
         if waiting or expected:
-            share = obedience / len(expected) if expected else 0.0
             together = TOGETHER + (TOGETHER_OBEYING - TOGETHER) * share
             self.lanes.append(
                 CriticalLane(
@@ -102,10 +91,10 @@ class Critical:
                 if not (is_chosen and request in taken)
             ]
             waiting = len(due_ns)
-            for at_ns, deadline_ns in one.expected:
-                if at_ns > finish_ns:
+            for expected in one.expected:
+                if expected[0] > finish_ns:
                     break
-                due_ns.append(deadline_ns)
+                due_ns.append(expected[2])
             if due_ns:
                 free_ns = finish_ns if is_chosen else finish_ns + one.switch_ns
                 answered_ns = min(free_ns, one.others_free_ns) + one.batch_ns(
@@ -121,21 +110,26 @@ class Critical:
         for one in self.lanes:
             if one.lane is chosen:
                 continue
+            times_ns, others_free_ns = one.times_ns, one.others_free_ns
+            most = len(times_ns) - 1
             count = 0
             for deadline_ns, _ in one.waiting:
                 count += 1
-                start_ns = deadline_ns - one.start_before_ns(count)
-                if one.others_free_ns > start_ns:
-                    latest_ns = min(latest_ns, start_ns)
-            for at_ns, deadline_ns in one.expected:
+                rows = min(ceil(one.together * count) + 1, most)
+                start_ns = deadline_ns - times_ns[rows] - one.switch_ns
+                if start_ns < latest_ns and start_ns < others_free_ns:
+                    latest_ns = start_ns
+            for expected in one.expected:
+                at_ns = expected[0]
                 if at_ns > latest_ns:
                     break
                 count += 1
-                start_ns = deadline_ns - one.start_before_ns(count)
-                if one.others_free_ns > start_ns:
-                    latest_ns = max(at_ns, min(latest_ns, start_ns))
+                rows = min(ceil(one.together * count) + 1, most)
+                start_ns = expected[2] - times_ns[rows] - one.switch_ns
+                if start_ns < latest_ns and start_ns < others_free_ns:
+                    latest_ns = max(at_ns, start_ns)
         return latest_ns
 
     def next_expected_ns(self) -> int | None:
         """Return when the first is expected to arrive."""
-        return min((one.expected[0][0] for one in self.lanes if one.expected), default=None)
+        return min((one.expected[0].at_ns for one in self.lanes if one.expected), default=None)

@@ -152,32 +152,38 @@ def weigh(outlook: Outlook, option: Option) -> Option:
     regret = 0.0
     for index, (other, window) in enumerate(outlook.pairs):
         timely = other.line.timely
-        if index != option.index:
-            worth = window.worth
-            if worth:
-                free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
+        if index == option.index:
+            if len(timely.times_ns) - window.first > count:
+                regret += _regret_of_rest(outlook, option, finish_ns)
+        elif window.worth:
+            free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
+            if timely.times_ns[window.skip] - free_ns < other.times_ns[window.count]:
                 values = timely.values if timely.odd else None
                 later = best_window(timely.times_ns, values, other.times_ns, free_ns)
-                if later.worth < worth:
-                    regret += other.unit * (worth - later.worth)
-        elif len(timely.times_ns) > count:
-            deadlines_ns = timely.times_ns[:skip] + timely.times_ns[skip + count :]
-            values = None
-            if timely.odd:
-                values = timely.values[:skip] + timely.values[skip + count :]
-            free_ns = min(outlook.start_ns, one.others_free_ns)
-            worth = best_window(deadlines_ns, values, one.times_ns, free_ns).worth
-            if worth:
-                free_ns = min(finish_ns, one.others_free_ns)
-                later = best_window(deadlines_ns, values, one.times_ns, free_ns)
-                if later.worth < worth:
-                    regret += one.unit * (worth - later.worth)
+                if later.worth < window.worth:
+                    regret += other.unit * (window.worth - later.worth)
     critical = 0
     if outlook.critical.lanes:
         taken = one.line.timely.requests[skip : skip + count]
         careful_ns = outlook.start_ns + one.careful_ns[count] + one.switch_ns
         critical = outlook.critical.lost_by(careful_ns, one.lane, taken)
     return Option(option.index, skip, count, option.score - regret / busy_ns, critical)
+
+
+def _regret_of_rest(outlook: Outlook, option: Option, finish_ns: int) -> float:
+    """Return what an option costs those of its own lane that are not in it."""
+    one = outlook.contenders[option.index]
+    timely = one.line.timely
+    skip, end = option.skip, option.skip + option.count
+    deadlines_ns = timely.times_ns[:skip] + timely.times_ns[end:]
+    values = timely.values[:skip] + timely.values[end:] if timely.odd else None
+    free_ns = min(outlook.start_ns, one.others_free_ns)
+    now = best_window(deadlines_ns, values, one.times_ns, free_ns)
+    free_ns = min(finish_ns, one.others_free_ns)
+    if not now.worth or deadlines_ns[now.skip] - free_ns >= one.times_ns[now.count]:
+        return 0.0
+    later = best_window(deadlines_ns, values, one.times_ns, free_ns)
+    return one.unit * max(0.0, now.worth - later.worth)
 
 
 # ------------------------------------------------------------------------- in order of deadlines

@@ -7,6 +7,7 @@ the worker, those go that are more than their clients said they would send.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import chain
 
@@ -70,7 +71,7 @@ def fill(
     """
     begins_ns = outlook.start_ns + one.switch_ns
     alone_ns = begins_ns + one.times_ns[1]
-    limit_ns = min(limit_ns, _others_ns(outlook, one))
+    limit_ns = min(limit_ns, _others_ns(outlook, one, begins_ns + one.times_ns[len(members)]))
     for member in members:
         if not member.dry and member.deadline_ns >= alone_ns:
             limit_ns = min(limit_ns, member.deadline_ns)
@@ -159,17 +160,24 @@ def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
     return limit_ns
 
 
-def _others_ns(outlook: Outlook, one: Contender) -> int:
-    """Return until when riders may keep the worker from firm ones of other lanes, and tier 0."""
+def _others_ns(outlook: Outlook, one: Contender, finish_ns: int) -> int:
+    """Return until when riders may keep the worker from firm ones of other lanes, and tier 0.
+
+    Args:
+        finish_ns: When it is free without riders: who is lost by that does not matter any more.
+    """
     latest_ns = FOREVER_NS
-    for other, window in outlook.pairs:
-        if other is not one and window.count and other.line.firm:
+    for other in outlook.contenders:
+        if other is not one and other.line.firm:
             needs_ns = other.times_ns[1] + other.usual_switch_ns
-            last_ns = other.line.timely.times_ns[window.first] - needs_ns
-            if other.others_free_ns > last_ns:
-                latest_ns = min(latest_ns, last_ns)
+            deadlines_ns = other.line.timely.times_ns
+            index = bisect_left(deadlines_ns, finish_ns + needs_ns)
+            if index < len(deadlines_ns) and other.others_free_ns > deadlines_ns[index] - needs_ns:
+                latest_ns = min(latest_ns, deadlines_ns[index] - needs_ns)
     if outlook.critical.lanes:
-        latest_ns = min(latest_ns, outlook.critical.latest_finish_ns(one.lane))
+        critical_ns = outlook.critical.latest_finish_ns(one.lane)
+        if critical_ns >= finish_ns:
+            latest_ns = min(latest_ns, critical_ns)
     return latest_ns
 
 

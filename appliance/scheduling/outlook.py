@@ -68,6 +68,9 @@ def _look_for_critical(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Critical:
     critical = Critical()
+    if not forecasts and not any(one.line.critical for one in contenders):
+        return critical
+    until_ns = start_ns + AHEAD_NS + max([one.times_ns[-1] for one in contenders])
     seen: set[ModelRef] = set()
     for one in contenders:
         model = one.lane.model
@@ -75,6 +78,5 @@ def _look_for_critical(
         if forecast is None and not one.line.critical:
             continue
         seen.add(model)
-        longest_ns = max(other.times_ns[-1] for other in contenders)
-        critical.add(one, forecast, until_ns=start_ns + AHEAD_NS + longest_ns)
+        critical.add(one, forecast, until_ns=until_ns)
     return critical

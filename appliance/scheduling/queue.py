@@ -160,12 +160,14 @@ class Queue:
         if request.firm and not request.background:
             self.shedding.lost(request.lane.model)
 
-    def answered(self, answer: Answer, *, late: bool) -> None:
+    def answered(self, answer: Answer) -> None:
         """End a request whose row was executed."""
-        if late:
-            self._lost(answer.request)
+        request = answer.request
+        if answer.late:
+            self._lost(request)
         self.effects.append(answer)
-        self.room.end(answer.request)
+        if request.dry or request.order_key is not None:
+            self.room.end(request)
 
     def answer(self, request: Request, outcome: Outcome, message: str) -> None:
         """End a request that does not wait."""

@@ -32,7 +32,6 @@ from appliance.scheduling.events import (
     Effect,
     Event,
     ModelRef,
-    Request,
     Withdrawn,
     WorkerLost,
     WorkerReady,
@@ -202,30 +201,18 @@ class Scheduler:
             return
         if not event.failed_rows:
             self._workers.observe(batch, event.busy_ns)
+        failed_rows, advice, streams = event.failed_rows, self._advice, self._queue.streams
         for row, request in enumerate(batch.requests):
-            if row in event.failed_rows:
-                self._queue.answer(request, *event.failed_rows[row])
+            if row in failed_rows:
+                self._queue.answer(request, *failed_rows[row])
                 continue
+            advice_ns = 0
+            if request.keep_latest and request.stream is not None:
+                advice_ns = advice.of(request.stream)
+                if advice_ns:
+                    streams.advised(request.stream, advice_ns)
             late = now_ns > request.deadline_ns
-            answer = Answer(
-                request,
-                Outcome.OK,
-                late=late,
-                batch=batch,
-                row=row,
-                advice_ns=self._advise(request),
-            )
-            self._queue.answered(answer, late=late)
-
-    def _advise(self, request: Request) -> int:
-        """Return by how much later the client of an answered request had better observe next."""
-        if not request.keep_latest:
-            return 0
-        assert request.stream is not None, "it never came to the queue"
-        advice_ns = self._advice.of(request.stream)
-        if advice_ns:
-            self._queue.streams.advised(request.stream, advice_ns)
-        return advice_ns
+            self._queue.answered(Answer(request, Outcome.OK, "", late, batch, row, None, advice_ns))
 
     def _failed(self, batch: Batch, error: str) -> None:
         """Try a failed batch again in halves; a row that fails alone ends."""

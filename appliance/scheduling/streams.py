@@ -6,6 +6,7 @@ A *stream* is the observations of one client for one model, whatever connections
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import NamedTuple
 
 from attrs import define, field
 
@@ -94,30 +95,51 @@ class Stream:
         return self._allowed_ns
 
 
+class Expected(NamedTuple):
+    """One arrival that is expected. No two are equal up to `number`.
+
+    Attributes:
+        due_ns: Its deadline, as it was lately, and a little earlier.
+        obedience: That of its stream.
+    """
+
+    at_ns: int
+    number: int
+    due_ns: int
+    obedience: float
+    stream: Stream
+
+
 @define(eq=False)
 class Forecast:
-    """The next arrivals of one model's tier 0, in order of time."""
+    """The next arrivals of one model's tier 0, in order of time.
 
-    arrivals: list[tuple[int, int, Stream]] = field(
-        factory=list[tuple[int, int, Stream]], init=False
-    )
+    Attributes:
+        obedience: The sum of theirs.
+    """
+
+    arrivals: list[Expected] = field(factory=list[Expected], init=False)
+    obedience: float = field(default=0.0, init=False)
 
     def move(self, stream: Stream, to_ns: int | None) -> None:
         """Let a stream stand at `to_ns`, or nowhere."""
         if stream.predicted_ns is not None:
             index = bisect_left(self.arrivals, (stream.predicted_ns, stream.number))
-            del self.arrivals[index]
+            self.obedience -= self.arrivals.pop(index).obedience
         stream.predicted_ns = to_ns
         if to_ns is not None:
-            insort(self.arrivals, (to_ns, stream.number, stream))
+            due_ns = to_ns + stream.lead_ns - stream.cadence.jitter_ns
+            obedience = stream.obedience
+            insort(self.arrivals, Expected(to_ns, stream.number, due_ns, obedience, stream))
+            self.obedience += obedience
 
     def forget_missing(self, now_ns: int) -> None:
         """Drop those that come too late to be answered in time, if they come."""
         while self.arrivals:
-            at_ns, _, stream = self.arrivals[0]
-            if at_ns + stream.lead_ns > now_ns:
+            first = self.arrivals[0]
+            if first.at_ns + first.stream.lead_ns > now_ns:
                 return
-            self.move(stream, None)
+            self.move(first.stream, None)
 
 
 @define(eq=False)

@@ -125,6 +125,8 @@ class Workers:
     def others_free_ns(self, model: ModelRef, worker: Worker, now_ns: int) -> int:
         """Return when another worker that hosts `model` is free; `FOREVER_NS`: there is none."""
         free_ns = FOREVER_NS
+        if len(self._workers) == 1:
+            return free_ns
         for other in self._workers.values():
             if other is not worker and model in other.models:
                 free_ns = min(free_ns, max(now_ns, other.free_ns) if other.executing else now_ns)

@@ -85,19 +85,31 @@ SLOW_VISION = (
     Share(0.30, robots("camera", "vision", 15, 66)),
     Share(0.10, robots("critical", "vision", 20, 50, tier=0)),
 )
-CHUNKED = evolve(
-    robots("chunked", "policy", 5, None),
-    chunks=Chunks(steps=16, step_period_ns=20 * MILLISECOND_NS, episode_ns=20_000 * MILLISECOND_NS),
+
+
+def chunked(name: str, rate_hz: float, step_ms: float) -> RobotClass:
+    """Return robots of the policy that get 16 steps at once, and begin an episode every 20 s."""
+    chunks = Chunks(
+        steps=16,
+        step_period_ns=round(step_ms * MILLISECOND_NS),
+        episode_ns=20_000 * MILLISECOND_NS,
+    )
+    return evolve(robots(name, "policy", rate_hz, None), chunks=chunks)
+
+
+FAST_ENGINES = (engine("policy", 6.0, 0.75, 16), engine("vision", 1.5, 0.35, 16))
+FAST_VISION = (
+    Share(0.25, robots("camera", "vision", 30, 33)),
+    Share(0.10, robots("critical", "vision", 50, 20, tier=0)),
 )
 
 WORKLOADS: dict[str, Workload] = {
     "w1": Workload(
-        engines=(engine("policy", 6.0, 0.75, 16), engine("vision", 1.5, 0.35, 16)),
+        engines=FAST_ENGINES,
         shares=(
             Share(0.40, robots("arm", "policy", 5, 100)),
             Share(0.25, robots("base", "policy", 10, 60)),
-            Share(0.25, robots("camera", "vision", 30, 33)),
-            Share(0.10, robots("critical", "vision", 50, 20, tier=0)),
+            *FAST_VISION,
         ),
         full_batch=8,
     ),
@@ -111,9 +123,13 @@ WORKLOADS: dict[str, Workload] = {
         full_batch=4,
     ),
     "w3": Workload(
-        engines=(engine("policy", 20.0, 3.0, 8), engine("vision", 3.0, 0.8, 8)),
-        shares=(Share(0.60, CHUNKED), *SLOW_VISION),
-        full_batch=4,
+        engines=FAST_ENGINES,
+        shares=(
+            Share(0.40, chunked("arm", 5, 20)),
+            Share(0.25, chunked("base", 10, 10)),
+            *FAST_VISION,
+        ),
+        full_batch=8,
     ),
 }
 
