@@ -189,7 +189,7 @@ class Assignment:
         estimate = self.workers.estimate(model)
         most = worker.models[model]
         careful_ns = estimate.careful_ns
-        times_ns = careful_ns if line.critical else estimate.planned_ns
+        times_ns = careful_ns if line.critical.requests else estimate.planned_ns
         if len(times_ns) > most + 1:  # another worker takes larger batches of it
             careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
         return Contender(

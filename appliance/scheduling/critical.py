@@ -10,6 +10,7 @@ from attrs import define, field
 
 from appliance.scheduling.choice import FOREVER_NS, Contender
 from appliance.scheduling.events import Lane, Request
+from appliance.scheduling.room import Ranked
 from appliance.scheduling.streams import Expected, Forecast
 from appliance.values import value
 
@@ -26,7 +27,7 @@ class CriticalLane:
         times_ns: Planned time by batch size.
         switch_ns: Of a change to its model.
         others_free_ns: When another worker could start them.
-        waiting: Deadline and request.
+        waiting: Who waits, by deadline.
         expected: Who is, in order of time.
         together: See `TOGETHER`.
     """
@@ -35,7 +36,7 @@ class CriticalLane:
     times_ns: Sequence[int]
     switch_ns: int
     others_free_ns: int
-    waiting: list[tuple[int, Request]]
+    waiting: Ranked
     expected: Sequence[Expected]
     together: float
 
@@ -53,17 +54,14 @@ class Critical:
 
     def add(self, one: Contender, forecast: Forecast | None, *, until_ns: int) -> None:
         """Look at a lane; who is expected after `until_ns` does not matter."""
-        waiting: list[tuple[int, Request]] = []
+        waiting = one.line.critical
         expected: Sequence[Expected] = ()
         share = 0.0
-        if one.line.critical:
-            timely = one.line.timely
-            waiting = [pair for pair in zip(timely.times_ns, timely.requests) if pair[1].tier == 0]  # noqa: B905  they are as long, and this is hot
         if forecast is not None and forecast.arrivals:
             arrivals = forecast.arrivals
             share = forecast.obedience / len(arrivals)
             expected = arrivals[: bisect_right(arrivals, (until_ns,))]
-        if waiting or expected:
+        if waiting.requests or expected:
             together = TOGETHER + (TOGETHER_OBEYING - TOGETHER) * share
             self.lanes.append(
                 CriticalLane(
@@ -85,11 +83,9 @@ class Critical:
         lost = 0
         for one in self.lanes:
             is_chosen = one.lane is chosen
-            due_ns = [
-                deadline_ns
-                for deadline_ns, request in one.waiting
-                if not (is_chosen and request in taken)
-            ]
+            due_ns = one.waiting.times_ns.copy()
+            if is_chosen and due_ns:
+                due_ns = [r.rank[0] for r in one.waiting.requests if r not in taken]
             waiting = len(due_ns)
             for expected in one.expected:
                 if expected[0] > finish_ns:
@@ -113,7 +109,7 @@ class Critical:
             times_ns, others_free_ns = one.times_ns, one.others_free_ns
             most = len(times_ns) - 1
             count = 0
-            for deadline_ns, _ in one.waiting:
+            for deadline_ns in one.waiting.times_ns:
                 count += 1
                 rows = min(ceil(one.together * count) + 1, most)
                 start_ns = deadline_ns - times_ns[rows] - one.switch_ns

@@ -24,8 +24,7 @@ from appliance.scheduling.order import lost_in_order
 from appliance.scheduling.outlook import Outlook, look
 from appliance.scheduling.shedding import Shedding
 from appliance.scheduling.streams import Forecast
-from appliance.scheduling.window import best_window
-from appliance.values import value
+from appliance.scheduling.window import best_worth
 
 ABOUT_TO_COME_NS = 1_000_000
 """Somebody who is expected may be so late, and is still waited for."""
@@ -40,14 +39,14 @@ SMALL, MEDIUM = 4, 8
 """From these sizes on, a smaller batch is weighed too: one for tier 0, one of three quarters."""
 
 
-@value
+@define(eq=False)
 class Option:
-    """A batch that is weighed: `count` of a lane's timely requests after the first `skip`.
+    """A batch to be weighed: `count` of a lane's timely requests after the first `skip`.
 
     Attributes:
         index: Of the lane among the contenders.
-        score: What it is worth for each nanosecond, less its regret.
-        critical: How many of tier 0 it loses.
+        score: What it is worth for each nanosecond; once it is weighed, less its regret.
+        critical: How many of tier 0 it loses, once it is weighed.
     """
 
     index: int
@@ -101,13 +100,13 @@ def best_option(outlook: Outlook) -> Option | None:
     for option in _options(outlook):
         if best is not None and best.critical == 0 and option.score <= best.score:
             break  # regret only lowers what follows
-        weighed = weigh(outlook, option)
+        weigh(outlook, option)
         if (
             best is None
-            or weighed.critical < best.critical
-            or (weighed.critical == best.critical and weighed.score > best.score)
+            or option.critical < best.critical
+            or (option.critical == best.critical and option.score > best.score)
         ):
-            best = weighed
+            best = option
     return best
 
 
@@ -143,8 +142,8 @@ def _score(option: Option) -> float:
     return option.score
 
 
-def weigh(outlook: Outlook, option: Option) -> Option:
-    """Return an option with its regret and what it loses of tier 0."""
+def weigh(outlook: Outlook, option: Option) -> None:
+    """Find an option's regret, and what it loses of tier 0."""
     one = outlook.contenders[option.index]
     skip, count = option.skip, option.count
     busy_ns = one.times_ns[count] + one.switch_ns
@@ -159,15 +158,14 @@ def weigh(outlook: Outlook, option: Option) -> Option:
             free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
             if timely.times_ns[window.skip] - free_ns < other.times_ns[window.count]:
                 values = timely.values if timely.odd else None
-                later = best_window(timely.times_ns, values, other.times_ns, free_ns)
-                if later.worth < window.worth:
-                    regret += other.unit * (window.worth - later.worth)
-    critical = 0
+                later = best_worth(timely.times_ns, values, other.times_ns, free_ns)
+                if later < window.worth:
+                    regret += other.unit * (window.worth - later)
     if outlook.critical.lanes:
         taken = one.line.timely.requests[skip : skip + count]
         careful_ns = outlook.start_ns + one.careful_ns[count] + one.switch_ns
-        critical = outlook.critical.lost_by(careful_ns, one.lane, taken)
-    return Option(option.index, skip, count, option.score - regret / busy_ns, critical)
+        option.critical = outlook.critical.lost_by(careful_ns, one.lane, taken)
+    option.score -= regret / busy_ns
 
 
 def _regret_of_rest(outlook: Outlook, option: Option, finish_ns: int) -> float:
@@ -178,12 +176,12 @@ def _regret_of_rest(outlook: Outlook, option: Option, finish_ns: int) -> float:
     deadlines_ns = timely.times_ns[:skip] + timely.times_ns[end:]
     values = timely.values[:skip] + timely.values[end:] if timely.odd else None
     free_ns = min(outlook.start_ns, one.others_free_ns)
-    now = best_window(deadlines_ns, values, one.times_ns, free_ns)
-    free_ns = min(finish_ns, one.others_free_ns)
-    if not now.worth or deadlines_ns[now.skip] - free_ns >= one.times_ns[now.count]:
+    now = best_worth(deadlines_ns, values, one.times_ns, free_ns)
+    if not now:
         return 0.0
-    later = best_window(deadlines_ns, values, one.times_ns, free_ns)
-    return one.unit * max(0.0, now.worth - later.worth)
+    free_ns = min(finish_ns, one.others_free_ns)
+    later = best_worth(deadlines_ns, values, one.times_ns, free_ns)
+    return one.unit * max(0.0, now - later)
 
 
 # ------------------------------------------------------------------------- in order of deadlines
@@ -202,7 +200,10 @@ def _all_in_order(outlook: Outlook, best: Option) -> Option:
     head = _option(index, outlook.contenders[index], window.first, window.head)
     if (head.index, head.skip, head.count) == (best.index, best.skip, best.count):
         return best
-    return best if _loses(outlook, head) or weigh(outlook, head).critical else head
+    if _loses(outlook, head):
+        return best
+    weigh(outlook, head)
+    return best if head.critical else head
 
 
 def _loses(outlook: Outlook, option: Option) -> int:
@@ -230,7 +231,7 @@ def _loses(outlook: Outlook, option: Option) -> int:
 def _only_critical(outlook: Outlook, lost: int) -> Choice | None:
     """Return the batch of a lane's tier 0 alone, and who fits in, if that loses fewer of it."""
     for one, window in outlook.pairs:
-        if not (window.count and one.line.critical):
+        if not (window.count and one.line.critical.requests):
             continue
         begins_ns = outlook.start_ns + one.switch_ns
         waiting = one.line.timely.requests[window.first :]

@@ -68,14 +68,14 @@ def _look_for_critical(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Critical:
     critical = Critical()
-    if not forecasts and not any(one.line.critical for one in contenders):
+    if not forecasts and not any(one.line.critical.requests for one in contenders):
         return critical
     until_ns = start_ns + AHEAD_NS + max([one.times_ns[-1] for one in contenders])
     seen: set[ModelRef] = set()
     for one in contenders:
         model = one.lane.model
         forecast = forecasts.get(model) if model not in seen else None
-        if forecast is None and not one.line.critical:
+        if forecast is None and not one.line.critical.requests:
             continue
         seen.add(model)
         critical.add(one, forecast, until_ns=until_ns)

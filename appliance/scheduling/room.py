@@ -82,7 +82,7 @@ class Line:
         yielding: Dry ones whose turn it is not.
         background: More than their clients said they would send.
         firm: How many of `timely` are firm.
-        critical: How many of `timely` are of tier 0.
+        critical: Those of `timely` that are of tier 0.
     """
 
     timely: Ranked = field(factory=Ranked, init=False)
@@ -90,7 +90,7 @@ class Line:
     yielding: Ranked = field(factory=Ranked, init=False)
     background: Ranked = field(factory=Ranked, init=False)
     firm: int = field(default=0, init=False)
-    critical: int = field(default=0, init=False)
+    critical: Ranked = field(factory=Ranked, init=False)
 
     def __len__(self) -> int:
         return len(self.timely) + len(self.first) + len(self.yielding) + len(self.background)
@@ -115,7 +115,8 @@ class Line:
         part.add(request)
         if part is self.timely:
             self.firm += request.firm
-            self.critical += request.tier == 0
+            if request.tier == 0:
+                self.critical.add(request)
 
     def remove(self, request: Request) -> None:
         """Take one out that is in the line."""
@@ -123,7 +124,8 @@ class Line:
         part.remove(request)
         if part is self.timely:
             self.firm -= request.firm
-            self.critical -= request.tier == 0
+            if request.tier == 0:
+                self.critical.remove(request)
 
     def take(self, requests: list[Request]) -> None:
         """Take out several; mostly they stand side by side in `timely`."""
@@ -136,8 +138,10 @@ class Line:
                 timely.remove(first, count)
                 if self.firm:
                     self.firm -= sum(request.firm for request in requests)
-                if self.critical:
-                    self.critical -= sum(request.tier == 0 for request in requests)
+                if self.critical.requests:
+                    for request in requests:
+                        if request.tier == 0:
+                            self.critical.remove(request)
                 return
         for request in requests:
             self.remove(request)

@@ -46,10 +46,35 @@ def best_window(
         values: What answering each in time is worth; None: 1.
         times_ns: Planned time by batch size up to the largest, never decreasing; index 0 is 0.
     """
+    skip, count, head, first = _find(deadlines_ns, times_ns, start_ns)
+    if not count:
+        return NOTHING
+    return Window(skip, count, _worth(values, skip, count), head, first)
+
+
+def best_worth(
+    deadlines_ns: Sequence[int],
+    values: Sequence[float] | None,
+    times_ns: Sequence[int],
+    start_ns: int,
+) -> float:
+    """Return what `best_window` would be worth."""
+    skip, count, _, _ = _find(deadlines_ns, times_ns, start_ns)
+    return _worth(values, skip, count)
+
+
+def _worth(values: Sequence[float] | None, skip: int, count: int) -> float:
+    return float(count) if values is None else sum(values[skip : skip + count])
+
+
+def _find(
+    deadlines_ns: Sequence[int], times_ns: Sequence[int], start_ns: int
+) -> tuple[int, int, int, int]:
+    """Return `skip`, `count`, `head` and `first` of a `Window`; a count of 0: there is none."""
     waiting = len(deadlines_ns)
     first = bisect_left(deadlines_ns, start_ns + times_ns[1])
     if first == waiting:
-        return NOTHING
+        return 0, 0, 0, 0
     most = len(times_ns) - 1
     skip = first
     head = bisect_right(times_ns, deadlines_ns[first] - start_ns) - 1
@@ -61,5 +86,4 @@ def best_window(
         if fits > count:
             skip, count = index, min(fits, waiting - index)
         index += 1
-    worth = float(count) if values is None else sum(values[skip : skip + count])
-    return Window(skip, count, worth, head, first)
+    return skip, count, head, first
