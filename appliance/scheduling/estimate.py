@@ -25,10 +25,10 @@ TOLD_APART = 0.2
 MOST_SWITCH = 0.5
 """Of the time of a single row: what a change may cost."""
 
-QUANTILE, CAREFUL_QUANTILE = 75.0, 95.0
+QUANTILE, CAREFUL_QUANTILE = 85.0, 95.0
 """Of the times of a size: to plan with, and to plan with for tier 0."""
 
-DEVIATIONS, CAREFUL_DEVIATIONS = 0.85, 2.0
+DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 """Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
 
 SPIKE = 1.3
