@@ -239,6 +239,7 @@ class Simulation:
     _generations: dict[str, int] = field(factory=dict, init=False)
     _waiting: dict[int, Request] = field(factory=dict, init=False)
     _faults: dict[int, Fault] = field(factory=dict, init=False)
+    _lanes: dict[Lane, Lane] = field(factory=dict, init=False)
     _starts: list[Start] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -269,7 +270,7 @@ class Simulation:
             id=len(self.record.requests) + 1,
             session=ask.session,
             client=ask.session,
-            lane=Lane(self._models[ask.model].ref, ((ask.shape,),) if ask.shape else ()),
+            lane=self._lane(ask),
             arrived_ns=ask.at_ns,
             deadline_ns=ask.at_ns + ask.budget_ns,
             expires_ns=ask.at_ns + ask.ttl_ns,
@@ -285,6 +286,11 @@ class Simulation:
         self.record.requests.append(request)
         self._faults[request.id] = ask.fault
         return request
+
+    def _lane(self, ask: Ask) -> Lane:
+        """Return the one lane of a model and shape, as the dispatcher does."""
+        lane = Lane(self._models[ask.model].ref, ((ask.shape,),) if ask.shape else ())
+        return self._lanes.setdefault(lane, lane)
 
     # ---------------------------------------------------------------------------- the loop
 
