@@ -1,0 +1,56 @@
+"""Fleets of periodic robots that `appliance.simulation` serves, and a look at each decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from attrs import define, evolve, field
+
+from appliance.scheduling import Scheduler
+from appliance.scheduling.events import Decision, Event
+from appliance.simulation import Engine, Fleet, LinearEngine, RobotClass, WorkerSlot
+
+MS = 1_000_000
+SECOND = 1000 * MS
+SWITCH_NS = MS // 5
+
+POLICY = LinearEngine(name="policy", base_ns=6 * MS, row_ns=MS * 3 // 4, max_batch=16)
+VISION = LinearEngine(name="vision", base_ns=MS * 3 // 2, row_ns=MS * 7 // 20, max_batch=16)
+
+ARM = RobotClass(name="arm", model="policy", rate_hz=5, budget_ns=100 * MS, count=13, obedience=0.0)
+BASE = evolve(ARM, name="base", rate_hz=10, budget_ns=60 * MS, count=9)
+CAMERA = evolve(ARM, name="camera", model="vision", rate_hz=30, budget_ns=33 * MS, count=8)
+CRITICAL = evolve(CAMERA, name="critical", rate_hz=50, budget_ns=20 * MS, count=3, tier=0)
+"""Together, about 0.5 of what one device can do with batches of eight."""
+
+
+def busy_fleet(
+    *engines: Engine, robots: tuple[RobotClass, ...] | None = None, workers: int = 1
+) -> Fleet:
+    """Return the four classes above, or others, on devices that host both models.
+
+    Args:
+        engines: Instead of those of the same name.
+    """
+    by_name: dict[str, Engine] = {each.name: each for each in (POLICY, VISION, *engines)}
+    return Fleet(
+        engines=tuple(by_name.values()),
+        workers=tuple(WorkerSlot(f"w-{number}", tuple(by_name)) for number in range(workers)),
+        robots=(ARM, BASE, CAMERA, CRITICAL) if robots is None else robots,
+        switch_ns=SWITCH_NS,
+    )
+
+
+@define(eq=False)
+class Watched:
+    """A scheduler that is looked at after each decision, with the time."""
+
+    scheduler: Scheduler
+    look: Callable[[int], None]
+    decisions: list[tuple[int, Decision]] = field(factory=list)
+
+    def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
+        decision = self.scheduler.handle(events, now_ns)
+        self.decisions.append((now_ns, decision))
+        self.look(now_ns)
+        return decision
