@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from attrs import define, evolve, field
 
 from appliance.scheduling import Scheduler
-from appliance.scheduling.events import Decision, Event
+from appliance.scheduling.events import (
+    Answer,
+    Arrived,
+    Batch,
+    BatchDone,
+    Decision,
+    Effect,
+    Event,
+    Go,
+    ModelRef,
+    Request,
+    Revoke,
+    Stage,
+    WorkerReady,
+    WorkerRef,
+)
 from appliance.simulation import Engine, Fleet, LinearEngine, RobotClass, WorkerSlot
 
 MS = 1_000_000
@@ -54,3 +69,67 @@ class Watched:
         self.decisions.append((now_ns, decision))
         self.look(now_ns)
         return decision
+
+
+@define(eq=False)
+class Books:
+    """What waits and what each worker does, kept from events and effects alone.
+
+    Each rule is called after each decision, and after the effects were taken in.
+
+    Attributes:
+        now_ns, events, decision: Of the latest call.
+        started: The batches that it started.
+        waiting: Requests by id.
+        executing, staged: By worker; None: nothing.
+        hosted: The models of each worker.
+    """
+
+    scheduler: Scheduler
+    rules: Sequence[Callable[[Books], None]]
+    now_ns: int = 0
+    events: list[Event] = field(factory=list)
+    decision: Decision = field(factory=lambda: Decision([], None))
+    started: list[Batch] = field(factory=list)
+    waiting: dict[int, Request] = field(factory=dict)
+    executing: dict[WorkerRef, Batch | None] = field(factory=dict)
+    staged: dict[WorkerRef, Batch | None] = field(factory=dict)
+    hosted: dict[WorkerRef, set[ModelRef]] = field(factory=dict)
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [effect for effect in self.decision.effects if isinstance(effect, Answer)]
+
+    def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
+        self.now_ns, self.events, self.started = now_ns, list(events), []
+        for event in self.events:
+            if isinstance(event, Arrived):
+                self.waiting[event.request.id] = event.request
+            elif isinstance(event, WorkerReady):
+                self.hosted[event.worker] = set(event.times_ns)
+                self.executing[event.worker] = self.staged[event.worker] = None
+            elif isinstance(event, BatchDone):
+                self.executing[event.worker] = None
+        self.decision = self.scheduler.handle(self.events, now_ns)
+        for effect in self.decision.effects:
+            self._take_in(effect)
+        for rule in self.rules:
+            rule(self)
+        return self.decision
+
+    def _take_in(self, effect: Effect) -> None:
+        if isinstance(effect, Answer):
+            self.waiting.pop(effect.request.id, None)
+            return
+        batch = effect.batch
+        if isinstance(effect, Stage):
+            for request in batch.requests:
+                del self.waiting[request.id]
+            self.staged[batch.worker] = batch
+        elif isinstance(effect, Revoke):
+            self.staged[batch.worker] = None
+            self.waiting.update((request.id, request) for request in batch.requests)
+        if isinstance(effect, Go) or (isinstance(effect, Stage) and effect.go):
+            self.staged[batch.worker] = None
+            self.executing[batch.worker] = batch
+            self.started.append(batch)
