@@ -131,7 +131,7 @@ RULES = (
 )
 
 
-@settings(unhurried, max_examples=40)
+@settings(unhurried, max_examples=30)
 @given(fleets(), st.integers(0, 1000))
 def test_the_rules_hold_for_every_fleet(fleet: Fleet, seed: int) -> None:
     record = served(fleet, RefusedAtOnce(), *RULES, seed=seed)
@@ -198,7 +198,7 @@ class Clients:
                     assert count <= EXCESS * time_ns / one.period_ns + DEPTH + 1
 
 
-@settings(unhurried, max_examples=30)
+@settings(unhurried, max_examples=20)
 @given(fleets(), st.integers(0, 1000))
 def test_no_client_gets_more_than_it_said_or_is_refused_too_often(fleet: Fleet, seed: int) -> None:
     clients = Clients()
@@ -255,7 +255,7 @@ def weighed(monkeypatch: pytest.MonkeyPatch) -> Weighed:
 
 @settings(
     unhurried,
-    max_examples=30,
+    max_examples=20,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(fleet=fleets(), seed=st.integers(0, 1000))

@@ -23,7 +23,8 @@ from appliance.scheduling.events import (
     WorkerReady,
     WorkerRef,
 )
-from appliance.simulation import Engine, Fleet, LinearEngine, RobotClass, WorkerSlot
+from appliance.simulation import Engine, Fleet, LinearEngine, RobotClass, WorkerSlot, simulate
+from support.simulation import line_of
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -133,3 +134,16 @@ class Books:
             self.staged[batch.worker] = None
             self.executing[batch.worker] = batch
             self.started.append(batch)
+
+
+def overloaded_log() -> str:
+    """Return one line for each effect of serving three times as many robots, who follow advice."""
+    kinds = (ARM, BASE, CAMERA, CRITICAL)
+    robots = tuple(evolve(kind, obedience=1.0, count=3 * kind.count) for kind in kinds)
+    watched = Watched(Scheduler(), lambda _: None)
+    simulate(busy_fleet(robots=robots), watched, seed=1, horizon_ns=2 * SECOND)
+    return "\n".join(
+        f"{now_ns} {line_of(effect)}"
+        for now_ns, decision in watched.decisions
+        for effect in decision.effects
+    )

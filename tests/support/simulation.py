@@ -206,15 +206,17 @@ class Record:
     def log(self) -> str:
         """One line for each effect: two runs are the same if their logs are."""
         return "\n".join(
-            f"{turn.now_ns} {_line(effect)}"
+            f"{turn.now_ns} {line_of(effect)}"
             for turn in self.turns
             for effect in turn.decision.effects
         )
 
 
-def _line(effect: object) -> str:
+def line_of(effect: object) -> str:
+    """Return all that matters of an effect."""
     if isinstance(effect, Answer):
-        return f"answer {effect.request.id} {effect.outcome.name} {effect.late} {effect.message}"
+        ended = f"{effect.outcome.name} {effect.late} {effect.message}"
+        return f"answer {effect.request.id} {ended} advised {effect.advice_ns}"
     if isinstance(effect, (Stage, Go, Revoke)):
         rows = [request.id for request in effect.batch.requests]
         return f"{type(effect).__name__} {effect.batch.id} {effect.batch.worker} {rows}"
