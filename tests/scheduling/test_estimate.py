@@ -1,20 +1,71 @@
-"""How long a batch will take: seeded at warm-up, interpolated, learnt."""
+"""How long a batch will take: seeded at warm-up, on a line, learnt."""
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from random import Random
+
 import pytest
+from attrs import define
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fleets import MS, POLICY, Watched, busy_fleet
 
-from appliance.scheduling.estimate import DEVIATIONS, GAIN, SPIKE, Estimate
+from appliance.scheduling import Scheduler
+from appliance.scheduling.estimate import (
+    AGREEING,
+    CAREFUL_DEVIATIONS,
+    DEVIATIONS,
+    ENOUGH,
+    GAIN,
+    REFRESH,
+    SPIKE,
+    Estimate,
+)
+from appliance.simulation import LinearEngine, simulate
+from appliance.simulation.execution import reference_of
 
-MS = 1_000_000
-SAFETY = 1 + DEVIATIONS * 0.05
+FIRST_DEVIATION = 0.03
 """Before anything was observed."""
 
 
 def planned(expected_ms: float) -> int:
-    return pytest.approx(expected_ms * MS * SAFETY, rel=1e-6)
+    return pytest.approx(expected_ms * MS * (1 + DEVIATIONS * FIRST_DEVIATION), rel=1e-6)
+
+
+def line_ns(rows: int) -> int:
+    """What the policy model of most tests takes."""
+    return 6 * MS + rows * MS * 3 // 4
+
+
+def noisy_ns(rows: int, random: Random, sigma: float = 0.03) -> int:
+    return round(line_ns(rows) * random.lognormvariate(0, sigma))
+
+
+@define
+class Throttled:
+    """An engine that takes `factor` times as long."""
+
+    engine: LinearEngine
+    factor: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def max_batch(self) -> int:
+        return self.engine.max_batch
+
+    def mean_ns(self, rows: int) -> int:
+        return round(self.engine.mean_ns(rows) * self.factor)
+
+    def sample_ns(self, rows: int, random: Random) -> int:
+        return round(self.engine.sample_ns(rows, random) * self.factor)
+
+
+# --------------------------------------------------------------------------------- warm-up
 
 
 def test_measured_sizes_are_planned_with_a_margin() -> None:
@@ -23,44 +74,81 @@ def test_measured_sizes_are_planned_with_a_margin() -> None:
     assert estimate.of(4) == planned(16)
 
 
-def test_sizes_between_are_interpolated() -> None:
-    estimate = Estimate.from_times({1: 10 * MS, 4: 16 * MS}, 4)
-    assert estimate.of(2) == planned(12)
-    assert estimate.of(3) == planned(14)
+def test_tier_0_is_planned_with_a_larger_one() -> None:
+    estimate = Estimate.from_times({1: 10 * MS}, 1)
+    assert estimate.careful_ns[1] == pytest.approx(
+        10 * MS * (1 + CAREFUL_DEVIATIONS * FIRST_DEVIATION)
+    )
 
 
-def test_sizes_beyond_follow_the_last_slope() -> None:
-    estimate = Estimate.from_times({1: 10 * MS, 2: 11 * MS, 4: 15 * MS}, 8)
-    assert estimate.of(8) == planned(23)
+def test_other_sizes_are_on_the_line_through_those_that_were_measured() -> None:
+    estimate = Estimate.from_times({1: 10 * MS, 4: 16 * MS}, 8)
+    assert [estimate.of(size) for size in (2, 3, 8)] == [planned(12), planned(14), planned(24)]
 
 
-def test_sizes_below_the_first_start_from_half_of_it() -> None:
-    estimate = Estimate.from_times({8: 16 * MS}, 8)
-    assert estimate.of(4) == planned(12)
-    assert estimate.of(8) == planned(16)
+@pytest.mark.parametrize("measured", [1, 8])
+def test_of_one_measurement_half_is_taken_to_grow_with_the_size(measured: int) -> None:
+    estimate = Estimate.from_times({measured: 16 * MS}, 16)
+    assert estimate.of(measured) == planned(16)
+    assert estimate.of(2 * measured) == planned(24)
 
 
-def test_one_measurement_is_enough() -> None:
-    estimate = Estimate.from_times({1: 10 * MS}, 4)
-    assert [estimate.of(size) for size in (1, 2, 4)] == [planned(10), planned(15), planned(25)]
+def test_nothing_is_planned_shorter_than_a_microsecond_at_warm_up() -> None:
+    assert Estimate.from_times({1: 0}, 2).of(2) >= 1000
 
+
+# ---------------------------------------------------------------------------------- always
 
 times = st.dictionaries(st.integers(1, 64), st.integers(0, 10**10), min_size=1, max_size=6)
+batches = st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10**10), st.booleans()))
 
 
-@given(times, st.integers(1, 64), st.lists(st.tuples(st.integers(1, 64), st.integers(0, 10**10))))
+@given(times, st.integers(1, 64), batches)
 def test_a_larger_batch_is_never_planned_shorter(
-    measured: dict[int, int], largest: int, observed: list[tuple[int, int]]
+    measured: dict[int, int], largest: int, observed: list[tuple[int, int, bool]]
 ) -> None:
     estimate = Estimate.from_times(measured, largest)
-    for size, busy_ns in observed:
-        estimate.observe(min(size, largest), busy_ns)
-    planned_ns = [estimate.of(size) for size in range(1, largest + 1)]
-    assert planned_ns == sorted(planned_ns)
-    assert planned_ns[0] >= 0
+    for size, busy_ns, switched in observed:
+        estimate.observe(min(size, largest), busy_ns, switched=switched)
+    assert estimate.planned_ns == sorted(estimate.planned_ns)
+    assert estimate.careful_ns == sorted(estimate.careful_ns)
+    assert estimate.planned_ns[0] == estimate.careful_ns[0] == 0
+    assert len(estimate.planned_ns) == len(estimate.careful_ns) == largest + 1
+    assert all(c >= p for c, p in zip(estimate.careful_ns, estimate.planned_ns, strict=True))
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.0, 2.5])
+@given(st.integers(0, 10**15))
+def test_a_single_spike_moves_it_only_so_far(busy_ns: int) -> None:
+    estimate = Estimate.from_times({1: 10 * MS}, 1)
+    before_ns = estimate.of(1)
+    estimate.observe(1, busy_ns)
+    most = GAIN * (SPIKE - 1) * (1 + DEVIATIONS)
+    assert before_ns * (1 - 2 * GAIN) <= estimate.of(1) <= before_ns + 10 * MS * most
+
+
+def test_it_does_not_grow() -> None:
+    random = Random(1)
+    estimate = Estimate.from_times({1: line_ns(1), 16: line_ns(16)}, 16)
+
+    def learn() -> int:
+        for _ in range(5000):
+            size = random.randint(1, 16)
+            estimate.observe(size, noisy_ns(size, random, sigma=0.2), switched=size % 2 == 0)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        first_bytes = learn()
+        assert learn() - first_bytes < 4096
+    finally:
+        tracemalloc.stop()
+
+
+# -------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("factor", [1 / 3, 0.5, 1.0, 2.5, 3.0])
 def test_it_learns_how_long_batches_really_take(factor: float) -> None:
     estimate = Estimate.from_times({1: 10 * MS, 4: 16 * MS}, 4)
     for _ in range(300):
@@ -78,21 +166,87 @@ def test_what_varies_is_planned_with_a_wider_margin() -> None:
     assert 12 * MS < varying.of(1) < 15 * MS
 
 
-@given(st.integers(0, 10**15))
-def test_a_single_spike_moves_it_only_so_far(busy_ns: int) -> None:
+def test_its_quantiles_are_those_of_what_ran() -> None:
+    random = Random(2)
+    estimate = Estimate.from_times({8: line_ns(8)}, 8)
+    for _ in range(ENOUGH + 10 * REFRESH):
+        estimate.observe(8, noisy_ns(8, random, sigma=0.08))
+    took_ns = [noisy_ns(8, random, sigma=0.08) for _ in range(2000)]
+    for quantile_ns, share in ((estimate.planned_ns[8], 0.75), (estimate.careful_ns[8], 0.93)):
+        assert sum(time <= quantile_ns for time in took_ns) / 2000 == pytest.approx(share, abs=0.06)
+
+
+@pytest.mark.parametrize("spike", [1.5, 4.0, 1000.0])
+def test_now_and_then_a_spike_changes_nothing(spike: float) -> None:
+    random = Random(3)
+    spiky, steady = (Estimate.from_times({4: line_ns(4)}, 4) for _ in range(2))
+    for turn in range(500):
+        busy_ns = noisy_ns(4, random)
+        steady.observe(4, busy_ns)
+        spiky.observe(4, round(busy_ns * spike) if turn % 10 == 5 else busy_ns)
+    assert spiky.of(4) == pytest.approx(steady.of(4), rel=0.01)
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, 10.0, 0.1])
+def test_another_level_is_followed_within_a_few_batches(factor: float) -> None:
+    random = Random(4)
+    estimate = Estimate.from_times({4: line_ns(4)}, 4)
+    for _ in range(200):
+        estimate.observe(4, noisy_ns(4, random))
+    for _ in range(AGREEING):
+        estimate.observe(4, round(noisy_ns(4, random) * factor))
+    assert estimate.of(4) == pytest.approx(line_ns(4) * factor, rel=0.12)
+
+
+def test_a_device_that_throttles_is_followed_within_two_seconds() -> None:
+    engine = Throttled(POLICY)
+    scheduler = Scheduler()
+    model = reference_of("policy")
+    wrong: dict[int, float] = {}
+
+    def look(now_ns: int) -> None:
+        engine.factor = 2.0 if now_ns >= 3000 * MS else 1.0
+        wrong[now_ns // MS] = scheduler.planned_ns(model, 4) / engine.mean_ns(4) - 1
+
+    simulate(busy_fleet(engine), Watched(scheduler, look), seed=1, horizon_ns=7000 * MS)
+    before = [each for at_ms, each in wrong.items() if 1000 <= at_ms < 3000]
+    after = [each for at_ms, each in wrong.items() if 5000 <= at_ms < 7000]
+    assert max(abs(each) for each in before) < 0.1
+    assert max(abs(each) for each in after) < 0.1
+
+
+def test_sizes_that_were_neither_measured_nor_seen_follow_from_the_others() -> None:
+    estimate = Estimate.from_times({1: line_ns(1)}, 16)
+    assert estimate.of(16) > 2 * line_ns(16)  # nothing better is known
+    for turn in range(200):
+        size = (1, 3, 5)[turn % 3]
+        estimate.observe(size, line_ns(size))
+    assert estimate.of(16) == pytest.approx(line_ns(16), rel=0.05)
+
+
+# -------------------------------------------------------------------------- another model
+
+
+def test_what_a_change_of_model_costs_is_learnt() -> None:
     estimate = Estimate.from_times({1: 10 * MS}, 1)
-    before_ns = estimate.of(1)
-    estimate.observe(1, busy_ns)
-    most = GAIN * (SPIKE - 1) * (1 + DEVIATIONS)
-    assert before_ns * (1 - 2 * GAIN) <= estimate.of(1) <= before_ns + 10 * MS * most
+    for turn in range(600):
+        switched = turn % 2 == 0
+        estimate.observe(1, 12 * MS if switched else 10 * MS, switched=switched)
+    assert estimate.switch_ns == pytest.approx(2 * MS, rel=0.2)
+    assert estimate.of(1) == pytest.approx(10 * MS, rel=0.05)
 
 
-def test_a_lasting_slowdown_is_followed_within_a_hundred_batches() -> None:
+def test_where_each_batch_follows_a_change_it_counts_as_the_batchs_time() -> None:
     estimate = Estimate.from_times({1: 10 * MS}, 1)
-    for _ in range(100):
-        estimate.observe(1, 200 * MS)
-    assert estimate.of(1) > 150 * MS
+    for _ in range(600):
+        estimate.observe(1, 12 * MS, switched=True)
+    assert estimate.switch_ns < MS
+    assert estimate.of(1) + estimate.switch_ns == pytest.approx(12 * MS, rel=0.02)
 
 
-def test_nothing_is_planned_shorter_than_a_microsecond_at_warm_up() -> None:
-    assert Estimate.from_times({1: 0}, 2).of(2) >= 1000
+def test_a_change_that_costs_nothing_is_free() -> None:
+    random = Random(5)
+    estimate = Estimate.from_times({4: line_ns(4)}, 4)
+    for turn in range(1000):
+        estimate.observe(4, noisy_ns(4, random), switched=turn % 3 == 0)
+    assert estimate.switch_ns < 0.02 * line_ns(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -285,7 +286,8 @@ def test_the_order_of_sets_and_hashes_decides_nothing() -> None:
     script = (
         "from support.simulation import simulate; from support.traces import random_trace\n"
         "for seed in range(10):\n"
-        "    print(simulate(random_trace(seed, 30, faults=True)).log())"
+        "    print(simulate(random_trace(seed, 30, faults=True)).log())\n"
+        "from support.fleets import overloaded_log; print(overloaded_log())"
     )
     logs = {
         subprocess.run(
@@ -298,4 +300,7 @@ def test_the_order_of_sets_and_hashes_decides_nothing() -> None:
         for seed in ("0", "1", "2")
     }
     assert len(logs) == 1
-    assert len(logs.pop()) > 1000
+    log = logs.pop()
+    assert len(log) > 1000
+    assert "SHED" in log
+    assert re.search("advised -?[1-9]", log)

@@ -206,15 +206,17 @@ class Record:
     def log(self) -> str:
         """One line for each effect: two runs are the same if their logs are."""
         return "\n".join(
-            f"{turn.now_ns} {_line(effect)}"
+            f"{turn.now_ns} {line_of(effect)}"
             for turn in self.turns
             for effect in turn.decision.effects
         )
 
 
-def _line(effect: object) -> str:
+def line_of(effect: object) -> str:
+    """Return all that matters of an effect."""
     if isinstance(effect, Answer):
-        return f"answer {effect.request.id} {effect.outcome.name} {effect.late} {effect.message}"
+        ended = f"{effect.outcome.name} {effect.late} {effect.message}"
+        return f"answer {effect.request.id} {ended} advised {effect.advice_ns}"
     if isinstance(effect, (Stage, Go, Revoke)):
         rows = [request.id for request in effect.batch.requests]
         return f"{type(effect).__name__} {effect.batch.id} {effect.batch.worker} {rows}"
@@ -239,6 +241,7 @@ class Simulation:
     _generations: dict[str, int] = field(factory=dict, init=False)
     _waiting: dict[int, Request] = field(factory=dict, init=False)
     _faults: dict[int, Fault] = field(factory=dict, init=False)
+    _lanes: dict[Lane, Lane] = field(factory=dict, init=False)
     _starts: list[Start] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -269,7 +272,7 @@ class Simulation:
             id=len(self.record.requests) + 1,
             session=ask.session,
             client=ask.session,
-            lane=Lane(self._models[ask.model].ref, ((ask.shape,),) if ask.shape else ()),
+            lane=self._lane(ask),
             arrived_ns=ask.at_ns,
             deadline_ns=ask.at_ns + ask.budget_ns,
             expires_ns=ask.at_ns + ask.ttl_ns,
@@ -285,6 +288,11 @@ class Simulation:
         self.record.requests.append(request)
         self._faults[request.id] = ask.fault
         return request
+
+    def _lane(self, ask: Ask) -> Lane:
+        """Return the one lane of a model and shape, as the dispatcher does."""
+        lane = Lane(self._models[ask.model].ref, ((ask.shape,),) if ask.shape else ())
+        return self._lanes.setdefault(lane, lane)
 
     # ---------------------------------------------------------------------------- the loop
 
