@@ -1,11 +1,14 @@
 """The rhythm of one client's observations for one model: a phase-locked loop over arrivals.
 
 A digital PLL (Gardner, *Phaselock Techniques*): the error of each predicted arrival corrects the
-phase by a part, and the period by a small part, of it. What does not fit in (a burst, a pause,
-another rate) moves nothing at first; when it goes on, the loop starts anew from it.
+phase by a part, and the period by a small part, of it. What does not fit in (a burst, a pause)
+moves nothing. Where the median of the latest intervals says that the rate is another one, the loop
+starts anew from it.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from attrs import define, field
 
@@ -21,8 +24,11 @@ CONFIDENT = 4
 """So many arrivals in a row that fit, and the next one is predicted."""
 
 MOST_CONFIDENT = 16
-STRANGERS = 2
-"""More in a row that do not fit, or come at a multiple of the period, are another rhythm."""
+LATEST = 8
+"""Intervals of which the median is looked at: what is lost or comes in between does not move it."""
+
+OFF, OFF_IN_A_ROW = 0.2, 4
+"""So often has the median to be off by this part of the period: then the rhythm is another."""
 
 MISSED = 8
 """After a longer gap, in periods, the phase is not worth anything any more."""
@@ -51,8 +57,8 @@ class Cadence:
     last_ns: int = field(default=-1, init=False)
     confidence: int = field(default=0, init=False)
     _shift_ns: int = field(default=0, init=False)
-    _strangers: int = field(default=0, init=False)
-    _missing: int = field(default=0, init=False)
+    _off: int = field(default=0, init=False)
+    _intervals_ns: deque[int] = field(factory=lambda: deque(maxlen=LATEST), init=False)
 
     @property
     def is_confident(self) -> bool:
@@ -70,6 +76,7 @@ class Cadence:
             self.next_ns = now_ns + self.period_ns
             return 0
         elapsed_ns = now_ns - last_ns
+        self._intervals_ns.append(elapsed_ns)
         period_ns = self.period_ns
         if not period_ns:
             self._start(now_ns, elapsed_ns)
@@ -79,22 +86,29 @@ class Cadence:
         if error_ns > LOCK * period_ns:
             missed = (error_ns + period_ns // 2) // period_ns
             error_ns -= missed * period_ns
-        if missed > MISSED:
+        if self._has_changed():
+            self._start(now_ns, self._median_ns())
+        elif missed > MISSED:
             self._resume(now_ns)
         elif abs(error_ns) > LOCK * period_ns:
-            self._stranger(now_ns, elapsed_ns)
-        elif missed and self._is_harmonic():
-            self._start(now_ns, elapsed_ns)
+            self._stranger(now_ns)
         else:
-            self._missing = self._missing + 1 if missed else 0
             deviation_ns = elapsed_ns - (missed + 1) * period_ns
             self._fits(now_ns, error_ns, deviation_ns // (missed + 1))
             return deviation_ns
         return 0
 
-    def _is_harmonic(self) -> bool:
-        """Return whether it looks as if observations come at a multiple of the period."""
-        return self._missing >= STRANGERS
+    def _median_ns(self) -> int:
+        return sorted(self._intervals_ns)[len(self._intervals_ns) // 2]
+
+    def _has_changed(self) -> bool:
+        """Return whether the latest intervals say that the rate is another one."""
+        is_off = (
+            len(self._intervals_ns) == LATEST
+            and abs(self._median_ns() - self.period_ns) > OFF * self.period_ns
+        )
+        self._off = self._off + 1 if is_off else 0
+        return self._off >= OFF_IN_A_ROW
 
     def _fits(self, now_ns: int, error_ns: int, deviation_ns: int) -> None:
         known = self.confidence >= CONFIDENT
@@ -105,31 +119,27 @@ class Cadence:
         kept_ns = int((1 - PHASE_GAIN) * error_ns) if known else 0
         self.jitter_ns += int(JITTER_GAIN * (abs(error_ns) - self.jitter_ns))
         self.next_ns = now_ns - kept_ns + self.period_ns
-        self._shift_ns = self._strangers = 0
+        self._shift_ns = 0
         if self.confidence < MOST_CONFIDENT:
             self.confidence += 1
 
-    def _stranger(self, now_ns: int, elapsed_ns: int) -> None:
-        """Something came that is not of this rhythm: it stays, until that happens again."""
-        self._strangers += 1
-        if self._strangers > STRANGERS:
-            self._start(now_ns, elapsed_ns)
-            return
+    def _stranger(self, now_ns: int) -> None:
+        """Something came that is not of this rhythm: it stays."""
         self.confidence = max(0, self.confidence - 1)
-        while self.next_ns < now_ns + self.period_ns // 2:
-            self.next_ns += self.period_ns
+        if self.next_ns < now_ns:
+            self.next_ns += -((self.next_ns - now_ns) // self.period_ns) * self.period_ns
 
     def _resume(self, now_ns: int) -> None:
         """After a pause, the period is what it was and the phase another one."""
         self.confidence //= 2
         self.next_ns = now_ns + self.period_ns
-        self._shift_ns = self._strangers = self._missing = 0
+        self._shift_ns = 0
 
     def _start(self, now_ns: int, period_ns: int) -> None:
         self.period_ns = max(SHORTEST_NS, period_ns)
         self.next_ns = now_ns + self.period_ns
         self.jitter_ns = self.period_ns // 16
-        self.confidence = self._shift_ns = self._strangers = self._missing = 0
+        self.confidence = self._shift_ns = 0
 
     def shift(self, by_ns: int) -> None:
         """Expect the next arrival that much later, without taking that for its period."""

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import chain
 
-from appliance.scheduling.choice import FOREVER_NS, Choice, Contender
+from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Wait
 from appliance.scheduling.events import Request
 from appliance.scheduling.outlook import Outlook
 from appliance.scheduling.room import Line
@@ -40,20 +40,26 @@ def lead(outlook: Outlook) -> Choice | None:
     return None
 
 
-def without_deadline(outlook: Outlook) -> Choice | None:
+def without_deadline(outlook: Outlook) -> Choice | Wait | None:
     """Return the batch of who may go where nobody has a deadline to lose."""
+    wait: Wait | None = None
     for one in outlook.contenders:
         alone_ns = outlook.alone_ns(one)
         for request in one.line:
-            if not request.background and (not request.firm or alone_ns <= request.deadline_ns):
-                members = [request]
-                fill(outlook, one, members, one.line)
-                return Choice(one.lane, members)
+            if request.background or (request.firm and alone_ns > request.deadline_ns):
+                continue
+            limit_ns = _limit_ns(outlook, one, request)
+            if limit_ns is None:  # tier 0 is expected
+                wait = Wait(request.arrived_ns + PATIENCE * one.times_ns[1] + 1)
+                continue
+            members = [request]
+            fill(outlook, one, members, one.line, limit_ns)
+            return Choice(one.lane, members)
     for one in outlook.contenders:
         members = _background(outlook, one)
         if members:
             return Choice(one.lane, members)
-    return None
+    return wait
 
 
 def fill(
@@ -72,6 +78,9 @@ def fill(
     begins_ns = outlook.start_ns + one.switch_ns
     alone_ns = begins_ns + one.times_ns[1]
     limit_ns = min(limit_ns, _others_ns(outlook, one, begins_ns + one.times_ns[len(members)]))
+    critical_ns = outlook.critical.latest_finish_ns(one.lane)
+    if begins_ns + one.careful_ns[len(members)] > critical_ns:
+        critical_ns = FOREVER_NS  # it is lost anyway
     for member in members:
         if not member.dry and member.deadline_ns >= alone_ns:
             limit_ns = min(limit_ns, member.deadline_ns)
@@ -79,16 +88,16 @@ def fill(
         if len(members) == one.most:
             return
         finish_ns = begins_ns + one.times_ns[len(members) + 1]
-        if finish_ns > limit_ns:
+        careful_ns = begins_ns + one.careful_ns[len(members) + 1]
+        if finish_ns > limit_ns or careful_ns > critical_ns:
             return
-        if request in members:
+        is_timely = not request.dry and request.deadline_ns >= alone_ns
+        if request in members or (request.firm and not is_timely):
             continue
-        if not request.dry and request.deadline_ns >= alone_ns:
+        if is_timely:
             if finish_ns > request.deadline_ns:
                 return
             limit_ns = min(limit_ns, request.deadline_ns)
-        elif request.firm:
-            continue
         members.append(request)
 
 
@@ -142,14 +151,12 @@ def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
         needs_ns = other.times_ns[1] + (0 if other is one else other.usual_switch_ns)
         for request in timely.requests[window.first :]:
             minds = request.tier < lead.tier or (request.firm and not lead.dry)
-            if not (minds or request.firm):
-                continue
             last_ns = request.rank[0] - needs_ns
-            if last_ns >= alone_ns:
-                limit_ns = min(limit_ns, last_ns)
-            elif minds and other.others_free_ns > last_ns:
+            if minds and last_ns < alone_ns and other.others_free_ns > last_ns:
                 return None
-            break
+            if (minds or request.firm) and last_ns >= alone_ns:
+                limit_ns = min(limit_ns, last_ns)
+                break
     if outlook.critical.lanes and lead.tier > 0:
         latest_ns = outlook.critical.latest_finish_ns(one.lane)
         if latest_ns >= alone_ns:
@@ -161,7 +168,7 @@ def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
 
 
 def _others_ns(outlook: Outlook, one: Contender, finish_ns: int) -> int:
-    """Return until when riders may keep the worker from firm ones of other lanes, and tier 0.
+    """Return until when riders may keep the worker from firm ones of other lanes.
 
     Args:
         finish_ns: When it is free without riders: who is lost by that does not matter any more.
@@ -174,10 +181,6 @@ def _others_ns(outlook: Outlook, one: Contender, finish_ns: int) -> int:
             index = bisect_left(deadlines_ns, finish_ns + needs_ns)
             if index < len(deadlines_ns) and other.others_free_ns > deadlines_ns[index] - needs_ns:
                 latest_ns = min(latest_ns, deadlines_ns[index] - needs_ns)
-    if outlook.critical.lanes:
-        critical_ns = outlook.critical.latest_finish_ns(one.lane)
-        if critical_ns >= finish_ns:
-            latest_ns = min(latest_ns, critical_ns)
     return latest_ns
 
 

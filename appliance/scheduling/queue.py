@@ -68,8 +68,10 @@ class Queue:
         deadline_ns = request.deadline_ns
         model = request.lane.model
         stream = request.stream = self.streams.arrived(request, now_ns)
-        if (request.firm or request.period_ns) and request.keep_latest and not request.dry:
-            request.background = not stream.may_come(request, now_ns)
+        if (request.firm or request.period_ns) and request.keep_latest:
+            is_excess = not stream.may_come(request, now_ns)
+            request.background = is_excess and not request.dry
+            request.dry = request.dry and not is_excess  # nobody is dry more often than it observes
         if (
             request.firm
             and not request.background
@@ -157,14 +159,16 @@ class Queue:
 
     def _lost(self, request: Request) -> None:
         """Note that a request does not make its deadline."""
-        if request.firm and not request.background:
-            self.shedding.lost(request.lane.model)
+        if request.firm and not request.background and request.stream is not None:
+            self.shedding.lost(request.lane.model, request.stream)
 
     def answered(self, answer: Answer) -> None:
         """End a request whose row was executed."""
         request = answer.request
         if answer.late:
             self._lost(request)
+        elif request.stream is not None:
+            request.stream.lost = 0
         self.effects.append(answer)
         if request.dry or request.order_key is not None:
             self.room.end(request)

@@ -24,6 +24,9 @@ from appliance.scheduling.turns import Mailbox, Session, Turns
 TIER_VALUE = 0.25
 """What answering a request in time is worth, of what one of the next better tier is, from 1 on."""
 
+SOFT_VALUE = 0.5
+"""What answering a soft request in time is worth, of what a firm one is, which is lost else."""
+
 
 @define(eq=False)
 class Ranked:
@@ -55,11 +58,11 @@ class Ranked:
         self.ranks.insert(index, rank)
         self.requests.insert(index, request)
         self.times_ns.insert(index, rank[0])
-        if request.tier < 2:
-            self.values.insert(index, 1.0)
-        else:
-            self.values.insert(index, TIER_VALUE ** (request.tier - 1))
-            self.odd += 1
+        worth = 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1)
+        if not request.firm:
+            worth *= SOFT_VALUE
+        self.values.insert(index, worth)
+        self.odd += worth != 1.0
 
     def remove(self, first: Request, count: int = 1) -> None:
         """Take out so many side by side, from `first` on."""

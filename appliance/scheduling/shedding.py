@@ -30,6 +30,9 @@ IDLE = 0.03
 """A worker that is idle for more of the time is not short of time: what is lost comes in bursts,
 and letting in less would not help."""
 
+HOPELESS = 8
+"""Losses of a stream in a row after which more of them do not count."""
+
 LEAST = 0.05
 CALM = 0.97
 """Letting in that much is not called shedding."""
@@ -94,8 +97,14 @@ class Shedding:
             return False
         return True
 
-    def lost(self, model: ModelRef) -> None:
-        """Note that a firm request was let in and did not make its deadline."""
+    def lost(self, model: ModelRef, stream: Stream) -> None:
+        """Note that a firm request was let in and did not make its deadline.
+
+        Of a stream that loses all of them it says nothing: its deadlines cannot be met.
+        """
+        stream.lost += 1
+        if stream.lost > HOPELESS:
+            return
         gate = self._gates.get(model)
         if gate is not None:
             gate.lost += 1

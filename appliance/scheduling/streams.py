@@ -43,6 +43,7 @@ class Stream:
         lead_ns: From an arrival to its deadline, as it was lately.
         predicted_ns: Where it stands in its model's `Forecast`; None: it does not.
         credit: What of it may pass while some are shed, 0 to 1 (see `shedding`).
+        lost: How many in a row did not make their deadline.
         wait_ns: How long its latest one waited, from arrival to start; -1: none did.
         advised_ns: By how much it was advised to be later, so far; forgets slowly.
         obedience: How far it follows advice, 0 to 1: `followed` over `advised_square`.
@@ -57,6 +58,7 @@ class Stream:
     credit: float
     lead_ns: int = 0
     predicted_ns: int | None = field(default=None, init=False)
+    lost: int = field(default=0, init=False)
     wait_ns: int = field(default=-1, init=False)
     advised_ns: int = field(default=0, init=False)
     obedience: float = field(default=0.0, init=False)
@@ -179,6 +181,8 @@ class Streams:
             if forecast is None:
                 forecast = self.forecasts[stream.model] = Forecast()
             forecast.move(stream, cadence.next_ns if cadence.is_confident else None)
+        elif stream.predicted_ns is not None:  # it is not of tier 0 any more
+            self.forecasts[stream.model].move(stream, None)
         return stream
 
     def advised(self, stream: Stream, advice_ns: int) -> None:

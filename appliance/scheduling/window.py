@@ -46,7 +46,7 @@ def best_window(
         values: What answering each in time is worth; None: 1.
         times_ns: Planned time by batch size up to the largest, never decreasing; index 0 is 0.
     """
-    skip, count, head, first = _find(deadlines_ns, times_ns, start_ns)
+    skip, count, head, first = _find(deadlines_ns, values, times_ns, start_ns)
     if not count:
         return NOTHING
     return Window(skip, count, _worth(values, skip, count), head, first)
@@ -59,7 +59,7 @@ def best_worth(
     start_ns: int,
 ) -> float:
     """Return what `best_window` would be worth."""
-    skip, count, _, _ = _find(deadlines_ns, times_ns, start_ns)
+    skip, count, _, _ = _find(deadlines_ns, values, times_ns, start_ns)
     return _worth(values, skip, count)
 
 
@@ -68,7 +68,10 @@ def _worth(values: Sequence[float] | None, skip: int, count: int) -> float:
 
 
 def _find(
-    deadlines_ns: Sequence[int], times_ns: Sequence[int], start_ns: int
+    deadlines_ns: Sequence[int],
+    values: Sequence[float] | None,
+    times_ns: Sequence[int],
+    start_ns: int,
 ) -> tuple[int, int, int, int]:
     """Return `skip`, `count`, `head` and `first` of a `Window`; a count of 0: there is none."""
     waiting = len(deadlines_ns)
@@ -81,6 +84,14 @@ def _find(
     head = min(head, waiting - first)
     count = head
     index = first + 1
+    if values is not None:
+        best = _worth(values, skip, count)
+        for index in range(first + 1, waiting):
+            fits = min(bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1, waiting - index)
+            worth = _worth(values, index, fits)
+            if worth > best:
+                skip, count, best = index, fits, worth
+        return skip, count, head, first
     while count < most and index + count < waiting:
         fits = bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1
         if fits > count:
