@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from support.fleets import ARM, BASE, CAMERA, CRITICAL, MS, SECOND, Watched, busy_fleet
 
 from appliance.scheduling import Scheduler
-from appliance.scheduling.advice import CONFIDENCE, LARGEST, SMALLEST_NS, PhaseAdvice
+from appliance.scheduling.advice import CONFIDENCE, SMALLEST_NS, PhaseAdvice
 from appliance.scheduling.cadence import Cadence
 from appliance.scheduling.events import Answer, ModelRef
 from appliance.scheduling.streams import Stream
 from appliance.simulation import simulate
 
 PERIOD = 100 * MS
+LARGEST = 0.08
+"""Of the period, at once: what is promised."""
 
 
 def stream(period_ns: int = PERIOD, arrivals: int = 2 * CONFIDENCE) -> Stream:

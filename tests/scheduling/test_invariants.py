@@ -13,15 +13,18 @@ from support.fleets import MS, POLICY, SECOND, VISION, Books, busy_fleet
 
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
-from appliance.scheduling.advice import LARGEST
 from appliance.scheduling.choice import Choice, Contender, Decided
 from appliance.scheduling.critical import Critical
 from appliance.scheduling.deadline_aware import DeadlineAware
 from appliance.scheduling.events import Arrived, Lane, ModelRef, Request
-from appliance.scheduling.streams import DEPTH, EXCESS
 from appliance.simulation import Burst, Chunks, Fleet, Record, RobotClass, simulate
 
 HORIZON_NS = 2 * SECOND
+
+EXCESS, DEPTH = 1.25, 3
+LARGEST_ADVICE = 0.08
+"""What is promised: the part of what a client says that it may send, and how many more; of advice,
+the part of the period."""
 
 
 @st.composite
@@ -167,7 +170,7 @@ class Clients:
             if answer.advice_ns:
                 stream = queue.streams.find(request)
                 assert stream is not None
-                assert abs(answer.advice_ns) <= 1.05 * LARGEST * stream.cadence.period_ns
+                assert abs(answer.advice_ns) <= 1.05 * LARGEST_ADVICE * stream.cadence.period_ns
 
     def _arrived(self, request: Request, books: Books) -> None:
         key = (request.client, request.lane.model)

@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.streams import DEPTH, EXCESS, MOST_STREAMS, Stream, Streams
+from appliance.scheduling.streams import MOST_STREAMS, Stream, Streams
 
 MS = 1_000_000
 SECOND = 1000 * MS
 PERIOD = 100 * MS
+EXCESS, DEPTH = 1.25, 3
+"""What is promised: 1.25 of what a client says, and three more."""
+
 MODEL = ModelRef("policy", "1")
 
 

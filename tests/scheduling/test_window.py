@@ -43,6 +43,7 @@ def test_a_tight_head_is_left_out_where_that_gains_a_row() -> None:
 
 def test_a_tight_head_stays_where_leaving_it_out_gains_nothing() -> None:
     assert window(110, 120) == Window(skip=0, count=1, worth=1.0, head=1, first=0)
+    assert window(110, 111, 111) == Window(skip=0, count=1, worth=1.0, head=1, first=0)
 
 
 def test_it_is_worth_what_is_in_it() -> None:
