@@ -21,6 +21,9 @@ from appliance.scheduling.workers import Worker, Workers
 STAGE_LEAD_NS = 1_000_000
 """A batch is staged this long before the worker is expected to be done."""
 
+DRY_PAUSE = 3
+"""Times its own duration between two batches in which dry robots go before all others."""
+
 
 @define(eq=False)
 class Assignment:
@@ -75,7 +78,7 @@ class Assignment:
                 continue
             if worker.staged is not None:
                 if is_news:
-                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns))
+                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
             elif self.queue.room.lines:
                 lead_ns = worker.free_ns - STAGE_LEAD_NS
                 if now_ns < lead_ns:
@@ -96,18 +99,19 @@ class Assignment:
             self._revoke(worker, batch, now_ns)
             return
         if is_news:
-            self._choose_again(worker, batch, now_ns)
+            self._choose_again(worker, batch, now_ns, now_ns)
         if worker.staged is not None:
             batch = worker.staged
             worker.staged = None
             self._start(worker, batch, now_ns)
             self.queue.effects.append(Go(batch))
 
-    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int) -> None:
+    def _choose_again(self, worker: Worker, batch: Batch, start_ns: int, now_ns: int) -> None:
         """Replace what is staged if something else is better by now."""
         worker.staged = None
         before = len(self.queue.effects)
         self.queue.put_back(batch.requests, batch.lane)
+        self.queue.expire(now_ns)
         choice = self._choose(worker, start_ns)
         if choice is not None and choice.lane == batch.lane and choice.requests == batch.requests:
             self.queue.room.take(choice.lane, choice.requests)
@@ -200,6 +204,7 @@ class Assignment:
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
+            worker.dry_from_ns,
             times_ns[most] / most,
         )
 
@@ -215,6 +220,8 @@ class Assignment:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
         expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
+        if choice.for_dry:
+            worker.dry_from_ns = worker.free_ns + DRY_PAUSE * expected_ns
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:

@@ -81,7 +81,7 @@ class DeadlineAware:
             instead = _only_critical(outlook, best.critical) or _wait_for_critical(outlook)
             if instead is not None:
                 return instead
-        elif self.shedding.calm:
+        elif self.shedding.is_calm(contenders[best.index].lane.model):
             best = _all_in_order(outlook, best)
         one = contenders[best.index]
         requests = one.line.timely.requests[best.skip : best.skip + best.count]

@@ -31,10 +31,17 @@ QUANTILE, CAREFUL_QUANTILE = 85.0, 95.0
 DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 """Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
 
+MOST_MARGIN = 1.06
+"""Times that vary more are planned shorter than that quantile: a few answers will be late, but more
+would have been refused."""
+
 SPIKE = 1.3
 """A batch beyond this multiple of its expected time is a spike, unless deviations are larger."""
 
 SPIKE_DEVIATIONS = 6.0
+OFTEN = 0.2
+"""Share of batches from which on spikes are no spikes, but how the engine is."""
+
 AGREEING, LOOKED_AT = 4, 5
 """So many of the latest batches beyond `SPIKE`, on one side, are a new level."""
 
@@ -138,6 +145,7 @@ class Estimate:
     _spreads: dict[int, Spread] = field(factory=dict[int, Spread], init=False)
     _planned_ratio: float = field(default=0.0, init=False)
     _observed: int = field(default=0, init=False)
+    _odd: float = field(default=0.0, init=False)
     _alone: float = field(default=0.0, init=False)
     _fit: Fit = field(factory=Fit, init=False)
     _latest: deque[float] = field(factory=lambda: deque(maxlen=LOOKED_AT), init=False)
@@ -165,11 +173,13 @@ class Estimate:
             switched: It ran behind a batch of another model.
         """
         expected_ns = self._expected_ns[batch_size] * self.ratio
-        own_ns = max(FLOOR_NS, busy_ns - self.switch_ns) if switched else busy_ns
+        own_ns = max(FLOOR_NS, busy_ns - self.switch_ns if switched else busy_ns)
         relative = own_ns / expected_ns
         self._latest.append(relative)
         limit = max(SPIKE, 1 + SPIKE_DEVIATIONS * self.deviation)
-        if 1 / limit <= relative <= limit:
+        is_usual = 1 / limit <= relative <= limit
+        self._odd += GAIN * ((not is_usual) - self._odd)
+        if is_usual or self._odd > OFTEN:
             self._learn(batch_size, own_ns, relative, switched=switched)
         elif not self._is_new_level(limit):
             return
@@ -231,10 +241,10 @@ class Estimate:
             spread = self._spreads.get(size)
             time_ns = self._expected_ns[size] * self.ratio
             if spread is not None and spread.factor:
-                planned.append(int(time_ns * spread.factor))
+                planned.append(int(time_ns * min(spread.factor, MOST_MARGIN)))
                 careful.append(int(time_ns * spread.careful))
             else:
-                planned.append(int(time_ns * common))
+                planned.append(int(time_ns * min(common, MOST_MARGIN)))
                 careful.append(int(time_ns * common_careful))
         self.planned_ns = list(accumulate(planned, max))
         self.careful_ns = list(accumulate(careful, max))

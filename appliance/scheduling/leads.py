@@ -1,8 +1,10 @@
 """Who goes without a deadline to lose: in front, beside others, or when nobody else wants to.
 
 In front go a dry robot whose turn it is, and a soft request that is late anyway where that costs no
-firm one its deadline. Beside others rides whoever makes nobody late by it. When nobody else wants
-the worker, those go that are more than their clients said they would send.
+firm one its deadline. Dry robots do so for a part of the time only, and ride beside others else:
+batches made for them are small and cost others their answers, who would be the next that run dry.
+Beside others rides whoever makes nobody late by it. When nobody else wants the worker, those go
+that are more than their clients said they would send.
 """
 
 from __future__ import annotations
@@ -29,14 +31,19 @@ def lead(outlook: Outlook) -> Choice | None:
     leads: list[tuple[tuple[int, ...], Contender, Request]] = []
     for one, window in outlook.pairs:
         if one.line.first.requests or window.first or not window.count:
-            leads += [(_rank(request), one, request) for request in _leads(one, window)]
+            leads += [
+                (_rank(request), one, request)
+                for request in _leads(one, window, outlook.alone_ns(one))
+            ]
     leads.sort(key=_rank_of)
     for _, one, request in leads:
+        if request.dry and outlook.start_ns < one.dry_from_ns:
+            continue
         limit_ns = _limit_ns(outlook, one, request)
         if limit_ns is not None:
             members = [request]
             fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
-            return Choice(one.lane, members)
+            return Choice(one.lane, members, request.dry)
     return None
 
 
@@ -117,12 +124,15 @@ def _riders(line: Line, first: int) -> Iterable[Request]:
     return chain(line.first, *order, line.yielding, line.background)
 
 
-def _leads(one: Contender, window: Window) -> Iterable[Request]:
-    """Return who might lead in a lane: its first dry one, its first that is late and soft."""
+def _leads(one: Contender, window: Window, alone_ns: int) -> Iterable[Request]:
+    """Return who might lead in a lane: its first dry one, and the first whose time is over.
+
+    The latter if it is soft, or firm and still in time: its place was that of an older one.
+    """
     yield from one.line.first.requests[:1]
     timely = one.line.timely.requests
     for request in timely[: window.first] if window.count else timely:
-        if not request.firm:
+        if not request.firm or request.deadline_ns >= alone_ns:  # its place in the line is due
             yield request
             return
 

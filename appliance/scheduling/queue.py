@@ -49,7 +49,9 @@ class Queue:
         init=False,
     )
     streams: Streams = field(factory=Streams, init=False)
-    shedding: Shedding = field(factory=Shedding, init=False)
+    shedding: Shedding = field(
+        default=Factory(lambda self: Shedding(self.workers.group_of), takes_self=True), init=False
+    )
     effects: list[Effect] = field(factory=list[Effect], init=False)
     _due: DueTimes = field(
         default=Factory(lambda self: DueTimes(self.room), takes_self=True), init=False
@@ -68,7 +70,7 @@ class Queue:
         deadline_ns = request.deadline_ns
         model = request.lane.model
         stream = request.stream = self.streams.arrived(request, now_ns)
-        if (request.firm or request.period_ns) and request.keep_latest:
+        if request.period_ns or (request.firm and request.keep_latest):
             is_excess = not stream.may_come(request, now_ns)
             request.background = is_excess and not request.dry
             request.dry = request.dry and not is_excess  # nobody is dry more often than it observes
@@ -107,6 +109,8 @@ class Queue:
         newest = next(reversed(mailbox.requests.values()))
         turn_ns = self.workers.planned_ns(request.lane.model, 1)
         request.rank_ns = max(request.rank_ns, newest.rank_ns + turn_ns)
+        if request.firm and request.rank_ns > request.deadline_ns:
+            request.background = True  # it could only be in time before its turn
         return len(mailbox.requests) < request.queue_limit or self._overflow(
             request, mailbox, mailbox
         )
@@ -217,13 +221,8 @@ class Queue:
             while (line := self.room.lines.get(lane)) and line.timely.times_ns:
                 if line.timely.times_ns[0] >= finish_ns:
                     break
-                hopeless = [
-                    request
-                    for request in line.timely.requests[
-                        : bisect_left(line.timely.times_ns, finish_ns)
-                    ]
-                    if request.firm
-                ]
+                early = line.timely.requests[: bisect_left(line.timely.times_ns, finish_ns)]
+                hopeless = [r for r in early if r.firm and r.deadline_ns < finish_ns]
                 if not hopeless:
                     break
                 for request in hopeless:

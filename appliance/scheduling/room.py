@@ -334,8 +334,8 @@ class WaitingRoom:
             request.yields = not goes_first
             request.rank = (request.tier, since_ns, request.priority, served_ns, request.id)
         else:
-            deadline_ns = request.deadline_ns if request.firm else request.rank_ns
-            request.rank = (deadline_ns, request.tier, request.priority, served_ns, request.id)
+            rank_ns = request.deadline_ns if request.background else request.rank_ns
+            request.rank = (rank_ns, request.tier, request.priority, served_ns, request.id)
         self._join(request)
 
     def _join(self, request: Request) -> None:

@@ -9,6 +9,7 @@ refusals come at even distances, and never tier 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
 from attrs import define, field
@@ -24,7 +25,7 @@ SMOOTHING = 0.3
 LOWER, LEAST_LOWER, MOST_LOWER = 0.25, 0.002, 0.12
 RAISE = 0.02
 APART = 0.3
-"""No model lets in more than this above the one that lets in least: they share a device."""
+"""No model lets in more than this above the least of those that it shares workers with."""
 
 IDLE = 0.03
 """A worker that is idle for more of the time is not short of time: what is lost comes in bursts,
@@ -69,11 +70,16 @@ class Gate:
 
 @define(eq=False)
 class Shedding:
-    """All gates. Only firm requests count and are shed: a soft one is served late instead."""
+    """All gates. Only firm requests count and are shed: a soft one is served late instead.
 
+    Args:
+        group_of: Says which group of models that share workers a model is in.
+    """
+
+    group_of: Callable[[ModelRef], int]
     _gates: dict[ModelRef, Gate] = field(factory=dict[ModelRef, Gate], init=False)
     _next_ns: int = field(default=0, init=False)
-    calm: bool = field(default=True, init=False)
+    _calm: dict[int, bool] = field(factory=dict[int, bool], init=False)
 
     def passing(self, model: ModelRef) -> float:
         """Return what part of a model's traffic is let in."""
@@ -119,12 +125,20 @@ class Shedding:
         """Return how many requests of one stream are refused in a row at most, as it is now."""
         return ceil(1 / self.passing(model)) - 1
 
+    def is_calm(self, model: ModelRef) -> bool:
+        """Return whether hardly anybody is refused of the models that share workers with this."""
+        return self._calm.get(self.group_of(model), True)
+
     def _adjust(self, now_ns: int) -> None:
         self._next_ns = now_ns + INTERVAL_NS
-        gates = self._gates.values()
-        for gate in gates:
+        least: dict[int, float] = {}
+        for model, gate in list(self._gates.items()):
+            if not gate.arrived and gate.asked >= 1:
+                del self._gates[model]
+                continue
             gate.adjust()
-        least = min(gate.asked for gate in gates)
-        for gate in gates:
-            gate.passing = min(gate.asked, least + APART)
-        self.calm = least > CALM
+            group = self.group_of(model)
+            least[group] = min(gate.asked, least.get(group, 1.0))
+        for model, gate in self._gates.items():
+            gate.passing = min(gate.asked, least[self.group_of(model)] + APART)
+        self._calm = {group: asked > CALM for group, asked in least.items()}

@@ -25,6 +25,7 @@ class Worker:
         free_ns: When `executing` is expected to be done.
         soonest_ns: When it might be done at the earliest.
         last: The model it ran last.
+        dry_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
     """
 
@@ -35,6 +36,7 @@ class Worker:
     free_ns: int = 0
     soonest_ns: int = 0
     last: ModelRef | None = None
+    dry_from_ns: int = 0
     idle_since_ns: int = 0
 
     def start(self, batch: Batch, now_ns: int) -> None:

@@ -106,11 +106,6 @@ def bursts() -> Iterator[int]:
     )
 
 
-NOT_HELD = pytest.mark.xfail(reason="a dry one is not held to what it said it would send")
-SHEDS = pytest.mark.xfail(
-    reason="who never could be in time counts as lost: others are shed for it"
-)
-
 ODD: dict[str, Callable[[], tuple[Arrival, ...]]] = {
     "deadlines that were over an hour ago": lambda: odd(every(50 * MS), -HOUR_NS, firm=False),
     "deadlines that can hardly be met": lambda: odd(every(20 * MS), 8 * MS, period_ns=20 * MS),
@@ -129,7 +124,6 @@ ODD: dict[str, Callable[[], tuple[Arrival, ...]]] = {
     "always dry": lambda: odd(every(100 * MS), 0, dry=True, firm=False),
     "always dry, at 100 Hz": lambda: odd(every(10 * MS), 0, dry=True, firm=False),
 }
-FAULTS = {"always dry, at 100 Hz": NOT_HELD, "deadlines that can hardly be met": SHEDS}
 
 
 @cache
@@ -137,7 +131,7 @@ def with_odd(name: str) -> list[Asked]:
     return served(*crowd(), *ODD[name]())
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=FAULTS.get(n, ())) for n in ODD])
+@pytest.mark.parametrize("name", ODD)
 def test_an_odd_client_costs_the_others_nothing(name: str) -> None:
     asked = with_odd(name)
     assert miss(asked) <= usual_miss() + WORSE
@@ -201,7 +195,6 @@ def test_a_warm_up_that_was_wrong_is_forgotten_within_seconds(engine: Engine, wr
     assert miss(asked, tier=0) <= usual_miss(0) + WORSE_TIER_0
 
 
-@pytest.mark.xfail(reason="where all are refused nothing runs, so that nothing is learnt")
 def test_a_warm_up_that_was_wrong_does_not_refuse_everybody_for_ever() -> None:
     arrivals = odd(every(50 * MS), 15 * MS)  # it takes 7, and is thought to take 20
     asked = served(*arrivals, engine=Misjudged(POLICY, 3.0))

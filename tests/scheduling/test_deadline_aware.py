@@ -243,7 +243,6 @@ def test_a_dry_robot_minds_who_is_expected_of_tier_0_for_a_while() -> None:
     assert served[0] == 9
 
 
-@pytest.mark.xfail(reason="where nobody else waits it goes at once, though tier 0 is lost by it")
 def test_a_dry_robot_that_waits_alone_minds_who_is_expected_of_tier_0_too() -> None:
     new = request(9, 0, dry=True, firm=False, came=-15)
     assert chosen(new, streams=expecting(3, lead=15)) != [9]
@@ -289,7 +288,6 @@ def test_what_is_more_than_was_said_keeps_nobody_of_tier_0_waiting() -> None:
     assert chosen(more, streams=expecting(3, lead=15)) is None
 
 
-@pytest.mark.xfail(reason="who rides is judged by planned times, though tier 0 is by careful ones")
 def test_nobody_rides_where_tier_0_would_be_lost_by_it() -> None:
     # A row takes 13 ms if one is careful, two take 15.6; planned are 10 and 12.
     critical = request(9, 28, VISION, tier=0)

@@ -89,7 +89,7 @@ def test_tier_0_goes_before_any_deadline_where_not_both_can_be_in_time() -> None
     "model",
     [
         "vision",
-        pytest.param("policy", marks=pytest.mark.xfail(reason="a window is not the most valuable")),
+        "policy",
     ],
 )
 def test_a_better_tier_is_worth_more_where_not_both_can_be_in_time(model: str) -> None:
@@ -120,7 +120,6 @@ def test_a_dry_robot_goes_before_a_better_tier_that_can_wait() -> None:
     assert record.served() == ["busy", "dry", "important"]
 
 
-@pytest.mark.xfail(reason="of each lane only the first that is firm or of a better tier is minded")
 def test_a_dry_robot_minds_a_better_tier_behind_a_firm_one_that_is_lost_by_it() -> None:
     record = run(
         BUSY,
@@ -252,7 +251,6 @@ def test_a_batch_that_has_time_waits_for_a_firm_request_of_another_lane() -> Non
     assert not any(answer.late for _, answer in record.answers)
 
 
-@pytest.mark.xfail(reason="a soft request that would be late weighs what one that is refused does")
 def test_a_soft_request_is_late_rather_than_a_firm_one_refused() -> None:
     robots = [ask(f"robot {n}", budget=30) for n in range(4)]
     record = run(BUSY, *robots, FIRM_ONE, model=FOUR, slots=BOTH_MODELS)

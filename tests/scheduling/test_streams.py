@@ -151,7 +151,6 @@ def test_who_is_overdue_is_expected_no_more_until_it_comes() -> None:
     assert predicted(streams) == ["robot"]
 
 
-@pytest.mark.xfail(reason="its last expected arrival stays in the forecast for ever")
 def test_who_is_not_of_tier_0_any_more_is_not_expected() -> None:
     streams = Streams()
     for turn in range(20):

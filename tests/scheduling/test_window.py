@@ -50,7 +50,6 @@ def test_it_is_worth_what_is_in_it() -> None:
     assert window(110, 200, 200, values=(1.0, 0.25, 0.0625)).worth == 0.3125
 
 
-@pytest.mark.xfail(reason="a window is the largest, whatever it is worth")
 @pytest.mark.parametrize(
     ("deadlines", "values", "skip"),
     [((110, 111), (0.25, 1.0), 1), ((110, 200, 200), (1.0, 0.25, 0.0625), 0)],
