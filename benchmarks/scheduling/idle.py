@@ -1,8 +1,8 @@
-"""How long a worker does nothing between two batches while somebody waits. Pure, but for a file.
+"""When batches ran, and how long a worker does nothing between two of them while somebody waits.
 
 A gap counts if a request of the later batch was there when the earlier one ended. Where the
 scheduler waits on purpose, for a critical request or for company, that is in it, recorded and
-simulated alike.
+simulated alike. Pure, but that it reads a recording.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from attrs import frozen
 from appliance.errors import Outcome
 from appliance.recording.messages import Topic
 from appliance.recording.reader import RecordingReader
-from appliance.simulation import Record
+from appliance.simulation import Arrival, Record
 from appliance.simulation.score import quantile
 from appliance.wire.pb import recording_pb2
 
 MICROSECOND_NS = 1_000
 
 
-@frozen(order=True)
+@frozen(order=True, kw_only=True)
 class Executed:
-    """A batch: when its worker began and was done, and when its first request came."""
+    """A batch that ran to its end.
+
+    Attributes:
+        began_ns, finished_ns: When its engine began and was done.
+        first_ns: When its first request came.
+        told_ns: When the decision was made that started it.
+    """
 
     began_ns: int
     finished_ns: int
     first_ns: int
+    told_ns: int
+    model: str
+    rows: int
 
 
 def gaps_us(batches: Iterable[Executed], from_ns: int, to_ns: int) -> list[float]:
@@ -47,10 +56,31 @@ def quantiles(ascending: Sequence[float], share: float) -> tuple[float, ...]:
     return (quantile(ascending, share),) if ascending else ()
 
 
+def starts_us(batches: Iterable[Executed], from_ns: int, to_ns: int) -> list[float]:
+    """Return how long after the decision the batches began that began in a span, ascending."""
+    return sorted(
+        (each.began_ns - each.told_ns) / MICROSECOND_NS
+        for each in batches
+        if from_ns <= each.began_ns < to_ns
+    )
+
+
+def samples_ns(batches: Iterable[Executed]) -> dict[str, dict[int, list[int]]]:
+    """Return how long engines took, by model and rows.
+
+    Unlike what `recorded` keeps, without what a batch waits for in the worker before it may go.
+    """
+    found: dict[str, dict[int, list[int]]] = {}
+    for each in batches:
+        busy_ns = max(MICROSECOND_NS, each.finished_ns - each.began_ns)
+        found.setdefault(each.model, {}).setdefault(each.rows, []).append(busy_ns)
+    return found
+
+
 def recorded_batches(path: Path) -> list[Executed]:
-    """Return the batches of a recording that ran to their end."""
+    """Return the batches of a recording."""
     first_ns: dict[int, int] = {}
-    times_ns: dict[int, tuple[int, int]] = {}
+    batches: list[recording_pb2.Batch] = []
     for entry in RecordingReader(path).entries():
         if entry.topic is Topic.OUTCOMES:
             outcome = entry.read(recording_pb2.Outcome)
@@ -59,22 +89,36 @@ def recorded_batches(path: Path) -> list[Executed]:
         elif entry.topic is Topic.BATCHES:
             batch = entry.read(recording_pb2.Batch)
             if batch.end == recording_pb2.Batch.FINISHED:
-                busy_ns = (batch.batch_us + batch.execute_us) * MICROSECOND_NS
-                times_ns[batch.id] = (batch.finished_ns - busy_ns, batch.finished_ns)
+                batches.append(batch)
     return [
-        Executed(*times_ns[number], first_ns[number])
-        for number in times_ns.keys() & first_ns.keys()
+        Executed(
+            began_ns=each.finished_ns - each.execute_us * MICROSECOND_NS,
+            finished_ns=each.finished_ns,
+            first_ns=first_ns[each.id],
+            told_ns=each.started_ns,
+            model=each.model_id,
+            rows=each.rows,
+        )
+        for each in batches
+        if each.id in first_ns
     ]
 
 
 def simulated_batches(record: Record) -> list[Executed]:
     """Return the batches of a simulation with one worker."""
-    arrived_ns: dict[int, list[int]] = defaultdict(list)
+    answered: dict[int, list[Arrival]] = defaultdict(list)
     for asked in record.asked:
         if asked.outcome is Outcome.OK:
-            arrived_ns[asked.answered_ns].append(asked.arrival.arrived_ns)
+            answered[asked.answered_ns].append(asked.arrival)
     return [
-        Executed(from_ns, to_ns, min(arrived_ns[to_ns]))
+        Executed(
+            began_ns=from_ns,
+            finished_ns=to_ns,
+            first_ns=min(each.arrived_ns for each in answered[to_ns]),
+            told_ns=from_ns,
+            model=answered[to_ns][0].model,
+            rows=len(answered[to_ns]),
+        )
         for from_ns, to_ns in record.busy_ns
-        if to_ns in arrived_ns
+        if to_ns in answered
     ]

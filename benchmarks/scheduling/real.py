@@ -1,7 +1,7 @@
-"""The same fleets on the real stack: sockets, processes, a worker; beside what is simulated of them.
+"""The same fleets on the real stack: sockets, processes, a worker; beside what is simulated.
 
 An appliance serves the robots of a workload (`robots.py`) and records itself. What it recorded, the
-arrivals, the deadlines and how long batches took, is then served anew in virtual time, where
+arrivals, the deadlines and how long engines took, is then served anew in virtual time, where
 deciding and telling take no time: what is missed beyond that is what the stack costs. The peer's
 server is asked by the same robots afterwards.
 """
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from attrs import field, frozen
 
@@ -99,7 +98,8 @@ class Ran:
 
     Attributes:
         served, simulated, heard: By the server, in virtual time, and by the robots' clock.
-        idle_us, simulated_idle_us: See `idle.py`; ascending.
+        idle_us, simulated_idle_us: The worker's gaps while somebody waits; ascending.
+        starts_us: From decisions to the start of their batches; ascending.
         busy: By process: share of a processor that it took.
         sent_late_us: The 99th percentile of how late robots observed.
         remarks: What was not as it should be.
@@ -110,6 +110,7 @@ class Ran:
     heard: Account
     idle_us: Sequence[float]
     simulated_idle_us: Sequence[float]
+    starts_us: Sequence[float]
     busy: Mapping[str, float]
     sent_late_us: float
     remarks: Sequence[str]
@@ -149,7 +150,8 @@ def run(case: Case) -> Ran:
         appliance.end_recording(number)
         path = appliance.directory / "run.mcap"
         found = recorded.read(path, config.load(appliance.directory / "appliance.toml"))
-        real_batches = idle.recorded_batches(path)
+        batches = idle.recorded_batches(path)
+    found.samples_ns = idle.samples_ns(batches)
     simulation = replayed.serve(found, None, None)
     horizon_ns = round(case.seconds * SECOND_NS)
     span, first_ns = Span.settled(horizon_ns), found.served[0].received_ns
@@ -166,7 +168,8 @@ def run(case: Case) -> Ran:
         served=Account(*served),
         simulated=Account(*simulated),
         heard=Account(answer["asked"], answer["missed"]),
-        idle_us=idle.gaps_us(real_batches, span.from_ns + first_ns, span.to_ns + first_ns),
+        idle_us=idle.gaps_us(batches, span.from_ns + first_ns, span.to_ns + first_ns),
+        starts_us=idle.starts_us(batches, span.from_ns + first_ns, span.to_ns + first_ns),
         simulated_idle_us=idle.gaps_us(
             idle.simulated_batches(simulation.record), span.from_ns, span.to_ns
         ),
@@ -206,9 +209,7 @@ def _clients(fleet: Fleet) -> Iterator[tuple[str, int]]:
 
 
 def _model(engine: LinearEngine) -> Model:
-    manifest = PYTHON.format(
-        max_batch=engine.max_batch, name="state", dtype="float32", shape=[4]
-    )
+    manifest = PYTHON.format(max_batch=engine.max_batch, name="state", dtype="float32", shape=[4])
     policy = Path(accelerator.__file__).read_text("utf-8") + POLICY.format(
         base_ns=engine.base_ns, row_ns=engine.row_ns
     )
@@ -230,10 +231,8 @@ def _remarks(simulation: replayed.Replayed, sent: int) -> list[str]:
     ended = len(found.served) + sum(found.left_out.values())
     if ended != sent:
         remarks.append(f"sent {sent}, ended {ended}")
-    for key in ("deadlines_differ", "unanswered", "dropped_when_recorded"):
-        if document[key]:
-            remarks.append(f"{key}: {document[key]}")
-    return remarks
+    kinds = ("deadlines_differ", "unanswered", "dropped_when_recorded")
+    return remarks + [f"{kind}: {document[kind]}" for kind in kinds if document[kind]]
 
 
 def _lines(case: Case, ran: Ran, theirs: Account, peer_note: str) -> Iterator[Line]:
@@ -278,6 +277,13 @@ def _lines(case: Case, ran: Ran, theirs: Account, peer_note: str) -> Iterator[Li
             ours=idle.quantiles(ran.idle_us, share),
             beside=idle.quantiles(ran.simulated_idle_us, share),
             beside_name="simulated",
+        )
+    for share in (0.5, 0.99):
+        yield Line(
+            name="",
+            measured=f"p{100 * share:.0f} from a decision to the start of its batch",
+            unit="µs",
+            ours=idle.quantiles(ran.starts_us, share),
         )
     yield Line(
         name="",

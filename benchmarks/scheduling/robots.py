@@ -46,11 +46,12 @@ def captures(
 ) -> Iterator[tuple[int, int]]:
     """Yield when who observes until `horizon_ns`, as time goes on: nanoseconds, index of a robot.
 
-    What is drawn does not depend on when it is asked for.
+    What a robot does depends on no other, nor on when it is asked for.
     """
+    randoms = [Random(random.getrandbits(64)) for _ in robots]
     agenda: list[tuple[int, int]] = []
     for index, robot in enumerate(robots):
-        robot.cadence.plan(random)
+        robot.cadence.plan(randoms[index])
         agenda.append((robot.due_ns, index))
     heapq.heapify(agenda)
     while agenda and agenda[0][0] < horizon_ns:
@@ -58,7 +59,7 @@ def captures(
         yield due_ns, index
         cadence = robots[index].cadence
         cadence.captured()
-        cadence.plan(random)
+        cadence.plan(randoms[index])
         heapq.heapreplace(agenda, (cadence.due_ns, index))
 
 
@@ -121,7 +122,7 @@ def fleet(*, address: str, workload: str, load: float, scale: float, seed: int) 
         _Connection(robot, dealer(context, address, robot.client.encode()), _head(robot, nonce))
         for nonce, robot in enumerate(robots, 1)
     ]
-    files = {each.socket.get(zmq.FD): each for each in connections}
+    files = {int(each.socket.get(zmq.FD)): each for each in connections}
 
     def hear_until(moment_ns: int) -> None:
         while (left_ns := moment_ns - time.monotonic_ns()) > 0:
@@ -163,9 +164,7 @@ def _head(robot: PeriodicRobot, nonce: int) -> bytes:
     )
 
 
-def _account(
-    connections: Sequence[_Connection], begin_ns: int, horizon_ns: int
-) -> dict[str, Any]:
+def _account(connections: Sequence[_Connection], begin_ns: int, horizon_ns: int) -> dict[str, Any]:
     """Count who asked in the span that is looked at, and who was answered in time."""
     span = Span.settled(horizon_ns)
     asked: Counter[str] = Counter()
