@@ -110,7 +110,7 @@ class _Connection:
 
 
 def fleet(*, address: str, workload: str, load: float, scale: float, seed: int) -> None:
-    """Be all robots of a workload for `seconds`; answer with who was answered in time.
+    """Be all robots of a workload for `seconds`, once; answer with who was answered in time.
 
     By their own clock: within the budget of their class from the capture to the answer.
     """
