@@ -19,7 +19,7 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-scheduling chromium screenshots proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -27,6 +27,7 @@ help:
 	@echo "make check        ruff, pyright, import contracts"
 	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
+	@echo "make bench-scheduling-real   the same fleets on the real stack    BENCH_SCHEDULING_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
@@ -64,6 +65,10 @@ bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 
 bench-scheduling: $(BUILD)/dev.stamp
 	@$(BIN)/python -m benchmarks.scheduling $(BENCH_SCHEDULING_ARGS)
+
+bench-scheduling-real: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
+	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python \
+		$(BIN)/python -m benchmarks.scheduling --real $(BENCH_SCHEDULING_ARGS)
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \

@@ -26,7 +26,7 @@ from benchmarks import (
     throughput,
     timer,
 )
-from benchmarks.report import Line, show, unmeasured
+from benchmarks.report import Line, document, show, unmeasured
 
 PARTS: dict[str, Callable[[], Iterator[str | Line]]] = {
     "latency": latency.measure,
@@ -56,15 +56,10 @@ def main() -> int:
     lines = [line for name in arguments.only or PARTS for line in _run(name)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     show(described, lines, console)
-    passed = all(line.passed is not False for line in lines)
+    found = document(described, lines)
     if arguments.json:
-        document = {
-            "machine": described,
-            "lines": [line.document() for line in lines],
-            "passed": passed,
-        }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
-    return 0 if passed else 1
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    return 0 if found["passed"] else 1
 
 
 def _run(name: str) -> list[Line]:

@@ -102,6 +102,31 @@ class Box:
         """Return its status document."""
         return self._document("admin.sock")
 
+    def record(self, name: str) -> int:
+        """Begin a recording into a file of its directory; return its number."""
+        order = {"path": str(self.directory / name), "seconds": 600}
+        found = admin.post(self.directory / "admin.sock", "/v1/recordings", 10.0, order)
+        assert isinstance(found, dict)
+        return found["id"]
+
+    def end_recording(self, number: int) -> dict[str, Any]:
+        """End a recording; return its document when the file is whole.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+        socket = self.directory / "admin.sock"
+        admin.post(socket, "/v1/recordings/stop", 10.0, {"id": number})
+        while True:
+            found = admin.get(socket, "/v1/recordings", 10.0)
+            assert isinstance(found, dict)
+            recording = next(each for each in found["recordings"] if each["id"] == number)
+            if recording["state"] in ("done", "failed"):
+                break
+        if recording["error"]:
+            raise RuntimeError(recording["error"])
+        return recording
+
     def _document(self, socket: str) -> dict[str, Any]:
         document = admin.get(self.directory / socket, "/v1/status", 10.0)
         assert isinstance(document, dict)

@@ -28,6 +28,21 @@ HWM = 1000
 SEQUENCE_TAG = b"\x98\x01"  # field 19, varint
 
 
+def dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, routing_id: bytes
+) -> zmq.Socket[bytes]:
+    """Return a DEALER that is connected."""
+    socket = context.socket(zmq.DEALER)
+    socket.set(zmq.ROUTING_ID, routing_id)
+    socket.set(zmq.SNDHWM, HWM)
+    socket.set(zmq.RCVHWM, HWM)
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.RCVTIMEO, PATIENCE_MS)
+    socket.set(zmq.SNDTIMEO, PATIENCE_MS)
+    socket.connect(address)
+    return socket
+
+
 class Asker:
     """A DEALER and the message it sends.
 
@@ -50,14 +65,7 @@ class Asker:
         budget_ms: float = 1000.0,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
-        self.socket = (context or zmq.Context()).socket(zmq.DEALER)
-        self.socket.set(zmq.ROUTING_ID, b"client-%d" % number)
-        self.socket.set(zmq.SNDHWM, HWM)
-        self.socket.set(zmq.RCVHWM, HWM)
-        self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.RCVTIMEO, PATIENCE_MS)
-        self.socket.set(zmq.SNDTIMEO, PATIENCE_MS)
-        self.socket.connect(address)
+        self.socket = dealer(context or zmq.Context(), address, b"client-%d" % number)
         size = 4 if dtype == "FLOAT32" else 1
         for dimension in shape:
             size *= dimension

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
-from appliance.admin import client as admin
 from benchmarks.box import Box, box, image, noop
 from benchmarks.children import Child, role
 from benchmarks.report import Limit, Line
@@ -52,7 +52,7 @@ def _robots(*, cameras: bool) -> Iterator[str | Line]:
             plain: list[float] = []
             for _ in range(SLICES):
                 plain += _ask(robots)
-                recording = _record(appliance, next(numbers))
+                recording = appliance.record(f"{next(numbers)}.mcap")
                 recorded += _ask(robots)
                 written += _stop(appliance, recording)
             with_it.append(_p99(recorded))
@@ -89,7 +89,7 @@ def _cost() -> Iterator[str | Line]:
             yield f"cost, round {number + 1} of {ROUNDS}"
             neither.append(_cost_us(plain, pumps[plain.address]))
             ring.append(_cost_us(ringed, pumps[ringed.address]))
-            recording = _record(plain, next(numbers))
+            recording = plain.record(f"{next(numbers)}.mcap")
             file.append(_cost_us(plain, pumps[plain.address]))
             _stop(plain, recording)
     for what, ours in (("the ring is kept", ring), ("it is written to a file", file)):
@@ -133,26 +133,10 @@ def _cost_us(appliance: Box, pumps: Sequence[Child]) -> float:
     return (appliance.cpu_s() - before) / answers * 1e6
 
 
-def _record(appliance: Box, number: int) -> int:
-    order = {"path": str(appliance.directory / f"{number}.mcap"), "seconds": 600}
-    found = admin.post(appliance.directory / "admin.sock", "/v1/recordings", 10.0, order)
-    assert isinstance(found, dict)
-    return found["id"]
-
-
 def _stop(appliance: Box, number: int) -> int:
     """End a recording; return how large it became."""
-    socket = appliance.directory / "admin.sock"
-    admin.post(socket, "/v1/recordings/stop", 10.0, {"id": number})
-    while True:
-        found = admin.get(socket, "/v1/recordings", 10.0)
-        assert isinstance(found, dict)
-        recording = next(each for each in found["recordings"] if each["id"] == number)
-        if recording["state"] in ("done", "failed"):
-            break
-    if recording["error"]:
-        raise RuntimeError(recording["error"])
-    (appliance.directory / f"{number}.mcap").unlink(missing_ok=True)
+    recording = appliance.end_recording(number)
+    Path(recording["path"]).unlink(missing_ok=True)
     return recording["bytes"]
 
 

@@ -92,6 +92,15 @@ class Line:
         }
 
 
+def document(machine: dict[str, str], lines: Sequence[Line]) -> dict[str, Any]:
+    """Return the whole table for `--json`, and whether every limit is kept."""
+    return {
+        "machine": machine,
+        "lines": [line.document() for line in lines],
+        "passed": all(line.passed is not False for line in lines),
+    }
+
+
 def unmeasured(name: str, error: Exception) -> Line:
     """Return the line of a part that broke down; it keeps no limit."""
     return Line(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import clients, controller, floors, observing, page
+from benchmarks.scheduling import robots
 
 ROLES: dict[str, Callable[..., None]] = {
     "ping": clients.ping,
@@ -27,6 +28,7 @@ ROLES: dict[str, Callable[..., None]] = {
     "bare_path": floors.bare_path,
     "bare_timer": floors.bare_timer,
     "open_page": page.open_page,
+    "fleet": robots.fleet,
 }
 
 if __name__ == "__main__":

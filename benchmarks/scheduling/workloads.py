@@ -184,3 +184,34 @@ def varied(kind: RobotClass, variation: Variation) -> RobotClass:
         in_phase=variation.in_phase,
         obedience=variation.obedience,
     )
+
+
+def slowed(fleet: Fleet, factor: float) -> Fleet:
+    """Return a fleet in slow motion: whatever takes time takes `factor` times as long."""
+    return evolve(
+        fleet,
+        engines=tuple(
+            evolve(each, base_ns=round(each.base_ns * factor), row_ns=round(each.row_ns * factor))
+            for each in fleet.engines
+            if isinstance(each, LinearEngine)
+        ),
+        robots=tuple(_slowed(kind, factor) for kind in fleet.robots),
+        switch_ns=round(fleet.switch_ns * factor),
+    )
+
+
+def _slowed(kind: RobotClass, factor: float) -> RobotClass:
+    network = kind.network
+    return evolve(
+        kind,
+        rate_hz=kind.rate_hz / factor,
+        budget_ns=None if kind.budget_ns is None else round(kind.budget_ns * factor),
+        jitter_ns=round(kind.jitter_ns * factor),
+        network=evolve(
+            network,
+            least_ns=round(network.least_ns * factor),
+            spread_ns=round(network.spread_ns * factor),
+            straggler_ns=round(network.straggler_ns * factor),
+            return_ns=round(network.return_ns * factor),
+        ),
+    )
