@@ -12,8 +12,19 @@ from random import Random
 from typing import Any
 
 import pytest
-from attrs import define, evolve
-from support.fleets import ARM, BASE, CAMERA, CRITICAL, MS, POLICY, SECOND, VISION, busy_fleet
+from attrs import evolve
+from support.fleets import (
+    ARM,
+    BASE,
+    CAMERA,
+    CRITICAL,
+    MS,
+    POLICY,
+    SECOND,
+    VISION,
+    Skewed,
+    busy_fleet,
+)
 
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
@@ -165,37 +176,15 @@ def test_nobody_starves_where_all_come_in_phase() -> None:
 # ------------------------------------------------------------------------- wrong knowledge
 
 
-@define
-class Misjudged:
-    """An engine whose measurements at warm-up were `wrong` times what it takes."""
-
-    engine: Engine
-    wrong: float
-
-    @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def max_batch(self) -> int:
-        return self.engine.max_batch
-
-    def mean_ns(self, rows: int) -> int:
-        return round(self.wrong * self.engine.mean_ns(rows))
-
-    def sample_ns(self, rows: int, random: Random) -> int:
-        return self.engine.sample_ns(rows, random)
-
-
 @pytest.mark.parametrize("engine", [POLICY, VISION], ids=["policy", "vision"])
 @pytest.mark.parametrize("wrong", [3.0, 1 / 3])
 def test_a_warm_up_that_was_wrong_is_forgotten_within_seconds(engine: Engine, wrong: float) -> None:
-    asked = served(*crowd(), engine=Misjudged(engine, wrong))
+    asked = served(*crowd(), engine=Skewed(engine, measured=wrong))
     assert miss(asked) <= usual_miss() + WORSE
     assert miss(asked, tier=0) <= usual_miss(0) + WORSE_TIER_0
 
 
 def test_a_warm_up_that_was_wrong_does_not_refuse_everybody_for_ever() -> None:
     arrivals = odd(every(50 * MS), 15 * MS)  # it takes 7, and is thought to take 20
-    asked = served(*arrivals, engine=Misjudged(POLICY, 3.0))
+    asked = served(*arrivals, engine=Skewed(POLICY, measured=3.0))
     assert any(each.outcome is Outcome.OK for each in asked)

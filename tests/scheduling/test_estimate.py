@@ -7,10 +7,9 @@ import tracemalloc
 from random import Random
 
 import pytest
-from attrs import define
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fleets import MS, POLICY, Watched, busy_fleet
+from support.fleets import MS, POLICY, Skewed, Watched, busy_fleet
 
 from appliance.scheduling import Scheduler
 from appliance.scheduling.estimate import (
@@ -23,7 +22,7 @@ from appliance.scheduling.estimate import (
     SPIKE,
     Estimate,
 )
-from appliance.simulation import LinearEngine, simulate
+from appliance.simulation import simulate
 from appliance.simulation.execution import reference_of
 
 FIRST_DEVIATION = 0.03
@@ -41,28 +40,6 @@ def line_ns(rows: int) -> int:
 
 def noisy_ns(rows: int, random: Random, sigma: float = 0.03) -> int:
     return round(line_ns(rows) * random.lognormvariate(0, sigma))
-
-
-@define
-class Throttled:
-    """An engine that takes `factor` times as long."""
-
-    engine: LinearEngine
-    factor: float = 1.0
-
-    @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def max_batch(self) -> int:
-        return self.engine.max_batch
-
-    def mean_ns(self, rows: int) -> int:
-        return round(self.engine.mean_ns(rows) * self.factor)
-
-    def sample_ns(self, rows: int, random: Random) -> int:
-        return round(self.engine.sample_ns(rows, random) * self.factor)
 
 
 # --------------------------------------------------------------------------------- warm-up
@@ -199,14 +176,16 @@ def test_another_level_is_followed_within_a_few_batches(factor: float) -> None:
 
 
 def test_a_device_that_throttles_is_followed_within_two_seconds() -> None:
-    engine = Throttled(POLICY)
+    engine = Skewed(POLICY)
     scheduler = Scheduler()
     model = reference_of("policy")
     wrong: dict[int, float] = {}
 
     def look(now_ns: int) -> None:
-        engine.factor = 2.0 if now_ns >= 3000 * MS else 1.0
-        wrong[now_ns // MS] = scheduler.planned_ns(model, 4) / engine.mean_ns(4) - 1
+        engine.takes = 2.0 if now_ns >= 3000 * MS else 1.0
+        wrong[now_ns // MS] = (
+            scheduler.planned_ns(model, 4) / (engine.takes * POLICY.mean_ns(4)) - 1
+        )
 
     simulate(busy_fleet(engine), Watched(scheduler, look), seed=1, horizon_ns=7000 * MS)
     before = [each for at_ms, each in wrong.items() if 1000 <= at_ms < 3000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from math import ceil
 
 import pytest
@@ -63,7 +64,9 @@ unhurried = settings(
 )
 
 
-def served(fleet: Fleet, *rules: object, seed: int = 1, horizon_ns: int = HORIZON_NS) -> Record:
+def served(
+    fleet: Fleet, *rules: Callable[[Books], None], seed: int = 1, horizon_ns: int = HORIZON_NS
+) -> Record:
     return simulate(fleet, Books(Scheduler(), rules), seed=seed, horizon_ns=horizon_ns)
 
 
@@ -152,7 +155,7 @@ class Clients:
         factory=lambda: defaultdict(dict)
     )
     refused: Counter[tuple[str, ModelRef]] = field(factory=Counter)
-    least: dict[ModelRef, float] = field(factory=lambda: defaultdict(lambda: 1.0))
+    least: dict[ModelRef, float] = field(factory=dict)
     sheds: int = 0
 
     def __call__(self, books: Books) -> None:
@@ -174,7 +177,6 @@ class Clients:
 
     def _arrived(self, request: Request, books: Books) -> None:
         key = (request.client, request.lane.model)
-        self.least[request.lane.model] += 0.0
         shed = any(a.request is request and a.outcome is Outcome.SHED for a in books.answers)
         if shed:
             assert request.firm
@@ -183,10 +185,9 @@ class Clients:
             self.refused[key] += 1
         elif request.firm and not request.background:
             self.refused[key] = 0
-        least = min(
-            self.least[request.lane.model],
-            books.scheduler._queue.shedding.passing(request.lane.model),
-        )
+        model = request.lane.model
+        passing = books.scheduler._queue.shedding.passing(model)
+        least = self.least[model] = min(passing, self.least.get(model, 1.0))
         assert self.refused[key] <= ceil(1 / least + 1e-9) - 1
         if not request.background:
             self.conforming[key][request.id] = request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 
 from attrs import define, evolve, field
 
@@ -38,6 +39,30 @@ BASE = evolve(ARM, name="base", rate_hz=10, budget_ns=60 * MS, count=9)
 CAMERA = evolve(ARM, name="camera", model="vision", rate_hz=30, budget_ns=33 * MS, count=8)
 CRITICAL = evolve(CAMERA, name="critical", rate_hz=50, budget_ns=20 * MS, count=3, tier=0)
 """Together, about 0.5 of what one device can do with batches of eight."""
+
+
+@define
+class Skewed:
+    """An engine that takes `takes` times as long as it did, and was measured wrong at warm-up."""
+
+    engine: Engine
+    takes: float = 1.0
+    measured: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def max_batch(self) -> int:
+        return self.engine.max_batch
+
+    def mean_ns(self, rows: int) -> int:
+        """Return what the warm-up says."""
+        return round(self.measured * self.engine.mean_ns(rows))
+
+    def sample_ns(self, rows: int, random: Random) -> int:
+        return round(self.takes * self.engine.sample_ns(rows, random))
 
 
 def busy_fleet(
