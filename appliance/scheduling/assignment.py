@@ -144,6 +144,7 @@ class Assignment:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
         worker.start(batch, now_ns)
+        self.workers.estimate(batch.lane.model).ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns)
         for request in batch.requests:
             if request.keep_latest and not request.background:

@@ -54,6 +54,9 @@ WINDOW = 256
 REFRESH = 16
 """Batches between two looks at what changes slowly, or takes time to find."""
 
+YOUNG = 64
+"""So many batches are looked at each."""
+
 NOTICED = 0.002
 """Change of `ratio`, as a part of it, for which planned times are computed anew."""
 
@@ -131,6 +134,7 @@ class Estimate:
         careful_ns: The same for tier 0, which had better not be late.
         ratio: How much slower the engine is than at its warm-up.
         deviation: Mean absolute deviation of a batch from its expected time, as a part of it.
+        ran_ns: When something of it was started last.
         switch_ns: What a batch takes longer behind a batch of another model.
     """
 
@@ -141,6 +145,7 @@ class Estimate:
     ratio: float = field(default=1.0, init=False)
     deviation: float = field(default=0.03, init=False)
     switch_ns: int = field(default=0, init=False)
+    ran_ns: int = field(default=0, init=False)
     _expected_ns: list[float] = field(factory=list[float], init=False)
     _spreads: dict[int, Spread] = field(factory=dict[int, Spread], init=False)
     _planned_ratio: float = field(default=0.0, init=False)
@@ -205,7 +210,8 @@ class Estimate:
             spread = self._spreads[size] = Spread()
         spread.record(relative)
         self._fit.add(size, own_ns / self.ratio)
-        if self._observed % REFRESH == 0 and len(self._measured_ns) < self.largest:
+        is_due = self._observed < YOUNG or self._observed % REFRESH == 0
+        if is_due and len(self._measured_ns) < self.largest:
             self._expect()
         self.ratio *= 1 + GAIN * error * (1 - told_apart if switched else 1)
 

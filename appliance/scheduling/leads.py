@@ -37,7 +37,7 @@ def lead(outlook: Outlook) -> Choice | None:
             ]
     leads.sort(key=_rank_of)
     for _, one, request in leads:
-        if request.dry and outlook.start_ns < one.dry_from_ns:
+        if request.dry and outlook.start_ns < one.dry_from_ns and _has_peers(outlook, request):
             continue
         limit_ns = _limit_ns(outlook, one, request)
         if limit_ns is not None:
@@ -86,8 +86,6 @@ def fill(
     alone_ns = begins_ns + one.times_ns[1]
     limit_ns = min(limit_ns, _others_ns(outlook, one, begins_ns + one.times_ns[len(members)]))
     critical_ns = outlook.critical.latest_finish_ns(one.lane)
-    if begins_ns + one.careful_ns[len(members)] > critical_ns:
-        critical_ns = FOREVER_NS  # it is lost anyway
     for member in members:
         if not member.dry and member.deadline_ns >= alone_ns:
             limit_ns = min(limit_ns, member.deadline_ns)
@@ -145,6 +143,15 @@ def _rank(request: Request) -> tuple[int, ...]:
 
 def _rank_of(lead: tuple[tuple[int, ...], Contender, Request]) -> tuple[int, ...]:
     return lead[0]
+
+
+def _has_peers(outlook: Outlook, lead: Request) -> bool:
+    """Return whether anybody with a deadline waits who is of as good a tier."""
+    return any(
+        request.tier <= lead.tier
+        for one in outlook.contenders
+        for request in one.line.timely.requests
+    )
 
 
 def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:

@@ -23,6 +23,12 @@ from appliance.scheduling.workers import Workers
 
 OverflowPolicy = Literal["drop_oldest", "reject_newest"]
 
+PROBE_NS = 1_000_000_000
+"""Where nothing of a model ran for so long, one is run though it may be late."""
+
+WRONG_BY = 3
+"""Times are not thought to be wrong by more than this."""
+
 HOPELESS = "it can no longer make its deadline"
 SHED = "more comes than can be answered in time"
 SUPERSEDED = "a newer observation replaced it"
@@ -71,9 +77,9 @@ class Queue:
         model = request.lane.model
         stream = request.stream = self.streams.arrived(request, now_ns)
         if request.period_ns or (request.firm and request.keep_latest):
-            is_excess = not stream.may_come(request, now_ns)
-            request.background = is_excess and not request.dry
-            request.dry = request.dry and not is_excess  # nobody is dry more often than it observes
+            request.background = not stream.may_come(request, now_ns)
+            if request.background:
+                request.dry = False  # nobody is dry more often than it observes
         if (
             request.firm
             and not request.background
@@ -83,9 +89,11 @@ class Queue:
             self.effects.append(Answer(request, Outcome.SHED, SHED, retry_after_ns=period_ns))
             return
         if request.firm and self.workers.earliest_finish_ns(model, now_ns) > deadline_ns:
-            self._lost(request)
-            self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
-            return
+            if not self._may_probe(request, now_ns):
+                self._lost(request)
+                self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
+                return
+            request.firm = False
         # A deadline that was over on arrival is no way to pass those who came before.
         request.rank_ns = max(deadline_ns, request.arrived_ns)
         mailbox = self.room.mailbox(request)
@@ -101,6 +109,20 @@ class Queue:
             return
         self.room.add(request, mailbox)
         self._watch(request)
+
+    def _may_probe(self, request: Request, now_ns: int) -> bool:
+        """Return whether to run a request that seems hopeless, to see whether it is.
+
+        Where all are refused nothing runs, and nothing is learnt of times that may be wrong.
+        """
+        estimate = self.workers.estimate_of(request.lane.model)
+        if estimate is None or now_ns - estimate.ran_ns < PROBE_NS:
+            return False
+        least_ns = estimate.of(1) // WRONG_BY
+        if request.background or request.deadline_ns - now_ns < least_ns:
+            return False
+        estimate.ran_ns = now_ns
+        return True
 
     def _queue_up(self, request: Request, mailbox: Mailbox) -> bool:
         """Rank `request` behind its elders, if it stays; return whether it does."""
@@ -171,8 +193,8 @@ class Queue:
         request = answer.request
         if answer.late:
             self._lost(request)
-        elif request.stream is not None:
-            request.stream.lost = 0
+        elif request.firm and request.stream is not None:
+            request.stream.made_it()
         self.effects.append(answer)
         if request.dry or request.order_key is not None:
             self.room.end(request)

@@ -31,8 +31,8 @@ IDLE = 0.03
 """A worker that is idle for more of the time is not short of time: what is lost comes in bursts,
 and letting in less would not help."""
 
-HOPELESS = 8
-"""Losses of a stream in a row after which more of them do not count."""
+HOPELESS = 0.5
+"""Share of a stream's requests that are lost, beyond which its losses do not count."""
 
 LEAST = 0.05
 CALM = 0.97
@@ -106,10 +106,10 @@ class Shedding:
     def lost(self, model: ModelRef, stream: Stream) -> None:
         """Note that a firm request was let in and did not make its deadline.
 
-        Of a stream that loses all of them it says nothing: its deadlines cannot be met.
+        Of a stream that loses most of them it says nothing: its deadlines cannot be met.
         """
-        stream.lost += 1
-        if stream.lost > HOPELESS:
+        stream.missed()
+        if stream.losing > HOPELESS:
             return
         gate = self._gates.get(model)
         if gate is not None:

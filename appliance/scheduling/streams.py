@@ -28,6 +28,7 @@ SWEPT = 2
 
 LEAD_GAIN = 0.2
 OBEDIENCE_GAIN = 0.05
+LOSING_GAIN = 0.1
 LATELY = 0.8
 GOLDEN = 0.618034
 """Spreads where streams begin to be shed, so that they are not shed all at once."""
@@ -43,7 +44,7 @@ class Stream:
         lead_ns: From an arrival to its deadline, as it was lately.
         predicted_ns: Where it stands in its model's `Forecast`; None: it does not.
         credit: What of it may pass while some are shed, 0 to 1 (see `shedding`).
-        lost: How many in a row did not make their deadline.
+        losing: Share of its firm requests that did not make their deadline, lately.
         wait_ns: How long its latest one waited, from arrival to start; -1: none did.
         advised_ns: By how much it was advised to be later, so far; forgets slowly.
         obedience: How far it follows advice, 0 to 1: `followed` over `advised_square`.
@@ -58,7 +59,7 @@ class Stream:
     credit: float
     lead_ns: int = 0
     predicted_ns: int | None = field(default=None, init=False)
-    lost: int = field(default=0, init=False)
+    losing: float = field(default=0.0, init=False)
     wait_ns: int = field(default=-1, init=False)
     advised_ns: int = field(default=0, init=False)
     obedience: float = field(default=0.0, init=False)
@@ -83,6 +84,14 @@ class Stream:
             return False
         self._tokens -= 1
         return True
+
+    def made_it(self) -> None:
+        """Note that a firm request was answered in time."""
+        self.losing -= LOSING_GAIN * self.losing
+
+    def missed(self) -> None:
+        """Note that a firm request did not make its deadline."""
+        self.losing += LOSING_GAIN * (1 - self.losing)
 
     def _learnt_ns(self, elapsed_ns: int) -> int:
         """Return the period it is held to that says none: a flood is not a rate."""

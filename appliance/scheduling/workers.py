@@ -103,6 +103,10 @@ class Workers:
         estimate = self._estimates[batch.lane.model]
         estimate.observe(len(batch.requests), busy_ns, switched=batch.switched)
 
+    def estimate_of(self, model: ModelRef) -> Estimate | None:
+        """Return the estimate of a model, if it was loaded."""
+        return self._estimates.get(model)
+
     def estimate(self, model: ModelRef) -> Estimate:
         """Return the estimate of a model that was loaded."""
         return self._estimates[model]

@@ -182,8 +182,8 @@ def test_after_a_pause_the_period_is_known_and_the_phase_anew() -> None:
     ("factor", "within"),
     [
         *((factor, 12) for factor in (0.1, 0.3, 0.5, 2, 3, 5, 7.3, 9)),
-        *((factor, 40) for factor in (0.75, 0.9, 0.95, 1.05, 1.1, 1.2, 1.5)),
-        *((factor, 100) for factor in (0.55, 0.65, 1.25, 1.33)),
+        *((factor, 40) for factor in (0.75, 0.9, 0.95, 1.05, 1.1, 1.5)),
+        *((factor, 100) for factor in (0.55, 0.65, 1.2, 1.25, 1.33)),
         *((factor, 40) for factor in (1.37, 1.4, 1.6, 10, 30)),
     ],
 )

@@ -57,8 +57,8 @@ class Setting:
         room = WaitingRoom()
         for each in requests:
             room.add(each, room.mailbox(each))
-        shedding = Shedding()
-        shedding.calm = self.calm
+        shedding = Shedding(lambda _: 0)
+        shedding._calm[0] = self.calm
         strategy = DeadlineAware(self.streams.forecasts, shedding)
         lanes = {**dict.fromkeys(self._expected(), Line()), **room.lines}
         contenders = [self._contender(lane, line) for lane, line in lanes.items()]
@@ -81,13 +81,14 @@ class Setting:
         return Contender(
             lane,
             line,
-            careful_ns if line.critical else times_ns,
+            careful_ns if line.critical.requests else times_ns,
             careful_ns,
             0 if lane is self.runs else switch_ns,
             switch_ns,
             FOREVER_NS
             if self.others_free_ms is None
             else round((START + self.others_free_ms) * MS),
+            0,
             times_ns[-1] / (len(times_ns) - 1),
         )
 

@@ -38,7 +38,7 @@ def stream(credit: float = 0.0, model: ModelRef = POLICY) -> Stream:
 
 def passing(share: float) -> Shedding:
     """Return one that lets in this part of the policy's traffic, and stays so."""
-    shedding = Shedding()
+    shedding = Shedding(lambda _: 0)
     shedding._gates[POLICY] = Gate(share, share)
     shedding._next_ns = FOREVER_NS
     assert shedding.passing(POLICY) == share
@@ -77,7 +77,7 @@ def test_tier_0_is_never_refused() -> None:
 
 
 def test_nobody_is_refused_while_all_is_let_in() -> None:
-    assert not any(refusals(Shedding(), 100))
+    assert not any(refusals(Shedding(lambda _: 0), 100))
 
 
 def test_clients_are_not_refused_all_at_once() -> None:
@@ -104,7 +104,7 @@ def after(
         idle: Part of the time in which a worker had nothing to do.
         models: Those whose requests are lost; of all others nothing comes.
     """
-    shedding = shedding or Shedding()
+    shedding = shedding or Shedding(lambda _: 0)
     streams = {model: stream(model=model) for model in models}
     begin_ns = shedding._next_ns
     for interval in range(intervals):
@@ -113,7 +113,7 @@ def after(
             for model in models:
                 shedding.refuses(request(model), streams[model], now_ns)
                 if number < 100 * lost:
-                    shedding.lost(model)
+                    shedding.lost(model, stream(model=model))
         shedding.idled(POLICY, int(idle * INTERVAL_NS))
     return shedding
 
@@ -135,10 +135,10 @@ def test_a_little_may_be_lost() -> None:
 
 def test_all_are_let_in_again_when_nothing_is_lost() -> None:
     shedding = after(20, lost=0.3)
-    assert not shedding.calm
+    assert not shedding.is_calm(POLICY)
     after(80, lost=0.0, shedding=shedding)
     assert shedding.passing(POLICY) == 1.0
-    assert shedding.calm
+    assert shedding.is_calm(POLICY)
 
 
 def test_who_comes_when_workers_are_idle_is_not_refused() -> None:

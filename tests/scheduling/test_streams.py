@@ -136,7 +136,7 @@ def test_tier_0_with_a_rhythm_is_expected() -> None:
 def forget(streams: Streams, now_ns: int) -> None:
     """Forget who should have come long before."""
     for forecast in streams.forecasts.values():
-        forecast.forget_overdue(now_ns)
+        forecast.forget_missing(now_ns)
 
 
 def test_who_is_overdue_is_expected_no_more_until_it_comes() -> None:

@@ -47,7 +47,7 @@ def test_a_tight_head_stays_where_leaving_it_out_gains_nothing() -> None:
 
 
 def test_it_is_worth_what_is_in_it() -> None:
-    assert window(110, 200, 200, values=(1.0, 0.25, 0.0625)).worth == 0.3125
+    assert window(110, 200, 200, values=(1.0, 0.25, 0.0625)).worth == 1.0
 
 
 @pytest.mark.parametrize(
