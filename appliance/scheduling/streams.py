@@ -46,7 +46,7 @@ class Stream:
         credit: What of it may pass while some are shed, 0 to 1 (see `shedding`).
         losing: Share of its firm requests that did not make their deadline, lately.
         wait_ns: How long its latest one waited, from arrival to start; -1: none did.
-        advised_ns: By how much it was advised to be later, so far; forgets slowly.
+        advised_ns: By how much it was advised to be later, in all.
         obedience: How far it follows advice, 0 to 1: `followed` over `advised_square`.
         last_advice_ns: Since its latest arrival.
         moved_ns, asked_ns: How far it moved lately, and was to move.
