@@ -56,11 +56,12 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
             if request.background or (request.firm and alone_ns > request.deadline_ns):
                 continue
             limit_ns = _limit_ns(outlook, one, request)
-            if limit_ns is None:  # tier 0 is expected
-                wait = Wait(request.arrived_ns + PATIENCE * one.times_ns[1] + 1)
+            until_ns = request.arrived_ns + PATIENCE * one.times_ns[1]
+            if limit_ns is None and until_ns > outlook.start_ns:  # tier 0 is expected
+                wait = Wait(until_ns)
                 continue
             members = [request]
-            fill(outlook, one, members, one.line, limit_ns)
+            fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
             return Choice(one.lane, members)
     for one in outlook.contenders:
         members = _background(outlook, one)
