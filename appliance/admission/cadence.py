@@ -13,9 +13,7 @@ LONGEST_US = 60_000_000
 
 def shortest_period_ns(rate_hz: float) -> int:
     """Return what lies between two observations at least, at so many a second; 0: no limit."""
-    if not rate_hz:
-        return 0
-    return ceil(SECOND_NS / max(rate_hz, 1e6 / LONGEST_US))
+    return ceil(SECOND_NS / rate_hz) if rate_hz else 0
 
 
 def period_of(declared_us: int | None, shortest_ns: int) -> int:
