@@ -206,7 +206,7 @@ class Assignment:
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
             worker.dry_from_ns,
-            times_ns[most] / most,
+            line.timely.usual * times_ns[most] / most,
         )
 
     def _may_run(self, lane: Lane, requests: Iterable[Request], worker: Worker) -> bool:

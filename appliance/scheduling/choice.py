@@ -29,7 +29,8 @@ class Contender:
         usual_switch_ns: Of any worker's.
         others_free_ns: When another worker that hosts the model is free.
         dry_from_ns: From when on a dry robot may go before all others.
-        unit: What a row is worth: its time in the largest batch.
+        unit: What a row is worth: its time in the largest batch, times what each of its timely
+            requests is worth, if that is the same.
     """
 
     lane: Lane

@@ -17,7 +17,7 @@ from appliance.scheduling.due import DueTimes
 from appliance.scheduling.events import Answer, Effect, Lane, Request, Withdrawn
 from appliance.scheduling.room import WaitingRoom
 from appliance.scheduling.shedding import Shedding
-from appliance.scheduling.streams import Streams
+from appliance.scheduling.streams import Stream, Streams
 from appliance.scheduling.turns import Mailbox
 from appliance.scheduling.workers import Workers
 
@@ -73,29 +73,12 @@ class Queue:
 
     def arrived(self, request: Request, now_ns: int) -> None:
         """Let a request wait, or end it; a newer one replaces an older one."""
-        deadline_ns = request.deadline_ns
-        model = request.lane.model
-        stream = request.stream = self.streams.arrived(request, now_ns)
-        if request.period_ns or (request.firm and request.keep_latest):
-            request.background = not stream.may_come(request, now_ns)
-            if request.background:
-                request.dry = False  # nobody is dry more often than it observes
-        if (
-            request.firm
-            and not request.background
-            and self.shedding.refuses(request, stream, now_ns)
-        ):
-            period_ns = stream.cadence.period_ns
-            self.effects.append(Answer(request, Outcome.SHED, SHED, retry_after_ns=period_ns))
-            return
-        if request.firm and self.workers.earliest_finish_ns(model, now_ns) > deadline_ns:
-            if not self._may_probe(request, now_ns):
-                self._lost(request)
-                self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
+        if request.keep_latest or request.firm or request.period_ns or request.tier == 0:
+            request.stream = self.streams.arrived(request, now_ns)
+            if self._is_refused(request, request.stream, now_ns):
                 return
-            request.firm = False
         # A deadline that was over on arrival is no way to pass those who came before.
-        request.rank_ns = max(deadline_ns, request.arrived_ns)
+        request.rank_ns = max(request.deadline_ns, request.arrived_ns)
         mailbox = self.room.mailbox(request)
         older = mailbox.latest
         if older is not None:
@@ -109,6 +92,28 @@ class Queue:
             return
         self.room.add(request, mailbox)
         self._watch(request)
+
+    def _is_refused(self, request: Request, stream: Stream, now_ns: int) -> bool:
+        """Hold a request to what its client said, and end it if there is no time for it."""
+        if request.period_ns or (request.firm and request.keep_latest):
+            request.background = not stream.may_come(request, now_ns)
+            if request.background:
+                request.dry = False  # nobody is dry more often than it observes
+        if not request.firm:
+            return False
+        if not request.background and self.shedding.refuses(request, stream, now_ns):
+            period_ns = stream.cadence.period_ns
+            self.effects.append(Answer(request, Outcome.SHED, SHED, retry_after_ns=period_ns))
+            return True
+        finish_ns = self.workers.earliest_finish_ns(request.lane.model, now_ns)
+        if finish_ns <= request.deadline_ns:
+            return False
+        if self._may_probe(request, now_ns):
+            request.firm = False
+            return False
+        self._lost(request)
+        self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
+        return True
 
     def _may_probe(self, request: Request, now_ns: int) -> bool:
         """Return whether to run a request that seems hopeless, to see whether it is.

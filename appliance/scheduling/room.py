@@ -35,15 +35,25 @@ class Ranked:
     Attributes:
         times_ns: The first of each rank; of requests that are not dry, the deadline to plan with.
         values: What answering each in time is worth.
-        odd: How many of these are not 1.
+        kinds: How many there are of each of these.
         ranks: Of each.
     """
 
     requests: list[Request] = field(factory=list[Request], init=False)
     times_ns: list[int] = field(factory=list[int], init=False)
     values: list[float] = field(factory=list[float], init=False)
-    odd: int = field(default=0, init=False)
+    kinds: dict[float, int] = field(factory=dict[float, int], init=False)
     ranks: list[Rank] = field(factory=list[Rank], init=False)
+
+    @property
+    def odd(self) -> bool:
+        """Whether they are not all worth the same."""
+        return len(self.kinds) > 1
+
+    @property
+    def usual(self) -> float:
+        """What each is worth if they are all worth the same; else 1."""
+        return next(iter(self.kinds)) if len(self.kinds) == 1 else 1.0
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -62,15 +72,17 @@ class Ranked:
         if not request.firm:
             worth *= SOFT_VALUE
         self.values.insert(index, worth)
-        self.odd += worth != 1.0
+        self.kinds[worth] = self.kinds.get(worth, 0) + 1
 
     def remove(self, first: Request, count: int = 1) -> None:
         """Take out so many side by side, from `first` on."""
         index = bisect_left(self.ranks, first.rank)
         assert self.requests[index] is first
         end = index + count
-        if self.odd:
-            self.odd -= sum(worth != 1.0 for worth in self.values[index:end])
+        for worth in self.values[index:end] if self.odd else (self.values[index],):
+            self.kinds[worth] -= 1 if self.odd else end - index
+        if not all(self.kinds.values()):
+            self.kinds = {worth: many for worth, many in self.kinds.items() if many}
         del self.ranks[index:end], self.requests[index:end]
         del self.times_ns[index:end], self.values[index:end]
 
