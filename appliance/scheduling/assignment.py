@@ -108,6 +108,8 @@ class Assignment:
 
     def _choose_again(self, worker: Worker, batch: Batch, start_ns: int, now_ns: int) -> None:
         """Replace what is staged if something else is better by now."""
+        if batch.expected_ns < STAGE_LEAD_NS and not self._is_pressing():
+            return  # it would be chosen again and again, for little
         worker.staged = None
         before = len(self.queue.effects)
         self.queue.put_back(batch.requests, batch.lane)
@@ -122,6 +124,13 @@ class Assignment:
         if worker.executing is not None and choice is not None:
             worker.staged = self._take(worker, choice)
             self.queue.effects.append(Stage(worker.staged, go=False))
+
+    def _is_pressing(self) -> bool:
+        """Return whether anybody waits who is firm, dry or of tier 0."""
+        return any(
+            line.firm or line.critical.requests or line.first.requests
+            for line in self.queue.room.lines.values()
+        )
 
     def _revoke(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.staged = None
