@@ -302,5 +302,5 @@ def _batch_done(event: BatchFinished) -> BatchDone:
     failed_rows = {
         error.row: (Outcome(int(error.code)), error.message) for error in done.row_errors
     }
-    busy_ns = done.finished_ns - done.stage_started_ns
+    busy_ns = done.gather_ns + done.finished_ns - done.execute_started_ns
     return BatchDone(event.worker, done.batch_id, busy_ns, failed_rows, done.error)

@@ -52,7 +52,7 @@ class BatchResult:
         if not any(output.row_lengths for output in outputs):
             headers = _headers(tuple((o.key, o.dtype, o.shape, o.row_length) for o in outputs))
         return cls(
-            max(0, done.execute_started_ns - done.stage_started_ns) // MICROSECOND_NS,
+            min(done.gather_ns, _LATEST_NS) // MICROSECOND_NS,
             max(0, done.finished_ns - done.execute_started_ns) // MICROSECOND_NS,
             min(done.finished_ns, _LATEST_NS),
             headers,

@@ -44,7 +44,7 @@ class _Staged:
     stage: worker_pb2.Stage
     gathered: Gathered | None
     error: str
-    started_ns: int
+    gather_ns: int
 
 
 class Worker:
@@ -140,7 +140,7 @@ class Worker:
                 gathered = model.gather(stage)
             except Exception as problem:  # noqa: BLE001  also a MemoryError costs this batch only
                 error = self._explain(stage.model, problem)
-        staged = _Staged(stage, gathered, error, started_ns)
+        staged = _Staged(stage, gathered, error, time.monotonic_ns() - started_ns)
         if stage.go:
             self._execute(staged)
         elif len(self._staged) >= MAX_STAGED:
@@ -160,7 +160,7 @@ class Worker:
         message = worker_pb2.FromWorker()
         done = message.done
         done.batch_id = stage.batch_id
-        done.stage_started_ns = staged.started_ns
+        done.gather_ns = staged.gather_ns
         done.execute_started_ns = time.monotonic_ns()
         done.error = staged.error
         if gathered is not None:

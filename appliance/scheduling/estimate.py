@@ -1,11 +1,12 @@
 """How long a batch of one model will take, by its size.
 
-Planned time = what warm-up measured for that size x how much slower or faster the engine is by now
-x a quantile of how far batches of that size were off that. The first factor has a value for every
-size: between and beyond those that warm-up measured, and that have not run since, a line a + b n is
-fitted to what ran (least squares, older batches forgotten). The second one, `ratio`, is a moving
-average that jumps when several batches in a row agree that the level is another one, as when a
-device throttles; single spikes do not move it. The quantile is of an HDR histogram.
+Planned time = what is usual for that size x how much slower or faster the engine is by now x a
+quantile of how far batches of that size were off that. What is usual was measured at warm-up, and
+follows what ran since; for sizes that were not measured, and if it is shorter for those larger than
+any that ran lately, it is on a line a + b n fitted to what ran (least squares, older batches forgotten).
+The second factor, `ratio`, is a moving average that jumps when several batches in a row agree that
+the level is another one, as when a device throttles; single spikes do not move it. The quantile is
+of an HDR histogram.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from hdrh.histogram import HdrHistogram
 
 GAIN = 0.05
 """Weight of one batch in the moving averages (RFC 6298 uses 1/8 for far fewer samples)."""
+
+SLOW_GAIN, FIRST = 0.01, 20
+"""Weight of one batch in what is usual for its size; at first more, as if so many were seen."""
 
 TOLD_APART = 0.2
 """Share of batches behind others of their model from which on the cost of a change is learnt."""
@@ -57,8 +61,9 @@ REFRESH = 16
 YOUNG = 64
 """So many batches are looked at each."""
 
-NOTICED = 0.002
-"""Change of `ratio`, as a part of it, for which planned times are computed anew."""
+NOTICED, NOTICED_DEVIATION = 0.002, 0.1
+"""Change of `ratio`, as a part of it, and of its deviation, for which planned times are computed
+anew."""
 
 FORGET = 0.98
 """Weight that is left of what the line was fitted to, with each batch."""
@@ -74,10 +79,14 @@ class Spread:
 
     Attributes:
         factor, careful: The quantiles, as factors; 0 while there are too few.
+        total: So many were taken in.
+        latest: Number of the latest one, among batches of all sizes.
     """
 
     factor: float = field(default=0.0, init=False)
     careful: float = field(default=0.0, init=False)
+    total: int = field(default=0, init=False)
+    latest: int = field(default=0, init=False)
     _histogram: HdrHistogram = field(init=False)
     _count: int = field(default=0, init=False)
 
@@ -87,6 +96,7 @@ class Spread:
     def record(self, relative: float) -> None:
         """Take in how long a batch took, as a part of what was expected."""
         self._histogram.record_value(min(HIGHEST, max(1, round(1000 * relative))))
+        self.total += 1
         self._count += 1
         if self._count % REFRESH == 0 and self._count >= ENOUGH:
             self.factor = self._histogram.get_value_at_percentile(QUANTILE) / 1000
@@ -138,7 +148,7 @@ class Estimate:
         switch_ns: What a batch takes longer behind a batch of another model.
     """
 
-    _measured_ns: dict[int, float]
+    _usual_ns: dict[int, float]
     largest: int
     planned_ns: list[int] = field(factory=list[int], init=False)
     careful_ns: list[int] = field(factory=list[int], init=False)
@@ -161,7 +171,7 @@ class Estimate:
         estimate = cls(
             {size: max(FLOOR_NS, float(time)) for size, time in times_ns.items()}, max_batch
         )
-        for size, time_ns in estimate._measured_ns.items():
+        for size, time_ns in estimate._usual_ns.items():
             estimate._fit.add(size, time_ns)
         estimate._expect()
         estimate._plan()
@@ -189,10 +199,9 @@ class Estimate:
         elif not self._is_new_level(limit):
             return
         self._observed += 1
-        if (
-            self._observed % REFRESH == 0
-            or abs(self.ratio - self._planned_ratio) > NOTICED * self.ratio
-        ):
+        noticed = max(NOTICED, NOTICED_DEVIATION * self.deviation)
+        changed = abs(self.ratio / self._planned_ratio - 1) > noticed
+        if changed or self._observed % REFRESH == 0:
             self._plan()
 
     def _learn(self, size: int, own_ns: float, relative: float, *, switched: bool) -> None:
@@ -209,9 +218,13 @@ class Estimate:
         if spread is None:
             spread = self._spreads[size] = Spread()
         spread.record(relative)
-        self._fit.add(size, own_ns / self.ratio)
-        is_due = self._observed < YOUNG or self._observed % REFRESH == 0
-        if is_due and len(self._measured_ns) < self.largest:
+        spread.latest = self._observed
+        own_ns /= self.ratio
+        self._fit.add(size, own_ns)
+        if size in self._usual_ns:
+            gain = max(SLOW_GAIN, 1 / (FIRST + spread.total))
+            self._usual_ns[size] += gain * (own_ns - self._usual_ns[size])
+        if self._observed < YOUNG or self._observed % REFRESH == 0:
             self._expect()
         self.ratio *= 1 + GAIN * error * (1 - told_apart if switched else 1)
 
@@ -229,12 +242,16 @@ class Estimate:
     def _expect(self) -> None:
         """Set the expected time of each size: measured, or on the line."""
         self._expected_ns = [0.0]
+        since = self._observed - WINDOW
+        ran = max((size for size, one in self._spreads.items() if one.latest > since), default=0)
         for size in range(1, self.largest + 1):
-            time_ns = self._measured_ns.get(size)
+            time_ns, fitted_ns = self._usual_ns.get(size), self._fit.at(size)
             if time_ns is None:
-                time_ns = self._fit.at(size)
+                time_ns = fitted_ns
+            elif fitted_ns is not None and 0 < ran < size:
+                time_ns = min(time_ns, fitted_ns)  # else it might never be tried
             if time_ns is None:  # one size was measured, and nothing else has run
-                known, known_ns = next(iter(self._measured_ns.items()))
+                known, known_ns = next(iter(self._usual_ns.items()))
                 time_ns = known_ns * (1 + size / known) / 2
             self._expected_ns.append(max(FLOOR_NS, time_ns))
 

@@ -63,16 +63,16 @@ class Ranked:
 
     def add(self, request: Request) -> None:
         """Insert by rank. Ranks end in the request's id, so no two are equal."""
-        rank = request.rank
-        index = bisect_left(self.ranks, rank)
-        self.ranks.insert(index, rank)
-        self.requests.insert(index, request)
-        self.times_ns.insert(index, rank[0])
+        rank, ranks = request.rank, self.ranks
         worth = 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1)
         if not request.firm:
             worth *= SOFT_VALUE
-        self.values.insert(index, worth)
         self.kinds[worth] = self.kinds.get(worth, 0) + 1
+        index = bisect_left(ranks, rank) if ranks and rank < ranks[-1] else len(ranks)
+        ranks.insert(index, rank)
+        self.requests.insert(index, request)
+        self.times_ns.insert(index, rank[0])
+        self.values.insert(index, worth)
 
     def remove(self, first: Request, count: int = 1) -> None:
         """Take out so many side by side, from `first` on."""

@@ -16,7 +16,7 @@ def stored(arena: Arena, data: bytes) -> int:
 
 def done(**more: int) -> worker_pb2.Done:
     return worker_pb2.Done(
-        batch_id=1, stage_started_ns=1000, execute_started_ns=4000, finished_ns=9999, **more
+        batch_id=1, gather_ns=3000, execute_started_ns=4000, finished_ns=9999, **more
     )
 
 

@@ -200,7 +200,7 @@ def test_sizes_that_were_neither_measured_nor_seen_follow_from_the_others() -> N
     for turn in range(200):
         size = (1, 3, 5)[turn % 3]
         estimate.observe(size, line_ns(size))
-    assert estimate.of(16) == pytest.approx(line_ns(16), rel=0.12)
+    assert estimate.of(16) == pytest.approx(line_ns(16), rel=0.05)
 
 
 # -------------------------------------------------------------------------- another model

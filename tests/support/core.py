@@ -225,7 +225,7 @@ class Core:
             return False
         done = worker_pb2.Done(
             batch_id=stage.batch_id,
-            stage_started_ns=self.now_ns + 10_000,
+            gather_ns=50_000,
             execute_started_ns=self.now_ns + 60_000,
             finished_ns=self.now_ns + took_us * 1000,
         )
