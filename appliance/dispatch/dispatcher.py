@@ -146,27 +146,24 @@ class Dispatcher:
         decision = self.scheduler.handle(events, now_ns)
         if self.scheduler.fault is not self._fault:
             self._note_fault()
-        answers: list[Answer] = []
-        for effect in decision.effects:
-            if isinstance(effect, Answer):
-                answers.append(effect)
-                continue
-            # Before the worker may write over the outputs it has reported.
-            self._answer(answers)
-            answers = []
-            if isinstance(effect, Stage):
-                self._stage(effect.batch, go=effect.go)
-            elif isinstance(effect, Go):
-                self.pool.go(effect.batch.worker, effect.batch.id)
-            else:
-                self._revoke(effect)
-        self._answer(answers)
+        effects = decision.effects
+        for effect in effects:
+            if isinstance(effect, Go):  # first, so that the worker works while others are answered
+                batch = effect.batch
+                self.pool.go(batch.worker, batch.id, batch.latest_start_ns)
+        self._answer([effect for effect in effects if isinstance(effect, Answer)])
         for event in events:
             if isinstance(event, BatchDone):
                 result = self._results.pop(event.batch_id, None)
                 if result is not None:
                     self.endings.timeline.finished(event, result, now_ns)
                 self.fleet.release(event.worker, event.batch_id)
+        # Last: a batch may take the place of the outputs that have just been answered.
+        for effect in effects:
+            if isinstance(effect, Stage):
+                self._stage(effect.batch, go=effect.go)
+            elif isinstance(effect, Revoke):
+                self._revoke(effect)
         return decision.next_wakeup_ns
 
     def _note_fault(self) -> None:
@@ -196,6 +193,7 @@ class Dispatcher:
             self.endings.witness.staged(batch, now_ns)
 
     def _revoke(self, effect: Revoke) -> None:
+        self.fleet.revoked(effect.batch)
         self.pool.revoke(effect.batch.worker, effect.batch.id)
         now_ns = self.clock()
         self.endings.timeline.revoked(effect.batch, now_ns)
@@ -303,4 +301,12 @@ def _batch_done(event: BatchFinished) -> BatchDone:
         error.row: (Outcome(int(error.code)), error.message) for error in done.row_errors
     }
     busy_ns = done.gather_ns + done.finished_ns - done.execute_started_ns
-    return BatchDone(event.worker, done.batch_id, busy_ns, failed_rows, done.error)
+    return BatchDone(
+        event.worker,
+        done.batch_id,
+        busy_ns,
+        failed_rows,
+        done.error,
+        done.finished_ns,
+        done.skipped,
+    )

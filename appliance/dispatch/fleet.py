@@ -39,13 +39,15 @@ from appliance.workers.events import (
 )
 
 
-@frozen
+@define(eq=False)
 class Sent:
-    """A batch sent to a worker, and what of the arena it may read."""
+    """A batch sent to a worker, what of the arena it may read, and where its outputs go."""
 
     batch_id: int
     tickets: list[Ticket]
     states: list[State]
+    outputs: Block
+    revoked: bool = False
 
 
 @define(eq=False)
@@ -54,14 +56,15 @@ class Host:
 
     Attributes:
         indices: The channel's number of each model it has loaded.
-        outputs: Where it writes the outputs of the batch it executes.
+        outputs: Where it writes: the outputs of one batch are sent from one block while it
+            executes the next one into the other.
         sent: Batches sent and the rows they may read, oldest first.
     """
 
     indices: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     times_ns: dict[ModelRef, dict[int, int]] = field(factory=dict[ModelRef, "dict[int, int]"])
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
-    outputs: Block | None = None
+    outputs: list[Block] = field(factory=list[Block])
     sent: deque[Sent] = field(factory=deque["Sent"])
 
 
@@ -112,23 +115,34 @@ class Fleet:
         host = self._hosts.setdefault(event.worker, Host())
         served, spec = self._served(event.worker, event.model), event.spec
         needed = spec.max_batch * spec.output_bytes_per_row
-        if host.outputs is None or host.outputs.bytes < needed:
-            block = self.memory.arena.allocator.allocate(needed)
-            if block is None:
+        if not host.outputs or host.outputs[0].bytes < needed:
+            blocks = self._output_blocks(needed)
+            if not blocks:
                 served.error = (
-                    f"the arena has no room for {needed} bytes of outputs "
+                    f"the arena has no room for twice {needed} bytes of outputs "
                     f"(max_batch x output bytes of a row); raise arena.bytes"
                 )
                 return
-            if host.outputs is not None:
-                self.memory.arena.allocator.free(host.outputs)
-            host.outputs = block
+            for block in host.outputs:
+                self.memory.arena.allocator.free(block)
+            host.outputs = blocks
         ref = self.slots[event.worker.slot][event.model]
         host.indices[ref] = event.model
         host.times_ns[ref] = dict(event.times_ns)
         host.max_batch[ref] = spec.max_batch
         served.spec = spec
         served.error = ""
+
+    def _output_blocks(self, size: int) -> list[Block]:
+        """Return two blocks; none if there is no room for both."""
+        allocator = self.memory.arena.allocator
+        first = allocator.allocate(size)
+        second = allocator.allocate(size) if first is not None else None
+        if first is None or second is None:
+            if first is not None:
+                allocator.free(first)
+            return []
+        return [first, second]
 
     def _worker_up(self, worker: WorkerRef) -> WorkerReady:
         host = self._hosts.setdefault(worker, Host())
@@ -143,8 +157,8 @@ class Fleet:
             self.catalog.models[ref.name].workers.discard(event.worker.slot)
         for sent in host.sent:
             self._release(sent)
-        if host.outputs is not None:
-            self.memory.arena.allocator.free(host.outputs)
+        for block in host.outputs:
+            self.memory.arena.allocator.free(block)
         self._claim(event.worker.slot)
         if event.cause == STOPPED:
             self._log.info("worker stopped", worker=event.worker.slot)
@@ -174,13 +188,15 @@ class Fleet:
     def stage_message(self, batch: Batch, tickets: list[Ticket], *, go: bool) -> worker_pb2.Stage:
         """Describe a batch to its worker; its rows are held until `release`."""
         host = self._hosts[batch.worker]
-        assert host.outputs is not None
+        taken = [sent.outputs for sent in host.sent if not sent.revoked]
+        outputs = next(block for block in host.outputs if block not in taken)
         message = worker_pb2.Stage()  # filled in place: half the time of keyword arguments
         message.batch_id = batch.id
         message.model = host.indices[batch.lane.model]
-        message.output_offset = host.outputs.offset
-        message.output_bytes = host.outputs.bytes
+        message.output_offset = outputs.offset
+        message.output_bytes = outputs.bytes
         message.go = go
+        message.latest_start_ns = batch.latest_start_ns
         states: list[State] = []
         rows: list[bytes] = []
         for ticket in tickets:
@@ -193,13 +209,20 @@ class Fleet:
             rows.append(row)
         message.MergeFromString(encode_rows(rows))
         self.memory.hold(tickets)
-        host.sent.append(Sent(batch.id, tickets, states))
+        host.sent.append(Sent(batch.id, tickets, states, outputs))
         return message
+
+    def revoked(self, batch: Batch) -> None:
+        """A batch that was sent will not be executed."""
+        host = self._hosts.get(batch.worker)
+        for sent in host.sent if host else ():
+            if sent.batch_id == batch.id:
+                sent.revoked = True
 
     def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> None:
         """Count an executed batch."""
         host = self._hosts.get(worker)
-        if host is None or done.error:
+        if host is None or done.error or done.skipped:
             return
         for sent in host.sent:
             if sent.batch_id == done.batch_id:

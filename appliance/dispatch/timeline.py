@@ -179,7 +179,10 @@ class Timeline:
             outcomes = dict.fromkeys(gone, _CLIENT_GONE)
             outcomes.update((row, int(outcome)) for row, (outcome, _) in done.failed_rows.items())
             failed = tuple(value for pair in outcomes.items() for value in pair)
-        self._close(done.batch_id, 1, now_ns, result, failed, done.error)
+        if done.skipped:
+            self._close(done.batch_id, 2, now_ns)
+        else:
+            self._close(done.batch_id, 1, now_ns, result, failed, done.error)
 
     def revoked(self, batch: Batch, now_ns: int) -> None:
         """A batch was taken back."""

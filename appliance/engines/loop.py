@@ -6,6 +6,8 @@ Hello -> (Load) -> Loading..., ModelReady | ModelFailed for each -> Ready
 (Revoke) -> forget                            (Stop), or the core's end closed -> return
 ```
 
+A batch that may go but not be started any more by now is skipped, and Done.
+
 A model that fails to load fails alone; so does a row that cannot be read, and a batch on which the
 model raises. SystemExit and KeyboardInterrupt from a running model end the process, as any crash
 does: the core starts another one.
@@ -79,7 +81,7 @@ class Worker:
             if kind == "stage":
                 self._stage(message.stage)
             elif kind == "go":
-                self._go(message.go.batch_id)
+                self._go(message.go)
             elif kind == "revoke":
                 self._staged.pop(message.revoke.batch_id, None)
             elif kind == "stop":
@@ -131,6 +133,9 @@ class Worker:
     def _stage(self, stage: worker_pb2.Stage) -> None:
         """Gather a batch, and execute it if it may go."""
         started_ns = time.monotonic_ns()
+        if stage.go and 0 < stage.latest_start_ns < started_ns:
+            self._skip(stage.batch_id)
+            return
         gathered, error = None, ""
         model = self._models.get(stage.model)
         if model is None:
@@ -148,11 +153,21 @@ class Worker:
         else:
             self._staged[stage.batch_id] = staged
 
-    def _go(self, batch_id: int) -> None:
-        staged = self._staged.pop(batch_id, None)
+    def _go(self, go: worker_pb2.Go) -> None:
+        staged = self._staged.pop(go.batch_id, None)
         if staged is None:
-            raise PeerProtocolError(f"go for batch {batch_id}, which is not staged")
-        self._execute(staged)
+            raise PeerProtocolError(f"go for batch {go.batch_id}, which is not staged")
+        if 0 < go.latest_start_ns < time.monotonic_ns():
+            self._skip(go.batch_id)
+        else:
+            self._execute(staged)
+
+    def _skip(self, batch_id: int) -> None:
+        now_ns = time.monotonic_ns()
+        done = worker_pb2.Done(
+            batch_id=batch_id, execute_started_ns=now_ns, finished_ns=now_ns, skipped=True
+        )
+        self._send(worker_pb2.FromWorker(done=done))
 
     def _execute(self, staged: _Staged) -> None:
         """Run a gathered batch, count its rows, say Done."""

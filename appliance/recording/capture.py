@@ -198,6 +198,9 @@ class Capture:
         worker = event.worker
         if isinstance(event, BatchFinished):
             done = event.done
+            if done.skipped:
+                self._end_batch(done.batch_id, now_ns, recording_pb2.Batch.REVOKED)
+                return
             self._end_batch(
                 done.batch_id,
                 now_ns,

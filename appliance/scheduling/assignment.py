@@ -2,7 +2,8 @@
 
 Each idle worker gets the best batch. Each busy one is given a staged batch shortly before it is
 done, so that choosing takes no time of it; that batch is chosen again when something comes or goes,
-and may be replaced until it is started.
+and may be replaced. Still a little later it is committed: the worker starts it when it is done,
+without asking, unless that were too late for somebody in it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from appliance.scheduling.workers import Worker, Workers
 
 STAGE_LEAD_NS = 1_000_000
 """A batch is staged this long before the worker is expected to be done."""
+
+MOST_LEAD_NS = 1_000_000
+"""It is committed as long before the worker will likely be done as it takes to hear of that and to
+answer, but no longer than this before it: what comes later cannot be in it."""
 
 DRY_PAUSE = 3
 """Times its own duration between two batches in which dry robots go before all others."""
@@ -42,6 +47,7 @@ class Assignment:
     advice: PhaseAdvice
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
+    _went_on: bool = field(default=False, init=False)
 
     def assign(self, now_ns: int, *, is_news: bool) -> int | None:
         """Give work to every worker that can take some; return when to look again.
@@ -51,8 +57,9 @@ class Assignment:
         """
         self._looks_ns = None
         idle = [worker for worker in self.workers if worker.executing is None]
-        if idle:
+        if idle or self._went_on:
             self.queue.refuse_hopeless(now_ns)
+            self._went_on = False
         for worker in idle:
             if worker.staged is not None:
                 self._start_staged(worker, worker.staged, now_ns, is_news=is_news)
@@ -66,6 +73,14 @@ class Assignment:
         self._stage_ahead(now_ns, is_news=is_news)
         return self._looks_ns
 
+    def go_on(self, worker: Worker) -> None:
+        """Note that a worker that is done began what it was told to, if it was."""
+        batch, begun_ns = worker.committed, max(worker.finished_ns, worker.committed_ns)
+        if batch is not None:
+            worker.staged, worker.committed_ns = None, 0
+            self._start(worker, batch, begun_ns)
+            self._went_on = True
+
     def _look_at(self, at_ns: int) -> None:
         """Be asked again by then."""
         if self._looks_ns is None or at_ns < self._looks_ns:
@@ -74,25 +89,51 @@ class Assignment:
     def _stage_ahead(self, now_ns: int, *, is_news: bool) -> None:
         """Give busy workers their next batch shortly before they need it."""
         for worker in self.workers:
-            if worker.executing is None:
+            if worker.executing is None or worker.committed:
                 continue
             if worker.staged is not None:
                 if is_news:
                     self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
             elif self.queue.room.lines:
-                lead_ns = worker.free_ns - STAGE_LEAD_NS
+                lead_ns = min(worker.free_ns, _commit_ns(worker)) - STAGE_LEAD_NS
                 if now_ns < lead_ns:
                     self._look_at(lead_ns)
                 else:
                     choice = self._choose(worker, max(now_ns, worker.free_ns))
                     if choice is not None:
-                        worker.staged = self._take(worker, choice)
-                        self.queue.effects.append(Stage(worker.staged, go=False))
+                        self._stage(worker, choice, now_ns)
+            if worker.staged is not None and not worker.committed:
+                if self._may_commit(worker, now_ns):
+                    self._commit(worker, worker.staged, now_ns)
+                    self.queue.effects.append(Go(worker.staged))
+                elif now_ns < _commit_ns(worker):
+                    self._look_at(_commit_ns(worker))
+
+    def _stage(self, worker: Worker, choice: Choice, now_ns: int) -> None:
+        """Send a busy worker its next batch."""
+        batch = worker.staged = self._take(worker, choice)
+        go = self._may_commit(worker, now_ns)
+        if go:
+            self._commit(worker, batch, now_ns)
+        self.queue.effects.append(Stage(batch, go=go))
+
+    def _may_commit(self, worker: Worker, now_ns: int) -> bool:
+        """Return whether it is time to; of a worker that should be done by now nobody knows."""
+        return _commit_ns(worker) <= now_ns < worker.free_ns
+
+    def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
+        worker.committed_ns = now_ns
+        batch.latest_start_ns = min(
+            (request.deadline_ns for request in batch.requests if request.firm), default=0
+        )
+        if batch.latest_start_ns:
+            batch.latest_start_ns -= batch.expected_ns + worker.report_ns
+
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
         batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
-        finish_ns = now_ns + batch.expected_ns
+        finish_ns = now_ns + batch.expected_ns + worker.report_ns
         if any(
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
         ) or not self._may_run(batch.lane, batch.requests, worker):
@@ -122,8 +163,7 @@ class Assignment:
         # Some may have ended already, as something newer waits.
         self.queue.effects.insert(before, Revoke(batch))
         if worker.executing is not None and choice is not None:
-            worker.staged = self._take(worker, choice)
-            self.queue.effects.append(Stage(worker.staged, go=False))
+            self._stage(worker, choice, now_ns)
 
     def _is_pressing(self) -> bool:
         """Return whether anybody waits who is firm, dry or of tier 0."""
@@ -152,8 +192,9 @@ class Assignment:
             for model in worker.models:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
-        worker.start(batch, now_ns)
-        self.workers.estimate(batch.lane.model).ran_ns = now_ns
+        estimate = self.workers.estimate(batch.lane.model)
+        worker.start(batch, now_ns, estimate.likely_ns(len(batch.requests)))
+        estimate.ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns)
         for request in batch.requests:
             if request.keep_latest and not request.background:
@@ -163,7 +204,7 @@ class Assignment:
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
         """Take back what is staged behind a busy worker and could start on this one now."""
         for other in self.workers:
-            batch = other.staged
+            batch = None if other.committed else other.staged
             if batch is not None and self._may_run(batch.lane, batch.requests, worker):
                 self._revoke(other, batch, now_ns)
                 return True
@@ -173,6 +214,8 @@ class Assignment:
         if not self.queue.room.lines:
             return None
         contenders = self._contenders(worker, start_ns)
+        # What counts is when answers leave: what would be done at once is reported by then.
+        start_ns += worker.careful_report_ns
         decided = self.strategy.choose(contenders, start_ns) if contenders else None
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)
@@ -239,3 +282,9 @@ class Assignment:
         estimate = self.workers.estimate(lane.model)
         switch_ns = 0 if worker.last in (None, lane.model) else estimate.switch_ns
         return estimate.of(size) + switch_ns
+
+
+def _commit_ns(worker: Worker) -> int:
+    """Return when to commit what is staged; never if nothing is lost by waiting."""
+    round_trip_ns = min(MOST_LEAD_NS, 2 * worker.report_ns)
+    return worker.likely_ns - round_trip_ns if round_trip_ns else worker.free_ns

@@ -181,6 +181,10 @@ class Estimate:
         """Return the time to plan a batch with, nanoseconds."""
         return self.planned_ns[batch_size]
 
+    def likely_ns(self, batch_size: int) -> int:
+        """Return the time that a batch will about take."""
+        return int(self._expected_ns[batch_size] * self.ratio)
+
     def observe(self, batch_size: int, busy_ns: int, *, switched: bool = False) -> None:
         """Learn from a finished batch.
 

@@ -118,6 +118,7 @@ class Batch:
 
     Attributes:
         expected_ns: How long it is planned to take.
+        latest_start_ns: A worker that comes to it later leaves it alone; 0: it never does.
         switched: That worker ran another model before.
     """
 
@@ -126,6 +127,7 @@ class Batch:
     requests: list[Request]
     worker: WorkerRef
     expected_ns: int
+    latest_start_ns: int = 0
     started_ns: int = 0
     switched: bool = False
 
@@ -184,6 +186,8 @@ class BatchDone:
         busy_ns: From the start of gathering to the end of execution.
         failed_rows: Row index to the outcome it failed with alone.
         error: Not empty: every row failed.
+        finished_ns: When; 0: now.
+        skipped: It came to it after `Batch.latest_start_ns`, and did not run it.
     """
 
     worker: WorkerRef
@@ -191,6 +195,8 @@ class BatchDone:
     busy_ns: int
     failed_rows: dict[int, tuple[Outcome, str]] = field(factory=dict[int, "tuple[Outcome, str]"])
     error: str = ""
+    finished_ns: int = 0
+    skipped: bool = False
 
 
 @frozen
@@ -205,7 +211,7 @@ Event = Union[Arrived, Withdrawn, WorkerReady, WorkerLost, BatchDone, Closing]  
 
 @value
 class Stage:
-    """Send a batch to a worker; `go` starts it at once, else it waits for Go or Revoke."""
+    """Send a batch to a worker. With `go` it starts when the worker is free, else it waits."""
 
     batch: Batch
     go: bool
@@ -213,7 +219,7 @@ class Stage:
 
 @frozen
 class Go:
-    """Start the staged batch."""
+    """Start the staged batch when the worker is free. It is not taken back any more."""
 
     batch: Batch
 

@@ -172,6 +172,7 @@ class Scheduler:
                 for request in batch.requests if batch else ():
                     self._queue.answer(request, Outcome.DRAINING, CLOSING)
             worker.executing = worker.staged = None
+            worker.committed_ns = 0
         self._queue.close()
 
     # -------------------------------------------------------------------------------- workers
@@ -195,10 +196,18 @@ class Scheduler:
         worker = self._workers.find(event.worker)
         if worker is None or worker.executing is None or worker.executing.id != event.batch_id:
             return  # an answer of an older generation
-        batch, worker.executing = worker.executing, None
-        if event.error:
+        batch = worker.executing
+        worker.done(min(event.finished_ns or now_ns, now_ns), now_ns)
+        self._assignment.go_on(worker)
+        if event.skipped:
+            self._queue.put_back(batch.requests, batch.lane)
+        elif event.error:
             self._failed(batch, event.error)
-            return
+        else:
+            self._executed(batch, event, now_ns)
+
+    def _executed(self, batch: Batch, event: BatchDone, now_ns: int) -> None:
+        """Answer the rows of a batch."""
         if not event.failed_rows:
             self._workers.observe(batch, event.busy_ns)
         failed_rows, advice, streams = event.failed_rows, self._advice, self._queue.streams

@@ -13,6 +13,9 @@ from appliance.scheduling.events import Batch, ModelRef, WorkerReady, WorkerRef
 SOONEST = 0.8
 """What part of its planned time a batch takes at least."""
 
+REPORTS, REPORT_DEVIATIONS = 16, 2
+"""About so many of the latest count for how long they take; mean deviations added to be careful."""
+
 
 @define(eq=False)
 class Worker:
@@ -22,8 +25,13 @@ class Worker:
         models: What it hosts, with the largest batch of each.
         executing: Started and not yet done.
         staged: Sent, not started.
+        committed_ns: When it was told to start `staged` behind `executing`; 0: it was not.
         free_ns: When `executing` is expected to be done.
         soonest_ns: When it might be done at the earliest.
+        likely_ns: When it will about be done.
+        finished_ns: When the one before was done.
+        report_ns: How long it took lately to hear of that; no answer leaves before.
+        careful_report_ns: The same, not often exceeded.
         last: The model it ran last.
         dry_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
@@ -33,15 +41,36 @@ class Worker:
     models: dict[ModelRef, int]
     executing: Batch | None = None
     staged: Batch | None = None
+    committed_ns: int = 0
     free_ns: int = 0
     soonest_ns: int = 0
+    likely_ns: int = 0
+    finished_ns: int = 0
+    report_ns: int = 0
+    careful_report_ns: int = 0
+    _report_deviation_ns: int = 0
     last: ModelRef | None = None
     dry_from_ns: int = 0
     idle_since_ns: int = 0
 
-    def start(self, batch: Batch, now_ns: int) -> None:
-        """Note that `batch` runs from now on."""
+    @property
+    def committed(self) -> Batch | None:
+        """What starts as soon as `executing` is done, whatever comes."""
+        return self.staged if self.committed_ns else None
+
+    def done(self, finished_ns: int, now_ns: int) -> None:
+        """Note when it was done with what it executed."""
+        self.executing = None
+        self.finished_ns = finished_ns
+        error_ns = now_ns - finished_ns - self.report_ns
+        self.report_ns += error_ns // REPORTS
+        self._report_deviation_ns += (abs(error_ns) - self._report_deviation_ns) // REPORTS
+        self.careful_report_ns = self.report_ns + REPORT_DEVIATIONS * self._report_deviation_ns
+
+    def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
+        """Note that `batch` runs from now on, and about how long."""
         self.executing = batch
+        self.likely_ns = now_ns + likely_ns
         self.free_ns = now_ns + batch.expected_ns
         self.soonest_ns = now_ns + int(SOONEST * batch.expected_ns)
         batch.switched = self.last not in (None, batch.lane.model)
@@ -122,7 +151,12 @@ class Workers:
         That is if what runs takes no longer than it might.
         """
         starts_ns = [
-            max(now_ns, worker.soonest_ns) if worker.executing else now_ns
+            worker.report_ns
+            + (
+                max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
+                if worker.executing
+                else now_ns
+            )
             for worker in self._workers.values()
             if model in worker.models
         ]
@@ -135,7 +169,8 @@ class Workers:
             return free_ns
         for other in self._workers.values():
             if other is not worker and model in other.models:
-                free_ns = min(free_ns, max(now_ns, other.free_ns) if other.executing else now_ns)
+                other_ns = max(now_ns, other.free_ns) if other.executing else now_ns
+                free_ns = min(free_ns, other_ns + _committed_ns(other, 1.0))
         return free_ns
 
     def hosting(self, model: ModelRef) -> int:
@@ -145,3 +180,8 @@ class Workers:
     def slots(self, model: ModelRef) -> int:
         """Return how many slots have hosted a model, up or not."""
         return len(self._slots.get(model, ()))
+
+
+def _committed_ns(worker: Worker, part: float) -> int:
+    """Return part of the time of what a worker runs next, if that is settled."""
+    return int(part * worker.committed.expected_ns) if worker.committed else 0

@@ -1,7 +1,8 @@
 """The world around a scheduler: robots observe, workers execute, a timer wakes it up.
 
 A discrete-event loop over virtual nanoseconds. Effects are performed as the dispatcher does:
-a worker executes one batch and may hold one staged one beside it, which waits for Go or Revoke.
+a worker executes one batch and may hold one staged one beside it, which waits for Go or Revoke; told
+to go, it is started as soon as the other one is done, or skipped if that is too late.
 Whoever breaks that protocol, or answers a request twice, fails at once. Robots observe until the
 horizon; what is asked by then is still served.
 """
@@ -63,6 +64,7 @@ class _Worker:
     engines: dict[ModelRef, Engine]
     executing: Batch | None = None
     staged: Batch | None = None
+    goes: bool = False
     last: ModelRef | None = None
 
 
@@ -192,7 +194,7 @@ class _World:
             elif isinstance(effect, Stage):
                 self._stage(effect.batch, go=effect.go)
             elif isinstance(effect, Go):
-                self._start(self._take_staged(effect.batch), effect.batch)
+                self._go(effect.batch)
             else:
                 self._revoke(effect)
         return decision
@@ -286,17 +288,26 @@ class _World:
             if asked is None:
                 raise LocalProtocolError(f"request {request.id} is staged and does not wait")
             self._in_batches[request.id] = asked
-        if go:
+        if worker.executing is not None:
+            worker.staged, worker.goes = batch, go
+        elif go:
             self._start(worker, batch)
-        elif worker.executing is None:
-            raise LocalProtocolError(f"{batch.worker.slot} is idle and gets a batch without go")
         else:
-            worker.staged = batch
+            raise LocalProtocolError(f"{batch.worker.slot} is idle and gets a batch without go")
+
+    def _go(self, batch: Batch) -> None:
+        worker = self._workers[batch.worker.slot]
+        if worker.executing is None:
+            self._start(self._take_staged(batch), batch)
+        elif worker.staged is not batch:
+            raise LocalProtocolError(f"batch {batch.id} is not staged on {batch.worker.slot}")
+        else:
+            worker.goes = True
 
     def _take_staged(self, batch: Batch) -> _Worker:
         worker = self._workers[batch.worker.slot]
-        if worker.staged is not batch:
-            raise LocalProtocolError(f"batch {batch.id} is not staged on {batch.worker.slot}")
+        if worker.staged is not batch or worker.goes:
+            raise LocalProtocolError(f"batch {batch.id} does not wait on {batch.worker.slot}")
         worker.staged = None
         return worker
 
@@ -324,6 +335,24 @@ class _World:
         self._at(self._now_ns + busy_ns, self._done, worker, batch, busy_ns)
 
     def _done(self, worker: _Worker, batch: Batch, busy_ns: int) -> BatchDone:
+        self._go_on(worker)
+        return BatchDone(worker.ref, batch.id, busy_ns)
+
+    def _go_on(self, worker: _Worker) -> None:
+        """Let a worker that is done begin what it was told to."""
         worker.executing = None
         self._idle += 1
-        return BatchDone(worker.ref, batch.id, busy_ns)
+        if worker.staged is not None and worker.goes:
+            batch, worker.staged, worker.goes = worker.staged, None, False
+            if 0 < batch.latest_start_ns < self._now_ns:
+                self._idle -= 1
+                worker.executing = batch
+                self._at(self._now_ns, self._skip, worker, batch)
+            else:
+                self._start(worker, batch)
+
+    def _skip(self, worker: _Worker, batch: Batch) -> BatchDone:
+        for request in batch.requests:
+            self._waiting[request.id] = self._in_batches.pop(request.id)
+        self._go_on(worker)
+        return BatchDone(worker.ref, batch.id, 0, skipped=True)

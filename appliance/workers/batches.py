@@ -1,7 +1,7 @@
 """The batches one generation of a worker holds: staged, then executing. PURE.
 
-The worker owes one Done for each batch it was told to execute. It executes them in the order it
-was told, so the first one's time runs from when it was told or from the Done before, whichever
+The worker owes one Done for each batch it was told to execute, also if it skips it because it is
+too late. It executes them in the order it was told, so the first one's time runs from when it was told or from the Done before, whichever
 came later.
 """
 
@@ -24,6 +24,7 @@ class _Batch:
     output_offset: int
     output_end: int
     told_ns: int = 0  # to execute
+    latest_start_ns: int = 0
 
 
 class Batches:
@@ -52,19 +53,19 @@ class Batches:
         offset = message.output_offset
         batch = _Batch(message.model, len(message.rows), offset, offset + message.output_bytes)
         if message.go:
-            batch.told_ns = now_ns
+            batch.told_ns, batch.latest_start_ns = now_ns, message.latest_start_ns
             self._running[batch_id] = batch
         else:
             self._staged[batch_id] = batch
 
-    def go(self, batch_id: int, now_ns: int) -> None:
+    def go(self, batch_id: int, latest_start_ns: int, now_ns: int) -> None:
         """Count a staged batch as told to execute.
 
         Raises:
             LocalProtocolError: It is not staged.
         """
         batch = self._running[batch_id] = self._unstage(batch_id)
-        batch.told_ns = now_ns
+        batch.told_ns, batch.latest_start_ns = now_ns, latest_start_ns
 
     def revoke(self, batch_id: int) -> None:
         """Forget a staged batch.
@@ -83,6 +84,11 @@ class Batches:
         batch = self._running.pop(message.batch_id, None)
         if batch is None:
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
+        if message.skipped:
+            if not batch.latest_start_ns or message.outputs or message.row_errors:
+                raise PeerProtocolError(f"batch {message.batch_id} was not to be skipped")
+            self._done_ns = now_ns
+            return
         for output in message.outputs:
             _check_output(output, batch)
         if message.row_errors:

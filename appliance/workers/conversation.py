@@ -107,15 +107,16 @@ class Conversation:
         self.batches.stage(message, now_ns)
         return encode_stage(message)
 
-    def go(self, batch_id: int, now_ns: int) -> bytes:
+    def go(self, batch_id: int, latest_start_ns: int, now_ns: int) -> bytes:
         """Return the datagram that starts a staged batch.
 
         Raises:
             LocalProtocolError: It is not staged.
         """
-        self.batches.go(batch_id, now_ns)
+        self.batches.go(batch_id, latest_start_ns, now_ns)
         envelope = worker_pb2.ToWorker()
         envelope.go.batch_id = batch_id
+        envelope.go.latest_start_ns = latest_start_ns
         return envelope.SerializeToString()
 
     def revoke(self, batch_id: int) -> bytes:

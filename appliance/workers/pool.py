@@ -93,13 +93,16 @@ class WorkerPool:
         """
         self._supervisors[worker.slot].stage(worker.generation, message)
 
-    def go(self, worker: WorkerRef, batch_id: int) -> None:
+    def go(self, worker: WorkerRef, batch_id: int, latest_start_ns: int = 0) -> None:
         """Let a worker execute a staged batch; one `BatchFinished` follows, or `WorkerDown`.
+
+        Args:
+            latest_start_ns: It is skipped rather than started later; 0: never.
 
         Raises:
             LocalProtocolError: It is not staged there.
         """
-        self._supervisors[worker.slot].go(worker.generation, batch_id)
+        self._supervisors[worker.slot].go(worker.generation, batch_id, latest_start_ns)
 
     def revoke(self, worker: WorkerRef, batch_id: int) -> None:
         """Take a staged batch back. The worker may still read its rows, but writes nothing.

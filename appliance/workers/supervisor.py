@@ -90,11 +90,12 @@ class Supervisor:
         if present is not None:
             present.send(present.conversation.stage(message, self._around.clock()))
 
-    def go(self, generation: int, batch_id: int) -> None:
+    def go(self, generation: int, batch_id: int, latest_start_ns: int) -> None:
         """See `WorkerPool.go`."""
         present = self._at(generation)
         if present is not None:
-            present.send(present.conversation.go(batch_id, self._around.clock()))
+            now_ns = self._around.clock()
+            present.send(present.conversation.go(batch_id, latest_start_ns, now_ns))
 
     def revoke(self, generation: int, batch_id: int) -> None:
         """See `WorkerPool.revoke`."""
