@@ -9,6 +9,7 @@ each door and each worker receiver posts one bounded batch and then takes its tu
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import cast
@@ -42,6 +43,9 @@ from appliance.workers.pool import WorkerPool
 
 AnswerRows = Callable[[list[Answer], BatchResult, Batch, int], list[Answer]]
 
+ANSWERS = 16
+"""About so many of the latest batches count for how long answering one takes."""
+
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 
 
@@ -71,6 +75,7 @@ class Dispatcher:
     _armed_ns: int | None = field(default=None, init=False)
     _ping_ns: int = field(default=0, init=False)
     _results: dict[int, BatchResult] = field(factory=dict[int, BatchResult], init=False)
+    _answering_ns: int = field(default=0, init=False)
     _idle: trio.Event | None = field(default=None, init=False)
     _fault: StrategyFault | None = field(default=None, init=False)
 
@@ -84,7 +89,7 @@ class Dispatcher:
             done = event.done
             result = self._results[done.batch_id] = BatchResult.of(done)
             self.fleet.batch_finished(event.worker, done)
-            self.post(_batch_done(event))
+            self.post(_batch_done(event, self._answering_ns))
         else:
             result = None
             if isinstance(event, WorkerDown):
@@ -146,24 +151,25 @@ class Dispatcher:
         decision = self.scheduler.handle(events, now_ns)
         if self.scheduler.fault is not self._fault:
             self._note_fault()
-        effects = decision.effects
-        for effect in effects:
-            if isinstance(effect, Go):  # first, so that the worker works while others are answered
-                batch = effect.batch
-                self.pool.go(batch.worker, batch.id, batch.latest_start_ns)
-        self._answer([effect for effect in effects if isinstance(effect, Answer)])
+        answers = [effect for effect in decision.effects if isinstance(effect, Answer)]
+        orders = deque(effect for effect in decision.effects if not isinstance(effect, Answer))
+        self._keep_states(answers)
+        # First, so that workers work while others are answered; unless a batch would write over
+        # the outputs that are just being sent.
+        while orders and self._has_room(orders[0]):
+            self._perform(orders.popleft())
+        self._answer(answers)
+        if answers and answers[-1].batch is not None:
+            took_ns = self.clock() - now_ns
+            self._answering_ns += (took_ns - self._answering_ns) // ANSWERS
         for event in events:
             if isinstance(event, BatchDone):
                 result = self._results.pop(event.batch_id, None)
                 if result is not None:
                     self.endings.timeline.finished(event, result, now_ns)
                 self.fleet.release(event.worker, event.batch_id)
-        # Last: a batch may take the place of the outputs that have just been answered.
-        for effect in effects:
-            if isinstance(effect, Stage):
-                self._stage(effect.batch, go=effect.go)
-            elif isinstance(effect, Revoke):
-                self._revoke(effect)
+        while orders:
+            self._perform(orders.popleft())
         return decision.next_wakeup_ns
 
     def _note_fault(self) -> None:
@@ -181,6 +187,18 @@ class Dispatcher:
 
     # -------------------------------------------------------------------------------- effects
 
+    def _has_room(self, order: Stage | Go | Revoke) -> bool:
+        return not isinstance(order, Stage) or self.fleet.has_room(order.batch.worker)
+
+    def _perform(self, order: Stage | Go | Revoke) -> None:
+        batch = order.batch
+        if isinstance(order, Stage):
+            self._stage(batch, go=order.go)
+        elif isinstance(order, Go):
+            self.pool.go(batch.worker, batch.id, batch.latest_start_ns)
+        else:
+            self._revoke(batch)
+
     def _stage(self, batch: Batch, *, go: bool) -> None:
         tickets = [cast("Ticket", request.payload) for request in batch.requests]
         message = self.fleet.stage_message(batch, tickets, go=go)
@@ -192,13 +210,21 @@ class Dispatcher:
         if self.endings.witness is not None:
             self.endings.witness.staged(batch, now_ns)
 
-    def _revoke(self, effect: Revoke) -> None:
-        self.fleet.revoked(effect.batch)
-        self.pool.revoke(effect.batch.worker, effect.batch.id)
+    def _revoke(self, batch: Batch) -> None:
+        self.fleet.revoked(batch)
+        self.pool.revoke(batch.worker, batch.id)
         now_ns = self.clock()
-        self.endings.timeline.revoked(effect.batch, now_ns)
+        self.endings.timeline.revoked(batch, now_ns)
         if self.endings.witness is not None:
-            self.endings.witness.revoked(effect.batch, now_ns)
+            self.endings.witness.revoked(batch, now_ns)
+
+    def _keep_states(self, answers: Sequence[Answer]) -> None:
+        """Let what was produced be current, before the next request of an episode is staged."""
+        for answer in answers:
+            if answer.batch is not None:
+                ticket = cast("Ticket", answer.request.payload)
+                if ticket.state_key is not None:
+                    self.endings.memory.states.keep(ticket.state_key, ticket)
 
     def _answer(self, answers: Sequence[Answer]) -> None:
         """End requests, in order."""
@@ -220,8 +246,6 @@ class Dispatcher:
         for answer in answers:
             ticket = cast("Ticket", answer.request.payload)
             ended.append((ticket, self._reply(answer, ticket, now_ns)))
-            if answer.batch is not None and ticket.state_key is not None:
-                self.endings.memory.states.keep(ticket.state_key, ticket)
         outcomes = self.endings.end(ended, now_ns)
         for answer, (ticket, reply), outcome in zip(answers, ended, outcomes, strict=True):
             if outcome is _OK:
@@ -295,7 +319,7 @@ def _batch(answer: Answer) -> Batch | None:
     return answer.batch
 
 
-def _batch_done(event: BatchFinished) -> BatchDone:
+def _batch_done(event: BatchFinished, answering_ns: int) -> BatchDone:
     done = event.done
     failed_rows = {
         error.row: (Outcome(int(error.code)), error.message) for error in done.row_errors
@@ -308,5 +332,6 @@ def _batch_done(event: BatchFinished) -> BatchDone:
         failed_rows,
         done.error,
         done.finished_ns,
+        answering_ns,
         done.skipped,
     )

@@ -188,8 +188,8 @@ class Fleet:
     def stage_message(self, batch: Batch, tickets: list[Ticket], *, go: bool) -> worker_pb2.Stage:
         """Describe a batch to its worker; its rows are held until `release`."""
         host = self._hosts[batch.worker]
-        taken = [sent.outputs for sent in host.sent if not sent.revoked]
-        outputs = next(block for block in host.outputs if block not in taken)
+        outputs = _free_outputs(host)
+        assert outputs is not None
         message = worker_pb2.Stage()  # filled in place: half the time of keyword arguments
         message.batch_id = batch.id
         message.model = host.indices[batch.lane.model]
@@ -211,6 +211,10 @@ class Fleet:
         self.memory.hold(tickets)
         host.sent.append(Sent(batch.id, tickets, states, outputs))
         return message
+
+    def has_room(self, worker: WorkerRef) -> bool:
+        """Return whether outputs of another batch can be written by now."""
+        return _free_outputs(self._hosts[worker]) is not None
 
     def revoked(self, batch: Batch) -> None:
         """A batch that was sent will not be executed."""
@@ -245,6 +249,11 @@ class Fleet:
         self.memory.release(sent.tickets)
         for state in sent.states:
             self.memory.states.release(state)
+
+
+def _free_outputs(host: Host) -> Block | None:
+    taken = [sent.outputs for sent in host.sent if not sent.revoked]
+    return next((block for block in host.outputs if block not in taken), None)
 
 
 def _state_part(state: State | None, state_out: list[Block]) -> bytes:

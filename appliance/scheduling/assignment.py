@@ -127,13 +127,13 @@ class Assignment:
             (request.deadline_ns for request in batch.requests if request.firm), default=0
         )
         if batch.latest_start_ns:
-            batch.latest_start_ns -= batch.expected_ns + worker.report_ns
+            batch.latest_start_ns -= batch.expected_ns + worker.reporting.usual_ns
 
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
         batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
-        finish_ns = now_ns + batch.expected_ns + worker.report_ns
+        finish_ns = now_ns + batch.expected_ns + worker.reporting.usual_ns
         if any(
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
         ) or not self._may_run(batch.lane, batch.requests, worker):
@@ -215,7 +215,9 @@ class Assignment:
             return None
         contenders = self._contenders(worker, start_ns)
         # What counts is when answers leave: what would be done at once is reported by then.
-        start_ns += worker.careful_report_ns
+        start_ns += worker.reporting.careful_ns
+        if worker.executing is None:
+            start_ns += worker.starting.careful_ns
         decided = self.strategy.choose(contenders, start_ns) if contenders else None
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)
@@ -286,5 +288,5 @@ class Assignment:
 
 def _commit_ns(worker: Worker) -> int:
     """Return when to commit what is staged; never if nothing is lost by waiting."""
-    round_trip_ns = min(MOST_LEAD_NS, 2 * worker.report_ns)
+    round_trip_ns = min(MOST_LEAD_NS, worker.reporting.usual_ns + worker.starting.usual_ns)
     return worker.likely_ns - round_trip_ns if round_trip_ns else worker.free_ns

@@ -187,6 +187,7 @@ class BatchDone:
         failed_rows: Row index to the outcome it failed with alone.
         error: Not empty: every row failed.
         finished_ns: When; 0: now.
+        answering_ns: How long it will take until the answers have left.
         skipped: It came to it after `Batch.latest_start_ns`, and did not run it.
     """
 
@@ -196,6 +197,7 @@ class BatchDone:
     failed_rows: dict[int, tuple[Outcome, str]] = field(factory=dict[int, "tuple[Outcome, str]"])
     error: str = ""
     finished_ns: int = 0
+    answering_ns: int = 0
     skipped: bool = False
 
 

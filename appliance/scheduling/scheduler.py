@@ -197,7 +197,7 @@ class Scheduler:
         if worker is None or worker.executing is None or worker.executing.id != event.batch_id:
             return  # an answer of an older generation
         batch = worker.executing
-        worker.done(min(event.finished_ns or now_ns, now_ns), now_ns)
+        worker.done(event, now_ns)
         self._assignment.go_on(worker)
         if event.skipped:
             self._queue.put_back(batch.requests, batch.lane)

@@ -8,13 +8,34 @@ from attrs import define, field
 
 from appliance.scheduling.choice import FOREVER_NS
 from appliance.scheduling.estimate import Estimate
-from appliance.scheduling.events import Batch, ModelRef, WorkerReady, WorkerRef
+from appliance.scheduling.events import Batch, BatchDone, ModelRef, WorkerReady, WorkerRef
 
 SOONEST = 0.8
 """What part of its planned time a batch takes at least."""
 
-REPORTS, REPORT_DEVIATIONS = 16, 2
-"""About so many of the latest count for how long they take; mean deviations added to be careful."""
+LATEST, DEVIATIONS = 16, 2
+"""So many of the latest delays count, about; mean deviations that are added to be careful."""
+
+
+@define(eq=False)
+class Delay:
+    """How long something took lately.
+
+    Attributes:
+        usual_ns: On average.
+        careful_ns: Not often exceeded.
+    """
+
+    usual_ns: int = 0
+    careful_ns: int = 0
+    _deviation_ns: int = 0
+
+    def observe(self, took_ns: int) -> None:
+        """Take in how long it took."""
+        error_ns = took_ns - self.usual_ns
+        self.usual_ns += error_ns // LATEST
+        self._deviation_ns += (abs(error_ns) - self._deviation_ns) // LATEST
+        self.careful_ns = self.usual_ns + DEVIATIONS * self._deviation_ns
 
 
 @define(eq=False)
@@ -30,8 +51,8 @@ class Worker:
         soonest_ns: When it might be done at the earliest.
         likely_ns: When it will about be done.
         finished_ns: When the one before was done.
-        report_ns: How long it took lately to hear of that; no answer leaves before.
-        careful_report_ns: The same, not often exceeded.
+        starting: How long it takes it to begin what it is told to when it has nothing to do.
+        reporting: How long it takes from its end of a batch until the answers have left.
         last: The model it ran last.
         dry_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
@@ -46,9 +67,8 @@ class Worker:
     soonest_ns: int = 0
     likely_ns: int = 0
     finished_ns: int = 0
-    report_ns: int = 0
-    careful_report_ns: int = 0
-    _report_deviation_ns: int = 0
+    starting: Delay = field(factory=Delay, init=False)
+    reporting: Delay = field(factory=Delay, init=False)
     last: ModelRef | None = None
     dry_from_ns: int = 0
     idle_since_ns: int = 0
@@ -58,14 +78,15 @@ class Worker:
         """What starts as soon as `executing` is done, whatever comes."""
         return self.staged if self.committed_ns else None
 
-    def done(self, finished_ns: int, now_ns: int) -> None:
-        """Note when it was done with what it executed."""
-        self.executing = None
-        self.finished_ns = finished_ns
-        error_ns = now_ns - finished_ns - self.report_ns
-        self.report_ns += error_ns // REPORTS
-        self._report_deviation_ns += (abs(error_ns) - self._report_deviation_ns) // REPORTS
-        self.careful_report_ns = self.report_ns + REPORT_DEVIATIONS * self._report_deviation_ns
+    def done(self, event: BatchDone, now_ns: int) -> None:
+        """Note that it is done with what it executed."""
+        batch, self.executing = self.executing, None
+        self.finished_ns = min(event.finished_ns or now_ns, now_ns)
+        if batch is not None and not event.skipped:
+            self.reporting.observe(now_ns - self.finished_ns + event.answering_ns)
+            if not batch.latest_start_ns:
+                begun_ns = self.finished_ns - event.busy_ns
+                self.starting.observe(max(0, begun_ns - batch.started_ns))
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
         """Note that `batch` runs from now on, and about how long."""
@@ -151,7 +172,7 @@ class Workers:
         That is if what runs takes no longer than it might.
         """
         starts_ns = [
-            worker.report_ns
+            worker.reporting.usual_ns
             + (
                 max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
                 if worker.executing
