@@ -9,7 +9,7 @@ import re
 from collections import deque
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, field
 
 from appliance.admission.catalog import Catalog, Served
 from appliance.dispatch.memory import Memory

@@ -91,23 +91,28 @@ class Assignment:
         for worker in self.workers:
             if worker.executing is None or worker.committed:
                 continue
-            if worker.staged is not None:
-                if is_news:
-                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
-            elif self.queue.room.lines:
-                lead_ns = min(worker.free_ns, _commit_ns(worker)) - STAGE_LEAD_NS
-                if now_ns < lead_ns:
-                    self._look_at(lead_ns)
-                else:
-                    choice = self._choose(worker, max(now_ns, worker.free_ns))
-                    if choice is not None:
-                        self._stage(worker, choice, now_ns)
+            if worker.staged is None:
+                self._stage_best(worker, now_ns)
+            elif is_news:
+                self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
             if worker.staged is not None and not worker.committed:
                 if self._may_commit(worker, now_ns):
                     self._commit(worker, worker.staged, now_ns)
                     self.queue.effects.append(Go(worker.staged))
                 elif now_ns < _commit_ns(worker):
                     self._look_at(_commit_ns(worker))
+
+    def _stage_best(self, worker: Worker, now_ns: int) -> None:
+        """Stage the best batch for a busy worker, when it is time to."""
+        if not self.queue.room.lines:
+            return
+        lead_ns = min(worker.free_ns, _commit_ns(worker)) - STAGE_LEAD_NS
+        if now_ns < lead_ns:
+            self._look_at(lead_ns)
+            return
+        choice = self._choose(worker, max(now_ns, worker.free_ns))
+        if choice is not None:
+            self._stage(worker, choice, now_ns)
 
     def _stage(self, worker: Worker, choice: Choice, now_ns: int) -> None:
         """Send a busy worker its next batch."""
@@ -127,13 +132,12 @@ class Assignment:
             (request.deadline_ns for request in batch.requests if request.firm), default=0
         )
         if batch.latest_start_ns:
-            batch.latest_start_ns -= batch.expected_ns + worker.reporting.usual_ns
-
+            batch.latest_start_ns -= batch.expected_ns + worker.reporting.careful_ns
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
         batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
-        finish_ns = now_ns + batch.expected_ns + worker.reporting.usual_ns
+        finish_ns = now_ns + batch.expected_ns + worker.delay_ns
         if any(
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
         ) or not self._may_run(batch.lane, batch.requests, worker):
@@ -215,9 +219,7 @@ class Assignment:
             return None
         contenders = self._contenders(worker, start_ns)
         # What counts is when answers leave: what would be done at once is reported by then.
-        start_ns += worker.reporting.careful_ns
-        if worker.executing is None:
-            start_ns += worker.starting.careful_ns
+        start_ns += worker.delay_ns
         decided = self.strategy.choose(contenders, start_ns) if contenders else None
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)

@@ -2,8 +2,8 @@
 
 Planned time = what is usual for that size x how much slower or faster the engine is by now x a
 quantile of how far batches of that size were off that. What is usual was measured at warm-up, and
-follows what ran since; for sizes that were not measured, and if it is shorter for those larger than
-any that ran lately, it is on a line a + b n fitted to what ran (least squares, older batches forgotten).
+follows what ran since. Sizes that were not measured are on a line a + b n fitted to what ran (least
+squares, older batches forgotten); also those larger than any that ran lately, if that is shorter.
 The second factor, `ratio`, is a moving average that jumps when several batches in a row agree that
 the level is another one, as when a device throttles; single spikes do not move it. The quantile is
 of an HDR histogram.
@@ -269,9 +269,9 @@ class Estimate:
             time_ns = self._expected_ns[size] * self.ratio
             if spread is not None and spread.factor:
                 planned.append(int(time_ns * min(spread.factor, MOST_MARGIN)))
-                careful.append(int(time_ns * spread.careful))
+                careful.append(int(time_ns * min(spread.careful, MOST_MARGIN)))
             else:
                 planned.append(int(time_ns * min(common, MOST_MARGIN)))
-                careful.append(int(time_ns * common_careful))
+                careful.append(int(time_ns * min(common_careful, MOST_MARGIN)))
         self.planned_ns = list(accumulate(planned, max))
         self.careful_ns = list(accumulate(careful, max))

@@ -118,8 +118,8 @@ class Batch:
 
     Attributes:
         expected_ns: How long it is planned to take.
-        latest_start_ns: A worker that comes to it later leaves it alone; 0: it never does.
         switched: That worker ran another model before.
+        latest_start_ns: A worker that comes to it later skips it; 0: it never does.
     """
 
     id: int
@@ -127,9 +127,9 @@ class Batch:
     requests: list[Request]
     worker: WorkerRef
     expected_ns: int
-    latest_start_ns: int = 0
     started_ns: int = 0
     switched: bool = False
+    latest_start_ns: int = 0
 
 
 # ---------------------------------------------------------------------------------- events

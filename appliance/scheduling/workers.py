@@ -78,6 +78,13 @@ class Worker:
         """What starts as soon as `executing` is done, whatever comes."""
         return self.staged if self.committed_ns else None
 
+    @property
+    def delay_ns(self) -> int:
+        """What to add to the time of its next batch, until the answers have left."""
+        if self.executing is not None:
+            return self.reporting.careful_ns
+        return self.starting.careful_ns + self.reporting.careful_ns
+
     def done(self, event: BatchDone, now_ns: int) -> None:
         """Note that it is done with what it executed."""
         batch, self.executing = self.executing, None
@@ -172,7 +179,7 @@ class Workers:
         That is if what runs takes no longer than it might.
         """
         starts_ns = [
-            worker.reporting.usual_ns
+            worker.delay_ns
             + (
                 max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
                 if worker.executing

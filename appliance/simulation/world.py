@@ -1,8 +1,8 @@
 """The world around a scheduler: robots observe, workers execute, a timer wakes it up.
 
 A discrete-event loop over virtual nanoseconds. Effects are performed as the dispatcher does:
-a worker executes one batch and may hold one staged one beside it, which waits for Go or Revoke; told
-to go, it is started as soon as the other one is done, or skipped if that is too late.
+a worker executes one batch and may hold one staged one beside it, which waits for Go or Revoke.
+Told to go, it is started as soon as the other one is done, or skipped if that is too late.
 Whoever breaks that protocol, or answers a request twice, fails at once. Robots observe until the
 horizon; what is asked by then is still served.
 """
@@ -307,7 +307,8 @@ class _World:
     def _take_staged(self, batch: Batch) -> _Worker:
         worker = self._workers[batch.worker.slot]
         if worker.staged is not batch or worker.goes:
-            raise LocalProtocolError(f"batch {batch.id} does not wait on {batch.worker.slot}")
+            where = batch.worker.slot
+            raise LocalProtocolError(f"batch {batch.id} is not staged on {where}, or is to start")
         worker.staged = None
         return worker
 

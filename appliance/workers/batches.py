@@ -1,8 +1,8 @@
 """The batches one generation of a worker holds: staged, then executing. PURE.
 
 The worker owes one Done for each batch it was told to execute, also if it skips it because it is
-too late. It executes them in the order it was told, so the first one's time runs from when it was told or from the Done before, whichever
-came later.
+too late. It executes them in the order it was told, so the first one's time runs from when it was
+told or from the Done before, whichever came later.
 """
 
 from __future__ import annotations

@@ -76,4 +76,4 @@ def test_times_are_never_negative() -> None:
     message.execute_started_ns = 10
     message.finished_ns = 5
     result = BatchResult.of(message)
-    assert (result.batch_us, result.execute_us) == (0, 0)
+    assert (result.batch_us, result.execute_us) == (3, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_results_are_those_of_the_model(tmp_path: Path, start: Start) -> None:
         done = worker.run("policy", *named(x[:count]))
         (direct,) = session.run(None, {"x": x[:count]})
         assert_array_equal(worker.output(done, "y", count), direct)
-        assert 0 < done.gather_ns
+        assert done.gather_ns > 0
         assert done.execute_started_ns <= done.finished_ns
     assert worker.ledger("policy") == (12, 12, 0)
 
@@ -91,6 +92,28 @@ def test_a_revoked_batch_never_runs(tmp_path: Path, start: Start) -> None:
     worker.go(revoked)  # the core has lost track: the worker gives up rather than guess
     with pytest.raises(EOFError, match="gone: 1"):
         worker.receive()
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_batch_that_is_too_late_to_start_is_skipped(
+    tmp_path: Path, start: Start, *, staged: bool
+) -> None:
+    add_echo(tmp_path)
+    worker = start(tmp_path)
+    feeds = [[worker.feed(row)] for row in rows(1, 2)]
+    now_ns = time.monotonic_ns()
+    if staged:
+        late = worker.stage("echo", feeds, go=False)
+        worker.go(late, latest_start_ns=now_ns - 1)
+    else:
+        late = worker.stage("echo", feeds, latest_start_ns=now_ns - 1)
+    done = worker.done()
+    assert (done.batch_id, done.skipped, len(done.outputs)) == (late, True, 0)
+    assert worker.ledger("echo") == (0, 0, 0)
+    in_time = worker.stage("echo", feeds, latest_start_ns=now_ns + 3600 * 10**9)
+    done = worker.done()
+    assert (done.batch_id, done.skipped) == (in_time, False)
+    assert_array_equal(worker.output(done, "y", 2), rows(1, 2))
 
 
 def test_a_bad_row_fails_alone(tmp_path: Path, start: Start) -> None:

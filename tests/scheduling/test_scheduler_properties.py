@@ -16,6 +16,7 @@ from support.traces import random_trace
 from appliance.errors import Outcome
 from appliance.scheduling.assignment import STAGE_LEAD_NS
 from appliance.scheduling.events import Arrived, BatchDone, Request, Withdrawn
+from appliance.scheduling.outlook import AHEAD_NS
 
 traces = st.builds(random_trace, st.integers(0, 1 << 32), st.integers(1, 40), faults=st.booleans())
 
@@ -179,14 +180,24 @@ def runnable(waiting: Waiting, turn: Turn, worker: WorkerView) -> bool:
     )
 
 
+def may_expect_tier_0(turn: Turn, worker: WorkerView) -> bool:
+    """Is there anybody whom it may mind, and does it look again soon?"""
+    wakeup_ns = turn.decision.next_wakeup_ns
+    looks = wakeup_ns is not None and wakeup_ns <= turn.now_ns + AHEAD_NS
+    waiting = {each.lane.model for each in turn.waiting if each.request.tier == 0}
+    return looks and not (turn.expected | waiting).isdisjoint(worker.models)
+
+
 def no_worker_is_idle_while_it_could_run_something(record: Record) -> None:
     for turn in record.turns:
         for worker in turn.workers:
             if worker.executing is None:
                 assert worker.staged is None
-                assert not any(runnable(waiting, turn, worker) for waiting in turn.waiting)
+                if any(runnable(waiting, turn, worker) for waiting in turn.waiting):
+                    assert may_expect_tier_0(turn, worker)
                 assert not any(
                     other.staged
+                    and not other.goes
                     and other.staged.lane.model in worker.models
                     and not any(request.deaths for request in other.staged.requests)
                     for other in turn.workers
@@ -202,6 +213,8 @@ def it_wakes_up_for_all_that_is_due(record: Record) -> None:
             lead_ns = worker.free_ns - STAGE_LEAD_NS
             busy = worker.executing is not None and worker.staged is None
             if busy and any(runnable(w, turn, worker) and not w.request.firm for w in turn.waiting):
+                if may_expect_tier_0(turn, worker):
+                    continue
                 assert lead_ns > turn.now_ns, "it should have been staged"
                 due.append(lead_ns)
         if due:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -480,6 +481,34 @@ def test_an_idle_worker_takes_over_what_is_staged_behind_a_busy_one() -> None:
     last = record.starts[-1]
     assert (last.now_ns, last.batch.worker.slot) == (9.5 * MS, "cpu-1")
     assert effects(record, Revoke) == [(9.5 * MS, ["robot"])]
+
+
+def test_a_worker_goes_on_by_itself_where_it_takes_time_to_hear_from_it() -> None:
+    waiting = [ask(f"robot {n}", budget=5000) for n in range(60)]
+    record = run(BUSY, *waiting, report_ns=400_000)
+    begun_ns = [start.now_ns for start in record.starts]
+    took_ns = [after - before for before, after in pairwise(begun_ns)]
+    assert took_ns[0] == 10 * MS + 400_000
+    assert set(took_ns[-20:]) == {10 * MS}
+    assert effects(record, Revoke) == []
+
+
+def test_a_firm_request_is_skipped_by_a_worker_that_comes_to_it_too_late() -> None:
+    before = [ask(f"robot {n}", budget=5000) for n in range(20)]
+    asks = (*before, ask("busy", at=300), ask("firm", at=301, budget=22, firm=True))
+    world = simulation(Trace(models=(ONE,), asks=asks, report_ns=400_000))
+    world.run(until_ns=round(309.9 * MS))
+    worker = world.scheduler._workers.find(WorkerRef("cpu-0", 1))
+    running, batch = worker.executing, worker.committed
+    assert [request.session for request in batch.requests] == ["firm"]
+    assert batch.latest_start_ns <= batch.requests[0].deadline_ns - batch.expected_ns
+    late_ns = batch.latest_start_ns + MS
+    done = BatchDone(worker.ref, running.id, late_ns - running.started_ns, finished_ns=late_ns)
+    skipped = BatchDone(worker.ref, batch.id, 0, finished_ns=late_ns, skipped=True)
+    decision = world.scheduler.handle([done, skipped], late_ns + 400_000)
+    answers = [each for each in decision.effects if isinstance(each, Answer)]
+    outcome = {each.request.session: each.outcome for each in answers}
+    assert outcome == {"busy": Outcome.OK, "firm": Outcome.INFEASIBLE}
 
 
 # ----------------------------------------------------------------------------------- when it fails

@@ -57,8 +57,8 @@ class Pool:
     def stage(self, worker: WorkerRef, message: worker_pb2.Stage) -> None:
         self.told.append(message)
 
-    def go(self, worker: WorkerRef, batch_id: int) -> None:
-        self.told.append(worker_pb2.Go(batch_id=batch_id))
+    def go(self, worker: WorkerRef, batch_id: int, latest_start_ns: int) -> None:
+        self.told.append(worker_pb2.Go(batch_id=batch_id, latest_start_ns=latest_start_ns))
 
     def revoke(self, worker: WorkerRef, batch_id: int) -> None:
         self.told.append(worker_pb2.Revoke(batch_id=batch_id))
@@ -256,6 +256,13 @@ class Core:
             if isinstance(message, worker_pb2.Go) or getattr(message, "go", False):
                 return self._staged.pop(message.batch_id)
         return None
+
+    def skip(self) -> None:
+        """Let the worker come too late to what it was told to execute."""
+        stage = self._next()
+        assert stage is not None
+        done = worker_pb2.Done(batch_id=stage.batch_id, finished_ns=self.now_ns, skipped=True)
+        self.dispatcher.on_pool_event(BatchFinished(WORKER, done))
 
     # -------------------------------------------------------------------------------- asking
 

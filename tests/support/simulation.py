@@ -100,7 +100,10 @@ class Withdrawal:
 
 @frozen(kw_only=True)
 class Trace:
-    """Everything that will happen, as far as it is not the scheduler's to decide."""
+    """Everything that will happen, as far as it is not the scheduler's to decide.
+
+    `report_ns` is how long the core takes to hear that a batch is done.
+    """
 
     models: tuple[Model, ...] = (Model(name="policy"),)
     slots: tuple[tuple[str, tuple[str, ...]], ...] = (("cpu-0", ("policy",)),)
@@ -113,6 +116,7 @@ class Trace:
     noise: float = 0.0
     timer_lateness_ns: int = 0
     restart_ns: int = 20 * MS
+    report_ns: int = 0
 
 
 @frozen
@@ -139,29 +143,49 @@ class Start:
 
 @define(eq=False)
 class SimulatedWorker:
-    """One life of a worker process."""
+    """One life of a worker process.
+
+    `running` is what it runs; `executing` what it runs as far as the core has heard, and `ahead`
+    what it began, or skipped, after that. `goes`: `staged` is to start when it is done.
+    """
 
     ref: WorkerRef
     models: dict[ModelRef, Model]
+    running: Batch | None = None
     executing: Batch | None = None
+    ahead: Batch | None = None
     staged: Batch | None = None
-    executing_free_ns: int = 0
+    goes: bool = False
+    free_ns: dict[int, int] = field(factory=dict)
 
 
 @frozen
 class WorkerView:
-    """A worker after a turn."""
+    """A worker after a turn, as far as the core has heard. `goes`: `staged` is to start next."""
 
     ref: WorkerRef
     models: dict[ModelRef, Model]
     executing: Batch | None
     staged: Batch | None
+    goes: bool
     free_ns: int
+
+    @classmethod
+    def of(cls, worker: SimulatedWorker) -> WorkerView:
+        """Return how a worker is now."""
+        executing, staged, goes = worker.executing, worker.staged, worker.goes
+        if worker.ahead is not None:
+            staged, goes = worker.ahead, True
+        free_ns = worker.free_ns.get(executing.id, 0) if executing else 0
+        return cls(worker.ref, worker.models, executing, staged, goes, free_ns)
 
 
 @frozen
 class Turn:
-    """One call of `handle`, and how things stood after it."""
+    """One call of `handle`, and how things stood after it.
+
+    `expected` are the models of which the scheduler expects somebody of tier 0.
+    """
 
     now_ns: int
     events: tuple[Event, ...]
@@ -170,6 +194,7 @@ class Turn:
     waiting: tuple[Waiting, ...]
     workers: tuple[WorkerView, ...]
     planned_ns: dict[ModelRef, int]
+    expected: frozenset[ModelRef]
 
     @property
     def answers(self) -> list[Answer]:
@@ -314,13 +339,13 @@ class Simulation:
     def _turn(self, now_ns: int) -> Turn:
         assert now_ns >= self.now_ns
         self.now_ns = now_ns
+        self._starts = []
         events: list[Event] = []
         while self._agenda and self._agenda[0][0] <= now_ns:
             event = heapq.heappop(self._agenda)[2]()
             if event is not None:
                 self._note(event)
                 events.append(event)
-        self._starts = []
         decision = self.scheduler.handle(events, now_ns)
         for effect in decision.effects:
             self._perform(effect)
@@ -330,11 +355,13 @@ class Simulation:
             decision,
             tuple(self._starts),
             tuple(Waiting(r, r.lane, r.deaths) for r in self._waiting.values()),
-            tuple(
-                WorkerView(w.ref, w.models, w.executing, w.staged, w.executing_free_ns)
-                for w in self._workers.values()
-            ),
+            tuple(WorkerView.of(worker) for worker in self._workers.values()),
             {m.ref: self.scheduler.planned_ns(m.ref, 1) for m in self.trace.models},
+            frozenset(
+                model
+                for model, forecast in self.scheduler._queue.streams.forecasts.items()
+                if forecast.arrivals
+            ),
         )
         self.record.turns.append(turn)
         return turn
@@ -360,7 +387,7 @@ class Simulation:
         if worker is None:
             return None
         self.at(self.now_ns + back_after_ns, lambda: self._up(slot))
-        for batch in (worker.executing, worker.staged):
+        for batch in (worker.executing, worker.ahead, worker.staged):
             self._return(batch.requests if batch else [])
         return WorkerLost(worker.ref)
 
@@ -385,11 +412,13 @@ class Simulation:
         elif isinstance(effect, Go):
             worker = self._worker(effect.batch)
             assert worker.staged is effect.batch, "Go for a batch that is not staged"
-            worker.staged = None
-            self._start(worker, effect.batch, staged=True)
+            assert not worker.goes, "Go for a second time"
+            worker.goes = True
+            self._go_on(worker)
         elif isinstance(effect, Revoke):
             worker = self._worker(effect.batch)
             assert worker.staged is effect.batch, "Revoke of a batch that is not staged"
+            assert not worker.goes, "Revoke of a batch that was told to go"
             worker.staged = None
             self._return(effect.batch.requests)
 
@@ -403,14 +432,28 @@ class Simulation:
         assert worker.staged is None, "a second batch staged"
         for request in batch.requests:
             assert self._waiting.pop(request.id, None) is request, "staged what does not wait"
-        if go:
-            self._start(worker, batch, staged=False)
+        assert go or worker.executing is not None, "staged on an idle worker without go"
+        worker.staged, worker.goes = batch, go
+        self._go_on(worker, staged=False)
+
+    def _go_on(self, worker: SimulatedWorker, *, staged: bool = True) -> None:
+        """Let a worker that has nothing to do begin what it was told to."""
+        batch = worker.staged
+        if worker.running is not None or batch is None or not worker.goes:
+            return
+        worker.staged, worker.goes = None, False
+        worker.free_ns[batch.id] = self.now_ns + batch.expected_ns
+        if worker.executing is None:
+            worker.executing = batch
         else:
-            assert worker.executing is not None, "staged on an idle worker without go"
-            worker.staged = batch
+            worker.ahead = batch
+        if 0 < batch.latest_start_ns < self.now_ns:
+            worker.running = batch
+            self.at(self.now_ns, lambda: self._skip(worker, batch))
+        else:
+            self._start(worker, batch, staged=staged)
 
     def _start(self, worker: SimulatedWorker, batch: Batch, *, staged: bool) -> None:
-        assert worker.executing is None, "a second batch started"
         model = batch.lane.model
         self._starts.append(
             Start(
@@ -423,10 +466,9 @@ class Simulation:
                 staged,
             )
         )
-        worker.executing = batch
+        worker.running = batch
         noise = 1 + self.trace.noise * (2 * self._random.random() - 1)
         busy_ns = round(worker.models[model].time_ns(len(batch.requests)) * noise)
-        worker.executing_free_ns = self.now_ns + batch.expected_ns
         faults = [self._faults[request.id] for request in batch.requests]
         if "kills" in faults:
             slot, ref = worker.ref
@@ -444,16 +486,42 @@ class Simulation:
     ) -> BatchDone | None:
         if self._workers.get(worker.ref.slot) is not worker:
             return None  # it died meanwhile
-        worker.executing = None
-        if "raises" in faults:
-            self._return(batch.requests)
-            return BatchDone(worker.ref, batch.id, busy_ns, error="ValueError: no")
         failed = {
             row: (Outcome.INVALID, "truncated")
             for row, fault in enumerate(faults)
             if fault == "bad row"
         }
-        return BatchDone(worker.ref, batch.id, busy_ns, failed)
+        error = "ValueError: no" if "raises" in faults else ""
+        event = BatchDone(worker.ref, batch.id, busy_ns, failed, error, self.now_ns)
+        return self._finish(worker, batch, event, returned=bool(error))
+
+    def _skip(self, worker: SimulatedWorker, batch: Batch) -> BatchDone | None:
+        event = BatchDone(worker.ref, batch.id, 0, finished_ns=self.now_ns, skipped=True)
+        return self._finish(worker, batch, event, returned=True)
+
+    def _finish(
+        self, worker: SimulatedWorker, batch: Batch, event: BatchDone, *, returned: bool
+    ) -> BatchDone | None:
+        """Let a worker go on, and the core hear of what it has done."""
+        worker.running = None
+        self._go_on(worker)
+        if not self.trace.report_ns:
+            return self._hear(worker, batch, event, returned=returned)
+        self.at(
+            self.now_ns + self.trace.report_ns,
+            lambda: self._hear(worker, batch, event, returned=returned),
+        )
+        return None
+
+    def _hear(
+        self, worker: SimulatedWorker, batch: Batch, event: BatchDone, *, returned: bool
+    ) -> BatchDone | None:
+        if self._workers.get(worker.ref.slot) is not worker:
+            return None  # it died meanwhile
+        worker.executing, worker.ahead = worker.ahead, None
+        if returned:
+            self._return(batch.requests)
+        return event
 
 
 def simulation(

@@ -44,6 +44,7 @@ def random_trace(seed: int, size: int, *, faults: bool) -> Trace:
         max_retries=chance.choice((0, 1)),
         noise=chance.choice((0.0, 0.3)),
         timer_lateness_ns=chance.choice((0, 300_000)),
+        report_ns=chance.choice((0, 400_000, 3_000_000)),
     )
 
 

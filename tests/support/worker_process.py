@@ -186,6 +186,7 @@ class WorkerProcess:
         rows: list[worker_pb2.Row] | list[list[worker_pb2.Feed]],
         *,
         go: bool = True,
+        latest_start_ns: int = 0,
         output_bytes: int | None = None,
     ) -> int:
         """Send a batch; return its id."""
@@ -202,12 +203,14 @@ class WorkerProcess:
             output_offset=self.allocate(output_bytes).offset,
             output_bytes=output_bytes,
             go=go,
+            latest_start_ns=latest_start_ns,
         )
         self.send(worker_pb2.ToWorker(stage=stage))
         return self._batch
 
-    def go(self, batch_id: int) -> None:
-        self.send(worker_pb2.ToWorker(go=worker_pb2.Go(batch_id=batch_id)))
+    def go(self, batch_id: int, latest_start_ns: int = 0) -> None:
+        go = worker_pb2.Go(batch_id=batch_id, latest_start_ns=latest_start_ns)
+        self.send(worker_pb2.ToWorker(go=go))
 
     def revoke(self, batch_id: int) -> None:
         self.send(worker_pb2.ToWorker(revoke=worker_pb2.Revoke(batch_id=batch_id)))

@@ -248,6 +248,20 @@ def test_outputs_that_just_fit(changes: dict[str, Any]) -> None:
     assert conversation.received(done(1, outputs=[output(**changes)]), 0)
 
 
+def test_a_batch_is_skipped_only_where_it_may_be() -> None:
+    conversation = up()
+    late = stage(1)
+    late.latest_start_ns = 5
+    conversation.stage(late, 0)
+    (event,) = conversation.received(done(1, skipped=True), 10)
+    assert isinstance(event, BatchFinished)
+    assert event.done.skipped
+    assert conversation.batches.busy_since_ns is None
+    conversation.stage(stage(2), 20)
+    with pytest.raises(PeerProtocolError, match="batch 2 was not to be skipped"):
+        conversation.received(done(2, skipped=True), 30)
+
+
 def test_a_row_that_failed_must_be_in_the_batch() -> None:
     conversation = up()
     conversation.stage(stage(1), 0)
@@ -320,7 +334,7 @@ class BatchesMachine(RuleBasedStateMachine):
         if revoke:
             self.conversation.revoke(batch_id)
         else:
-            self.conversation.go(batch_id, self.now)
+            self.conversation.go(batch_id, 0, self.now)
             self.running.append(batch_id)
 
     @precondition(lambda self: self.running)
@@ -343,7 +357,7 @@ class BatchesMachine(RuleBasedStateMachine):
                 self.conversation.stage(stage(batch_id), self.now)
         for batch_id in {self.count + 1, *self.running}:
             with pytest.raises(LocalProtocolError):
-                self.conversation.go(batch_id, self.now)
+                self.conversation.go(batch_id, 0, self.now)
             with pytest.raises(LocalProtocolError):
                 self.conversation.revoke(batch_id)
 

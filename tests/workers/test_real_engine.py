@@ -116,7 +116,7 @@ async def test_onnx_and_python_models_answer(tmp_path: Path) -> None:
         x = np.arange(12, dtype=np.float32).reshape(3, 4)
         done, (y,) = await run(home, worker, x)
         assert np.array_equal(y, x)
-        assert 0 < done.gather_ns
+        assert done.gather_ns > 0
         assert done.execute_started_ns <= done.finished_ns
         x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)
         _, (y,) = await run(home, worker, x, model=1)
