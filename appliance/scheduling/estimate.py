@@ -35,7 +35,7 @@ QUANTILE, CAREFUL_QUANTILE = 85.0, 95.0
 DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 """Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
 
-MOST_MARGIN = 1.06
+MOST_MARGIN = 1.05
 """Times that vary more are planned shorter than that quantile: a few answers will be late, but more
 would have been refused."""
 
@@ -267,11 +267,10 @@ class Estimate:
         for size in range(1, self.largest + 1):
             spread = self._spreads.get(size)
             time_ns = self._expected_ns[size] * self.ratio
+            factors = (common, common_careful)
             if spread is not None and spread.factor:
-                planned.append(int(time_ns * min(spread.factor, MOST_MARGIN)))
-                careful.append(int(time_ns * min(spread.careful, MOST_MARGIN)))
-            else:
-                planned.append(int(time_ns * min(common, MOST_MARGIN)))
-                careful.append(int(time_ns * min(common_careful, MOST_MARGIN)))
+                factors = (spread.factor, spread.careful)
+            planned.append(int(time_ns * min(factors[0], MOST_MARGIN)))
+            careful.append(int(time_ns * min(factors[1], MOST_MARGIN)))
         self.planned_ns = list(accumulate(planned, max))
         self.careful_ns = list(accumulate(careful, max))

@@ -18,6 +18,7 @@ from appliance.scheduling.estimate import (
     DEVIATIONS,
     ENOUGH,
     GAIN,
+    MOST_MARGIN,
     REFRESH,
     SPIKE,
     Estimate,
@@ -135,21 +136,23 @@ def test_it_learns_how_long_batches_really_take(factor: float) -> None:
 
 
 def test_what_varies_is_planned_with_a_wider_margin() -> None:
-    steady, varying = (Estimate.from_times({1: 10 * MS}, 1) for _ in range(2))
+    steady, varying, wild = (Estimate.from_times({1: 10 * MS}, 1) for _ in range(3))
     for turn in range(300):
         steady.observe(1, 10 * MS)
-        varying.observe(1, (8 if turn % 2 else 12) * MS)
+        varying.observe(1, round((9.7 if turn % 2 else 10.3) * MS))
+        wild.observe(1, (8 if turn % 2 else 12) * MS)
     assert steady.of(1) < 10.1 * MS
-    assert 12 * MS < varying.careful_ns[1] < 15 * MS
+    assert 10.3 * MS <= varying.careful_ns[1] < 10.5 * MS
+    assert wild.careful_ns[1] == pytest.approx(10 * MS * MOST_MARGIN, rel=0.03)
 
 
 def test_its_quantiles_are_those_of_what_ran() -> None:
     random = Random(2)
     estimate = Estimate.from_times({8: line_ns(8)}, 8)
     for _ in range(ENOUGH + 10 * REFRESH):
-        estimate.observe(8, noisy_ns(8, random, sigma=0.08))
-    took_ns = [noisy_ns(8, random, sigma=0.08) for _ in range(2000)]
-    for quantile_ns, share in ((estimate.planned_ns[8], 0.75), (estimate.careful_ns[8], 0.93)):
+        estimate.observe(8, noisy_ns(8, random, sigma=0.02))
+    took_ns = [noisy_ns(8, random, sigma=0.02) for _ in range(2000)]
+    for quantile_ns, share in ((estimate.planned_ns[8], 0.85), (estimate.careful_ns[8], 0.95)):
         assert sum(time <= quantile_ns for time in took_ns) / 2000 == pytest.approx(share, abs=0.06)
 
 
