@@ -17,11 +17,13 @@ class Deadline:
     Attributes:
         firm: Refused rather than late.
         dry: The robot has no actions left, or will have none before any answer could come.
+        runs_out: It is when the robot has none left.
     """
 
     deadline_ns: int
     firm: bool
     dry: bool
+    runs_out: bool = False
 
 
 def deadline_of(
@@ -60,4 +62,4 @@ def deadline_of(
     lateness = observation.lateness
     wants_firm = lateness is _FIRM or (lateness is _DEFAULT and policy.lateness == "firm")
     firm = wants_firm and not dry and left_ns >= planned_ns
-    return Deadline(arrived_ns + left_ns, firm, dry)
+    return Deadline(arrived_ns + left_ns, firm, dry, budget_us == run_out_us)

@@ -159,6 +159,7 @@ class Intake:
             keep_latest=admitted.keep_latest,
             firm=deadline.firm,
             dry=deadline.dry,
+            runs_out=deadline.runs_out,
             tier=admitted.policy.tier,
             priority=admitted.priority,
             order_key=ticket.state_key,

@@ -88,15 +88,16 @@ class Assignment:
 
     def _stage_ahead(self, now_ns: int, *, is_news: bool) -> None:
         """Give busy workers their next batch shortly before they need it."""
-        for worker in self.workers:
-            if worker.executing is None or worker.committed:
-                continue
+        busy = [each for each in self.workers if each.executing and not each.committed]
+        if is_news:
+            for worker in busy:
+                if worker.staged is not None:
+                    self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
+        for worker in busy:
             if worker.staged is None:
                 self._stage_best(worker, now_ns)
-            elif is_news:
-                self._choose_again(worker, worker.staged, max(now_ns, worker.free_ns), now_ns)
             if worker.staged is not None and not worker.committed:
-                if self._may_commit(worker, now_ns):
+                if self._may_commit(worker, worker.staged, now_ns):
                     self._commit(worker, worker.staged, now_ns)
                     self.queue.effects.append(Go(worker.staged))
                 elif now_ns < _commit_ns(worker):
@@ -117,14 +118,18 @@ class Assignment:
     def _stage(self, worker: Worker, choice: Choice, now_ns: int) -> None:
         """Send a busy worker its next batch."""
         batch = worker.staged = self._take(worker, choice)
-        go = self._may_commit(worker, now_ns)
+        go = self._may_commit(worker, batch, now_ns)
         if go:
             self._commit(worker, batch, now_ns)
         self.queue.effects.append(Stage(batch, go=go))
 
-    def _may_commit(self, worker: Worker, now_ns: int) -> bool:
-        """Return whether it is time to; of a worker that should be done by now nobody knows."""
-        return _commit_ns(worker) <= now_ns < worker.free_ns
+    def _may_commit(self, worker: Worker, batch: Batch, now_ns: int) -> bool:
+        """Return whether it is time to; of a worker that should be done by now nobody knows.
+
+        A row that killed a worker is not committed: this may be the last one when it is done.
+        """
+        risky = batch.lane.isolation and any(request.deaths for request in batch.requests)
+        return not risky and _commit_ns(worker) <= now_ns < worker.free_ns
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.committed_ns = now_ns

@@ -67,6 +67,8 @@ class Request:
         firm: Refused rather than late.
         dry: The robot has run out of actions: first of its tier, once in a round (see `turns`),
             and never refused for lateness.
+        runs_out: Its deadline is when the robot runs out of actions: if that cannot be met any
+            more, it is as good as dry, and not refused.
         tier: From configuration only; 0 is most important.
         priority: Rank within the tier, lower first.
         order_key: Requests with the same key run one at a time, in arrival order.
@@ -95,6 +97,7 @@ class Request:
     keep_latest: bool = True
     firm: bool = False
     dry: bool = False
+    runs_out: bool = False
     tier: int = 1
     priority: int = 1
     order_key: Hashable | None = None

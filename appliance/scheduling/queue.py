@@ -112,6 +112,9 @@ class Queue:
             request.firm = False
             return False
         self._lost(request)
+        if request.runs_out and not request.background:
+            request.firm, request.dry = False, True
+            return False
         self.answer(request, Outcome.INFEASIBLE, "no answer could be in time")
         return True
 
@@ -235,8 +238,7 @@ class Queue:
                 waited_ms = (now_ns - request.arrived_ns) / 1e6
                 self.discard(request, Outcome.EXPIRED, f"waited {waited_ms:.0f} ms")
             elif self._due_ns(request) <= now_ns:
-                self._lost(request)
-                self.discard(request, Outcome.INFEASIBLE, HOPELESS)
+                self._hopeless(request)
             else:
                 self._watch(request)
 
@@ -253,8 +255,16 @@ class Queue:
                 if not hopeless:
                     break
                 for request in hopeless:
-                    self._lost(request)
-                    self.discard(request, Outcome.INFEASIBLE, HOPELESS)
+                    self._hopeless(request)
+
+    def _hopeless(self, request: Request) -> None:
+        """End a firm request that cannot be in time any more, or serve its robot that runs dry."""
+        self._lost(request)
+        if request.runs_out and not request.background:
+            self.room.run_dry(request)
+            self._watch(request)
+        else:
+            self.discard(request, Outcome.INFEASIBLE, HOPELESS)
 
     def _watch(self, request: Request) -> None:
         self._due.add(request, self._due_ns(request))

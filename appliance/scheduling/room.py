@@ -287,6 +287,17 @@ class WaitingRoom:
             self._quit(request)
             session.yielding.pop(request.id, None)
 
+    def run_dry(self, request: Request) -> None:
+        """Let a request that waits go on as that of a robot without actions."""
+        assert request.mailbox is not None, "it does not wait"
+        session = request.mailbox.session
+        if request.rank is not UNRANKED:
+            self._quit(request)
+        session.turns.leave(session)
+        request.firm, request.dry = False, True
+        if request.rank is not UNRANKED:
+            self._line_up(request)
+
     def end(self, request: Request) -> None:
         """Note that `request`, which waits no more, ended: others may come in its place."""
         if request.dry:

@@ -102,6 +102,7 @@ class ChunkedRobot:
             tier=self.kind.tier,
             firm=self.kind.firm and budget_ns - travel_ns >= self.least_ns,
             dry=dry,
+            runs_out=budget_ns == left_ns,
             period_ns=self.kind.period_ns if self.kind.declares_period else 0,
             counted=self.kind.counted,
         )

@@ -27,6 +27,7 @@ class Arrival:
         client: Who asks.
         period_ns: What it declares; 0: nothing.
         dry: Its robot has no actions, or will have none before any answer could come.
+        runs_out: Its deadline is when its robot has none left.
         counted: Whether the score looks at it.
     """
 
@@ -39,6 +40,7 @@ class Arrival:
     priority: int = 1
     firm: bool = True
     dry: bool = False
+    runs_out: bool = False
     keep_latest: bool = True
     period_ns: int = 0
     counted: bool = True

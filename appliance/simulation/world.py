@@ -243,6 +243,7 @@ class _World:
                 keep_latest=arrival.keep_latest,
                 firm=arrival.firm,
                 dry=arrival.dry,
+                runs_out=arrival.runs_out,
                 tier=arrival.tier,
                 priority=arrival.priority,
             )

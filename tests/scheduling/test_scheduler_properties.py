@@ -169,7 +169,7 @@ def runnable(waiting: Waiting, turn: Turn, worker: WorkerView) -> bool:
     request, model = waiting.request, waiting.lane.model
     if model not in worker.models:
         return False
-    if request.firm and turn.now_ns + turn.planned_ns[model] > request.deadline_ns:
+    if waiting.firm and turn.now_ns + turn.planned_ns[model] > request.deadline_ns:
         return False
     if waiting.deaths and sum(model in other.models for other in turn.workers) < 2:
         return False
@@ -208,11 +208,11 @@ def it_wakes_up_for_all_that_is_due(record: Record) -> None:
     for turn in record.turns:
         wakeup_ns = turn.decision.next_wakeup_ns
         due = [waiting.request.expires_ns for waiting in turn.waiting]
-        due += [w.request.deadline_ns + 1 for w in turn.waiting if w.request.firm]
+        due += [w.request.deadline_ns + 1 for w in turn.waiting if w.firm]
         for worker in turn.workers:
             lead_ns = worker.free_ns - STAGE_LEAD_NS
             busy = worker.executing is not None and worker.staged is None
-            if busy and any(runnable(w, turn, worker) and not w.request.firm for w in turn.waiting):
+            if busy and any(runnable(w, turn, worker) and not w.firm for w in turn.waiting):
                 if may_expect_tier_0(turn, worker):
                     continue
                 assert lead_ns > turn.now_ns, "it should have been staged"

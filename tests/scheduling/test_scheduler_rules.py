@@ -137,6 +137,22 @@ def test_a_dry_robot_is_never_refused_for_being_late() -> None:
     assert all(answer.late for _, answer in record.answers if answer.request.dry)
 
 
+def test_a_robot_that_will_run_dry_before_it_can_be_answered_is_served_and_not_refused() -> None:
+    hopeless = ask("hopeless", budget=15, firm=True, runs_out=True)
+    record = run(BUSY, hopeless)
+    ((_, _), (at_ns, answer)) = record.answers
+    assert (answer.outcome, answer.late) == (Outcome.OK, True)
+    assert at_ns == 20 * MS
+
+
+def test_a_robot_that_runs_dry_while_it_waits_goes_before_who_can_wait() -> None:
+    waits = ask("waits", budget=21.5, firm=True, runs_out=True)
+    others = [ask(f"robot {n}", budget=900) for n in range(3)]
+    record = run(BUSY, waits, *others, ask("critical", at=2, budget=19, tier=0, firm=True))
+    assert record.served()[:3] == ["busy", "critical", "waits"]
+    assert outcomes(record)["waits"] == [Outcome.OK]
+
+
 def test_a_dry_robot_goes_before_a_firm_request_that_is_lost_by_it() -> None:
     record = run(BUSY, ask("firm", budget=25, firm=True), ask("dry", budget=900, dry=True))
     assert record.served() == ["busy", "dry"]

@@ -73,6 +73,7 @@ class Ask:
     keep_latest: bool = True
     firm: bool = False
     dry: bool = False
+    runs_out: bool = False
     tier: int = 1
     priority: int = 1
     ordered: bool = False
@@ -126,6 +127,7 @@ class Waiting:
     request: Request
     lane: Lane
     deaths: int
+    firm: bool
 
 
 @frozen
@@ -304,6 +306,7 @@ class Simulation:
             keep_latest=ask.keep_latest,
             firm=ask.firm,
             dry=ask.dry,
+            runs_out=ask.runs_out,
             tier=ask.tier,
             priority=ask.priority,
             order_key=(ask.session, ask.model) if ask.ordered else None,
@@ -354,7 +357,7 @@ class Simulation:
             tuple(events),
             decision,
             tuple(self._starts),
-            tuple(Waiting(r, r.lane, r.deaths) for r in self._waiting.values()),
+            tuple(Waiting(r, r.lane, r.deaths, r.firm) for r in self._waiting.values()),
             tuple(WorkerView.of(worker) for worker in self._workers.values()),
             {m.ref: self.scheduler.planned_ns(m.ref, 1) for m in self.trace.models},
             frozenset(

@@ -50,7 +50,7 @@ def random_trace(seed: int, size: int, *, faults: bool) -> Trace:
 
 def _ask(chance: random.Random, span_ms: int, *, faults: bool) -> Ask:
     session = chance.choice(SESSIONS)
-    urgency = chance.choice(("firm", "firm", "soft", "soft", "dry"))
+    urgency = chance.choice(("firm", "firm", "runs out", "soft", "soft", "dry"))
     fault = chance.choice(("", "", "", "", "raises", "kills", "bad row")) if faults else ""
     return Ask(
         at_ns=chance.randint(0, span_ms) * MS,
@@ -60,8 +60,9 @@ def _ask(chance: random.Random, span_ms: int, *, faults: bool) -> Ask:
         ttl_ns=chance.choice((5000, 80, 20)) * MS,
         shape=chance.choice((0, 0, 0, 1)),
         keep_latest=session.startswith("latest") or (session == "both" and chance.random() < 0.5),
-        firm=urgency == "firm",
+        firm=urgency in ("firm", "runs out"),
         dry=urgency == "dry",
+        runs_out=urgency == "runs out",
         tier=chance.choice((0, 1, 1)),
         priority=chance.randint(0, 1),
         ordered=session == "ordered",

@@ -188,6 +188,7 @@ class Recorded:
             priority=policy.priority if observation.priority is None else observation.priority,
             firm=deadline.firm,
             dry=deadline.dry,
+            runs_out=deadline.runs_out,
             keep_latest=keep is Keep.LATEST or (keep is Keep.DEFAULT and policy.keep == "latest"),
             period_ns=(observation.observation_period_us or 0) * MICROSECOND_NS,
         )
