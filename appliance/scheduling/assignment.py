@@ -132,12 +132,13 @@ class Assignment:
         return not risky and _commit_ns(worker) <= now_ns < worker.free_ns
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
-        worker.committed_ns = now_ns
+        worker.committed_ns, batch.committed = now_ns, True
         batch.latest_start_ns = min(
             (request.deadline_ns for request in batch.requests if request.firm), default=0
         )
-        if batch.latest_start_ns:
-            batch.latest_start_ns -= batch.expected_ns + worker.reporting.careful_ns
+        if batch.latest_start_ns:  # there is no time left to be careful when that is over
+            likely_ns = self.workers.estimate(batch.lane.model).likely_ns(len(batch.requests))
+            batch.latest_start_ns -= likely_ns + worker.reporting.usual_ns
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
@@ -295,5 +296,5 @@ class Assignment:
 
 def _commit_ns(worker: Worker) -> int:
     """Return when to commit what is staged; never if nothing is lost by waiting."""
-    round_trip_ns = min(MOST_LEAD_NS, worker.reporting.usual_ns + worker.starting.usual_ns)
+    round_trip_ns = min(MOST_LEAD_NS, worker.reporting.careful_ns + worker.starting.careful_ns)
     return worker.likely_ns - round_trip_ns if round_trip_ns else worker.free_ns

@@ -122,6 +122,7 @@ class Batch:
     Attributes:
         expected_ns: How long it is planned to take.
         switched: That worker ran another model before.
+        committed: Its worker begins it by itself, when it is done with the one before.
         latest_start_ns: A worker that comes to it later skips it; 0: it never does.
     """
 
@@ -132,6 +133,7 @@ class Batch:
     expected_ns: int
     started_ns: int = 0
     switched: bool = False
+    committed: bool = False
     latest_start_ns: int = 0
 
 

@@ -91,15 +91,16 @@ class Worker:
         self.finished_ns = min(event.finished_ns or now_ns, now_ns)
         if batch is not None and not event.skipped:
             self.reporting.observe(now_ns - self.finished_ns + event.answering_ns)
-            if not batch.latest_start_ns:
+            if not batch.committed:
                 begun_ns = self.finished_ns - event.busy_ns
                 self.starting.observe(max(0, begun_ns - batch.started_ns))
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
-        """Note that `batch` runs from now on, and about how long."""
+        """Note that it was told to run `batch` from now on, and about how long that takes."""
         self.executing = batch
-        self.likely_ns = now_ns + likely_ns
-        self.free_ns = now_ns + batch.expected_ns
+        begins_ns = now_ns if batch.committed else now_ns + self.starting.usual_ns
+        self.likely_ns = begins_ns + likely_ns
+        self.free_ns = begins_ns + batch.expected_ns
         self.soonest_ns = now_ns + int(SOONEST * batch.expected_ns)
         batch.switched = self.last not in (None, batch.lane.model)
         self.last = batch.lane.model
