@@ -151,9 +151,15 @@ class Dispatcher:
         decision = self.scheduler.handle(events, now_ns)
         if self.scheduler.fault is not self._fault:
             self._note_fault()
-        answers = [effect for effect in decision.effects if isinstance(effect, Answer)]
-        orders = deque(effect for effect in decision.effects if not isinstance(effect, Answer))
-        self._keep_states(answers)
+        answers: list[Answer] = []
+        orders: deque[Stage | Go | Revoke] = deque()
+        for effect in decision.effects:
+            if isinstance(effect, Answer):
+                answers.append(effect)
+            else:
+                orders.append(effect)
+        if self.endings.memory.states.running:
+            self._keep_states(answers)
         # First, so that workers work while others are answered; unless a batch would write over
         # the outputs that are just being sent.
         while orders and self._has_room(orders[0]):

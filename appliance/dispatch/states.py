@@ -58,6 +58,11 @@ class States:
         state.holds -= 1
         self._free_if_done(state)
 
+    @property
+    def running(self) -> bool:
+        """Whether a request is under way that will leave a state."""
+        return bool(self._running)
+
     def keep(self, key: StateKey, ticket: Ticket) -> None:
         """A request succeeded: what it produced is current, unless its episode is over by now."""
         if self._running.pop(key, None) is not ticket:

@@ -99,8 +99,9 @@ class Spread:
         self.total += 1
         self._count += 1
         if self._count % REFRESH == 0 and self._count >= ENOUGH:
-            self.factor = self._histogram.get_value_at_percentile(QUANTILE) / 1000
-            self.careful = self._histogram.get_value_at_percentile(CAREFUL_QUANTILE) / 1000
+            both = [QUANTILE, CAREFUL_QUANTILE]
+            values = self._histogram.get_percentile_to_value_dict(both)
+            self.factor, self.careful = (values[quantile] / 1000 for quantile in both)
         if self._count >= WINDOW:
             self._histogram = HdrHistogram(1, HIGHEST, 2)
             self._count = 0
