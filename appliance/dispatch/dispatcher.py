@@ -168,15 +168,19 @@ class Dispatcher:
         if answers and answers[-1].batch is not None:
             took_ns = self.clock() - now_ns
             self._answering_ns += (took_ns - self._answering_ns) // ANSWERS
+        self._forget_finished(events, now_ns)
+        while orders:
+            self._perform(orders.popleft())
+        return decision.next_wakeup_ns
+
+    def _forget_finished(self, events: Sequence[Event], now_ns: int) -> None:
+        """Let go of what finished batches, which are answered by now, have held."""
         for event in events:
             if isinstance(event, BatchDone):
                 result = self._results.pop(event.batch_id, None)
                 if result is not None:
                     self.endings.timeline.finished(event, result, now_ns)
                 self.fleet.release(event.worker, event.batch_id)
-        while orders:
-            self._perform(orders.popleft())
-        return decision.next_wakeup_ns
 
     def _note_fault(self) -> None:
         """Tell once that the default has taken over from the strategy that was chosen."""
