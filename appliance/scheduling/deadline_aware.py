@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define
 
-from appliance.scheduling.choice import Choice, Contender, Decided, Wait
+from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Decided, Wait
 from appliance.scheduling.events import ModelRef, Request
 from appliance.scheduling.leads import fill, lead, spare_riders, without_deadline
 from appliance.scheduling.order import lost_in_order
@@ -209,7 +209,9 @@ def _all_in_order(outlook: Outlook, best: Option) -> Option:
 def _loses(outlook: Outlook, option: Option) -> int:
     """Return how many are late if this batch runs and the rest in order of deadlines."""
     one = outlook.contenders[option.index]
+    free_ns = outlook.start_ns + one.times_ns[option.count] + one.switch_ns
     waiting: list[tuple[Contender, Sequence[int]]] = []
+    first_ns, last_ns = FOREVER_NS, free_ns
     for other, window in outlook.pairs:
         if not window.count:
             continue
@@ -221,8 +223,13 @@ def _loses(outlook: Outlook, option: Option) -> int:
             deadlines_ns = deadlines_ns[window.first :]
         if deadlines_ns:
             waiting.append((other, deadlines_ns))
-    free_ns = outlook.start_ns + one.times_ns[option.count] + one.switch_ns
-    return lost_in_order(waiting, one, free_ns) if waiting else 0
+            first_ns = min(first_ns, deadlines_ns[0])
+            full, rest = divmod(len(deadlines_ns), other.most)
+            last_ns += full * other.times_ns[-1] + other.times_ns[rest]
+            last_ns += (full + 1) * other.usual_switch_ns
+    if last_ns <= first_ns:
+        return 0  # whoever is last is done before the first has to be
+    return lost_in_order(waiting, one, free_ns)
 
 
 # ---------------------------------------------------------------------------------------- tier 0

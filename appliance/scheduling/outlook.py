@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from appliance.scheduling.choice import Contender
 from appliance.scheduling.critical import Critical
@@ -23,18 +23,15 @@ class Outlook:
         start_ns: When the worker is free.
         contenders: The lanes.
         windows: The most valuable batch of each that could start then.
+        pairs: Both.
         critical: Those of tier 0.
     """
 
     start_ns: int
     contenders: Sequence[Contender]
     windows: list[Window]
+    pairs: list[tuple[Contender, Window]]
     critical: Critical
-
-    @property
-    def pairs(self) -> Iterable[tuple[Contender, Window]]:
-        """The lanes, each with its window."""
-        return zip(self.contenders, self.windows, strict=True)
 
     def alone_ns(self, one: Contender) -> int:
         """Return when a single request of a lane would be answered."""
@@ -51,17 +48,19 @@ def look(
 ) -> Outlook:
     """Look at the lanes of a worker that is free at `start_ns`."""
     windows: list[Window] = []
+    pairs: list[tuple[Contender, Window]] = []
     for one in contenders:
         timely = one.line.timely
         if timely.times_ns:
             begins_ns = start_ns + one.switch_ns
             values = timely.values if timely.odd else None
-            windows.append(best_window(timely.times_ns, values, one.times_ns, begins_ns))
+            window = best_window(timely.times_ns, values, one.times_ns, begins_ns)
         else:
-            windows.append(NOTHING)
-    return Outlook(
-        start_ns, contenders, windows, _look_for_critical(contenders, forecasts, start_ns)
-    )
+            window = NOTHING
+        windows.append(window)
+        pairs.append((one, window))
+    critical = _look_for_critical(contenders, forecasts, start_ns)
+    return Outlook(start_ns, contenders, windows, pairs, critical)
 
 
 def _look_for_critical(
