@@ -189,8 +189,8 @@ the batch came to for it; both None where that is nothing, or nothing yet. As a 
 class TimelineBatch(TypedDict):
     """One batch. Times are since the start of the appliance; 0: it did not come to that.
 
-    `end` is `running`, `finished`, `revoked` (taken back before it was started) or `lost` (its
-    worker ended). `batch_us` and `execute_us` are durations, and end at `finished_us`.
+    `end` is `running`, `finished`, `revoked` (taken back before it was started, or skipped) or
+    `lost` (its worker ended). `execute_us` ends at `finished_us`; gathering, `batch_us`, is before.
     """
 
     id: int

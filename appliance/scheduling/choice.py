@@ -76,9 +76,11 @@ class Strategy(Protocol):
     """See the module's docstring. Nothing is to be changed by it."""
 
     def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
-        """Return what a worker that is free at `start_ns` should run; None: nothing for it.
+        """Return what a worker should run next; None: nothing for it.
 
         Args:
+            start_ns: When it can begin, and what comes to a batch's own time until its answers
+                have left: they have by `start_ns` and that time.
             contenders: The lanes that have something waiting; at least one.
         """
         ...
