@@ -26,8 +26,8 @@ MOST_LEAD_NS = 1_000_000
 """It is committed as long before the worker will likely be done as it takes to hear of that and to
 answer, but no longer than this before it: what comes later cannot be in it."""
 
-DRY_PAUSE = 3
-"""Times its own duration between two batches in which dry robots go before all others."""
+LEAD_PAUSE = 3
+"""Times its own duration between two batches of those that go before all others."""
 
 
 @define(eq=False)
@@ -267,7 +267,7 @@ class Assignment:
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
-            worker.dry_from_ns,
+            worker.leads_from_ns,
             line.timely.usual * times_ns[most] / most,
         )
 
@@ -283,8 +283,8 @@ class Assignment:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
         expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
-        if choice.for_dry:
-            worker.dry_from_ns = worker.free_ns + DRY_PAUSE * expected_ns
+        if choice.is_led:
+            worker.leads_from_ns = worker.free_ns + LEAD_PAUSE * expected_ns
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:

@@ -1,10 +1,10 @@
 """Who goes without a deadline to lose: in front, beside others, or when nobody else wants to.
 
 In front go a dry robot whose turn it is, and a soft request that is late anyway where that costs no
-firm one its deadline. Dry robots do so for a part of the time only, and ride beside others else:
-batches made for them are small and cost others their answers, who would be the next that run dry.
-Beside others rides whoever makes nobody late by it. When nobody else wants the worker, those go
-that are more than their clients said they would send.
+firm one its deadline. They do so for a part of the time only, and ride beside others else: batches
+made for them are small and cost others their answers, who would be the next that run dry or are
+late. Beside others rides whoever makes nobody late by it. When nobody else wants the worker, those
+go that are more than their clients said they would send.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def lead(outlook: Outlook) -> Choice | None:
             ]
     leads.sort(key=_rank_of)
     for _, one, request in leads:
-        if request.dry and outlook.start_ns < one.dry_from_ns and _has_peers(outlook, request):
+        if outlook.start_ns < one.leads_from_ns and _has_peers(outlook, request):
             continue
         limit_ns = _limit_ns(outlook, one, request)
         if limit_ns is not None:
             members = [request]
             fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
-            return Choice(one.lane, members, request.dry)
+            return Choice(one.lane, members, is_led=True)
     return None
 
 
@@ -147,11 +147,12 @@ def _rank_of(lead: tuple[tuple[int, ...], Contender, Request]) -> tuple[int, ...
 
 
 def _has_peers(outlook: Outlook, lead: Request) -> bool:
-    """Return whether anybody with a deadline waits who is of as good a tier."""
+    """Return whether anybody waits with a deadline that can be met, of as good a tier."""
     return any(
         request.tier <= lead.tier
-        for one in outlook.contenders
-        for request in one.line.timely.requests
+        for one, window in outlook.pairs
+        if window.count
+        for request in one.line.timely.requests[window.first :]
     )
 
 

@@ -54,7 +54,7 @@ class Worker:
         starting: How long it takes it to begin what it is told to when it has nothing to do.
         reporting: How long it takes from its end of a batch until the answers have left.
         last: The model it ran last.
-        dry_from_ns: See `Contender`.
+        leads_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
     """
 
@@ -70,7 +70,7 @@ class Worker:
     starting: Delay = field(factory=Delay, init=False)
     reporting: Delay = field(factory=Delay, init=False)
     last: ModelRef | None = None
-    dry_from_ns: int = 0
+    leads_from_ns: int = 0
     idle_since_ns: int = 0
 
     @property

@@ -164,6 +164,18 @@ def test_who_cannot_be_in_time_hears_so_at_once(budget_ns: int) -> None:
     assert all(each.answered_ns == each.arrival.arrived_ns for each in asked)
 
 
+def test_a_soft_fleet_that_is_too_large_is_not_late_altogether() -> None:
+    robots = tuple(evolve(kind, firm=False, count=2 * kind.count) for kind in BUSY)
+    record = simulate(busy_fleet(robots=robots), Scheduler(), seed=3, horizon_ns=HORIZON_NS)
+    settled = [each for each in record.asked if each.arrival.arrived_ns >= SETTLED_NS]
+    assert sum(each.hit for each in settled) > 0.6 * len(settled)
+    served: dict[str, int] = defaultdict(int)
+    for each in settled:
+        served[each.arrival.client] += each.outcome is Outcome.OK
+    assert len(served) == sum(kind.count for kind in robots)
+    assert min(served.values()) > 0
+
+
 def test_nobody_starves_where_all_come_in_phase() -> None:
     hits: dict[str, list[bool]] = defaultdict(list)
     for each in served(*crowd(in_phase=True)):
