@@ -233,11 +233,11 @@ async def test_a_disk_that_hangs_costs_memory_up_to_the_bound_and_no_time(
 async def test_a_disk_that_hangs_ends_its_recording(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
     path = tmp_path / "a.mcap"
     begun = await desk.recorder.start({"path": str(path), "seconds": 100})
     psutil.Process(writer_of(os.getpid(), path)).suspend()
+    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)  # not sooner: a busy machine starts it later
+    monkeypatch.setattr(writing, "CLOSE_S", 0.2)
     desk.observe()
     desk.recorder.stop({"id": begun["id"]})
     failed = await desk.over(begun["id"])
