@@ -46,6 +46,9 @@ AnswerRows = Callable[[list[Answer], BatchResult, Batch, int], list[Answer]]
 ANSWERS = 16
 """About so many of the latest batches count for how long answering one takes."""
 
+LONGEST_NS = 3600 * 10**9
+"""No batch takes longer."""
+
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 
 
@@ -335,6 +338,7 @@ def _batch_done(event: BatchFinished, answering_ns: int) -> BatchDone:
         error.row: (Outcome(int(error.code)), error.message) for error in done.row_errors
     }
     busy_ns = done.gather_ns + done.finished_ns - done.execute_started_ns
+    busy_ns = max(0, min(busy_ns, LONGEST_NS))  # whatever a worker says
     return BatchDone(
         event.worker,
         done.batch_id,

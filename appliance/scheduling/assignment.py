@@ -23,8 +23,8 @@ STAGE_LEAD_NS = 1_000_000
 """A batch is staged this long before the worker is expected to be done."""
 
 MOST_LEAD_NS = 1_000_000
-"""It is committed as long before the worker will likely be done as it takes to hear of that and to
-answer, but no longer than this before it: what comes later cannot be in it."""
+"""It is committed before the worker will likely be done: by as much as it takes to hear of that and
+to tell it to start. By no more than this, because what comes later cannot be in it."""
 
 LEAD_PAUSE = 3
 """Times its own duration between two batches of those that go before all others."""
@@ -129,16 +129,21 @@ class Assignment:
         A row that killed a worker is not committed: this may be the last one when it is done.
         """
         risky = batch.lane.isolation and any(request.deaths for request in batch.requests)
-        return not risky and _commit_ns(worker) <= now_ns < worker.free_ns
+        if risky or not _commit_ns(worker) <= now_ns < worker.free_ns:
+            return False
+        return not 0 < self._latest_start_ns(worker, batch) < max(now_ns, worker.likely_ns)
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.committed_ns, batch.committed = now_ns, True
-        batch.latest_start_ns = min(
-            (request.deadline_ns for request in batch.requests if request.firm), default=0
-        )
-        if batch.latest_start_ns:  # there is no time left to be careful when that is over
-            likely_ns = self.workers.estimate(batch.lane.model).likely_ns(len(batch.requests))
-            batch.latest_start_ns -= likely_ns + worker.reporting.usual_ns
+        batch.latest_start_ns = max(0, self._latest_start_ns(worker, batch))
+
+    def _latest_start_ns(self, worker: Worker, batch: Batch) -> int:
+        """Return when the firm ones of a batch will likely just be in time; 0: there are none."""
+        due_ns = min((each.deadline_ns for each in batch.requests if each.firm), default=0)
+        if not due_ns:
+            return 0
+        likely_ns = self._likely_ns(worker, batch.lane, len(batch.requests))
+        return due_ns - likely_ns - worker.reporting.usual_ns
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
@@ -203,13 +208,9 @@ class Assignment:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
         estimate = self.workers.estimate(batch.lane.model)
-        worker.start(batch, now_ns, estimate.likely_ns(len(batch.requests)))
+        worker.start(batch, now_ns, self._likely_ns(worker, batch.lane, len(batch.requests)))
         estimate.ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns)
-        for request in batch.requests:
-            if request.keep_latest and not request.background:
-                assert request.stream is not None, "it never came to the queue"
-                self.advice.started(request.stream, now_ns - request.arrived_ns)
 
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
         """Take back what is staged behind a busy worker and could start on this one now."""
@@ -289,9 +290,16 @@ class Assignment:
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time to plan a batch on a worker with."""
-        estimate = self.workers.estimate(lane.model)
-        switch_ns = 0 if worker.last in (None, lane.model) else estimate.switch_ns
-        return estimate.of(size) + switch_ns
+        return self.workers.estimate(lane.model).of(size) + self._switch_ns(worker, lane)
+
+    def _likely_ns(self, worker: Worker, lane: Lane, size: int) -> int:
+        """Return the time that a batch on a worker will about take."""
+        return self.workers.estimate(lane.model).likely_ns(size) + self._switch_ns(worker, lane)
+
+    def _switch_ns(self, worker: Worker, lane: Lane) -> int:
+        if worker.last in (None, lane.model):
+            return 0
+        return self.workers.estimate(lane.model).switch_ns
 
 
 def _commit_ns(worker: Worker) -> int:

@@ -23,6 +23,9 @@ GAIN = 0.05
 SLOW_GAIN, FIRST = 0.01, 20
 """Weight of one batch in what is usual for its size; at first more, as if so many were seen."""
 
+LEAST_OF_MEASURED = 0.7
+"""A size that did not run lately is thought to be no faster than that part of what was usual."""
+
 TOLD_APART = 0.2
 """Share of batches behind others of their model from which on the cost of a change is learnt."""
 
@@ -253,8 +256,9 @@ class Estimate:
             time_ns, fitted_ns = self._usual_ns.get(size), self._fit.at(size)
             if time_ns is None:
                 time_ns = fitted_ns
-            elif fitted_ns is not None and 0 < ran < size:
-                time_ns = min(time_ns, fitted_ns)  # else it might never be tried
+            elif fitted_ns is not None and ran < size <= 2 * ran:
+                # Else it might never be tried.
+                time_ns = min(time_ns, max(fitted_ns, LEAST_OF_MEASURED * time_ns))
             if time_ns is None:  # one size was measured, and nothing else has run
                 known, known_ns = next(iter(self._usual_ns.items()))
                 time_ns = known_ns * (1 + size / known) / 2

@@ -265,7 +265,7 @@ class Decision:
     """What `Scheduler.handle` returns.
 
     Attributes:
-        effects: To be performed in order.
+        effects: Batches are staged, started and taken back in this order, requests answered in it.
         next_wakeup_ns: Call `handle` again by then, even without events; None: no need.
     """
 

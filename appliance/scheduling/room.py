@@ -280,6 +280,13 @@ class WaitingRoom:
                 session.turns.start(session, request, now_ns)
         self._next_turns()
 
+    def take_back(self, requests: list[Request]) -> None:
+        """Note that some that were started did not run."""
+        for request in requests:
+            session = self._session(request)
+            if session is not None:
+                session.turns.take_back(session, request)
+
     def remove(self, request: Request) -> None:
         """Take one waiting request out, to end it."""
         session = self._leave(request).session

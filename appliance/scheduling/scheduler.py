@@ -9,8 +9,8 @@ Owner of what each worker is doing, and of the queue. On each call of `handle`:
    chooses, by default `deadline_aware`.
 
 Invariants: a request ends in exactly one `Answer`; a firm request is never started when its
-estimated finish is past its deadline; at most one request of a keep-latest mailbox waits; two
-requests with one order key never run at the same time.
+estimated finish is past its deadline (of what is committed, the likely one); at most one request of
+a keep-latest mailbox waits; two requests with one order key never run at the same time.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ class Scheduler:
         for event in events:
             if isinstance(event, BatchDone):
                 self._batch_done(event, now_ns)
+                is_news = is_news or event.skipped
                 continue
             is_news = True
             if isinstance(event, Arrived):
@@ -187,7 +188,7 @@ class Scheduler:
             request.deaths += 1
             if request.deaths > 1 or self._workers.slots(request.lane.model) < 2:
                 self._queue.answer(request, Outcome.WORKER_LOST, DIED)
-            elif request.firm and request.deadline_ns <= now_ns:
+            elif request.firm and request.deadline_ns <= now_ns and not request.runs_out:
                 self._queue.answer(request, Outcome.EXPIRED, DIED)
             else:
                 self._queue.isolate([request])
@@ -198,6 +199,8 @@ class Scheduler:
             return  # an answer of an older generation
         batch = worker.executing
         worker.done(event, now_ns)
+        if event.skipped:
+            self._room.take_back(batch.requests)
         self._assignment.go_on(worker)
         if event.skipped:
             self._queue.put_back(batch.requests, batch.lane)
@@ -217,6 +220,9 @@ class Scheduler:
                 continue
             advice_ns = 0
             if request.keep_latest and request.stream is not None:
+                if not request.background:
+                    wait_ns = request.started_ns - request.arrived_ns
+                    advice.started(request.stream, wait_ns)
                 advice_ns = advice.of(request.stream)
                 if advice_ns:
                     streams.advised(request.stream, advice_ns)

@@ -56,6 +56,7 @@ class Session:
         waiting: Its requests that wait and are not dry.
         served_ns: When something of it was last started; -1: never.
         turn: It may go first when so many rows of its tier that are not dry were started.
+        before: Both, as they were before that.
         first: Its dry request that goes first, or that a worker has, until it starts or ends.
         yielding: Other dry ones of it that are in line, by id.
         noted: Its turn is in `turns`' notes.
@@ -67,6 +68,7 @@ class Session:
     waiting: int = field(default=0, init=False)
     served_ns: int = field(default=-1, init=False)
     turn: int = field(default=0, init=False)
+    before: tuple[int, int] = field(default=(-1, 0), init=False)
     first: Request | None = field(default=None, init=False)
     yielding: dict[int, Request] = field(factory=dict[int, Request], init=False)
     noted: bool = field(default=False, init=False)
@@ -101,10 +103,16 @@ class Turns:
     def start(self, session: Session, request: Request, now_ns: int) -> None:
         """Note that a row is started: its session has had its turn."""
         self.started += not request.dry
+        session.before = session.served_ns, session.turn
         session.served_ns = now_ns
         session.turn = self.started + self.waiting - (session.waiting > 0)
         if request.dry:
             self.end(session, request)
+
+    def take_back(self, session: Session, request: Request) -> None:
+        """Note that a row that was started did not run: its session has had no turn."""
+        self.started -= not request.dry
+        session.served_ns, session.turn = session.before
 
     def line_up(self, session: Session, request: Request) -> bool:
         """Let a dry request line up; return whether it goes first."""

@@ -16,6 +16,10 @@ SOONEST = 0.8
 LATEST, DEVIATIONS = 16, 2
 """So many of the latest delays count, about; mean deviations that are added to be careful."""
 
+MOST_DELAY_NS, SPIKE, SPIKE_NS = 10_000_000, 2, 500_000
+"""No delay counts for more, nor for more than so many times what was careful to expect and so much
+more: a core that stood still once would refuse whoever it could not answer then."""
+
 
 @define(eq=False)
 class Delay:
@@ -32,6 +36,8 @@ class Delay:
 
     def observe(self, took_ns: int) -> None:
         """Take in how long it took."""
+        most_ns = min(MOST_DELAY_NS, SPIKE * self.careful_ns + SPIKE_NS)
+        took_ns = max(0, min(took_ns, most_ns))
         error_ns = took_ns - self.usual_ns
         self.usual_ns += error_ns // LATEST
         self._deviation_ns += (abs(error_ns) - self._deviation_ns) // LATEST
@@ -53,7 +59,8 @@ class Worker:
         finished_ns: When the one before was done.
         starting: How long it takes it to begin what it is told to when it has nothing to do.
         reporting: How long it takes from its end of a batch until the answers have left.
-        last: The model it ran last.
+        last: The model it ran last, or runs.
+        before: The one before that.
         leads_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
     """
@@ -70,6 +77,7 @@ class Worker:
     starting: Delay = field(factory=Delay, init=False)
     reporting: Delay = field(factory=Delay, init=False)
     last: ModelRef | None = None
+    before: ModelRef | None = None
     leads_from_ns: int = 0
     idle_since_ns: int = 0
 
@@ -89,11 +97,13 @@ class Worker:
         """Note that it is done with what it executed."""
         batch, self.executing = self.executing, None
         self.finished_ns = min(event.finished_ns or now_ns, now_ns)
-        if batch is not None and not event.skipped:
+        if event.skipped:
+            self.last = self.before
+        elif batch is not None:
             self.reporting.observe(now_ns - self.finished_ns + event.answering_ns)
             if not batch.committed:
                 begun_ns = self.finished_ns - event.busy_ns
-                self.starting.observe(max(0, begun_ns - batch.started_ns))
+                self.starting.observe(begun_ns - batch.started_ns)
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
         """Note that it was told to run `batch` from now on, and about how long that takes."""
@@ -103,7 +113,7 @@ class Worker:
         self.free_ns = begins_ns + batch.expected_ns
         self.soonest_ns = now_ns + int(SOONEST * batch.expected_ns)
         batch.switched = self.last not in (None, batch.lane.model)
-        self.last = batch.lane.model
+        self.before, self.last = self.last, batch.lane.model
         batch.started_ns = now_ns
         for request in batch.requests:
             request.started_ns = now_ns

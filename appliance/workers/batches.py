@@ -79,13 +79,14 @@ class Batches:
         """Count a batch as executed.
 
         Raises:
-            PeerProtocolError: It was not told to execute, or its result is not to be trusted.
+            PeerProtocolError: It was not told to execute, not next, or its result is not to be
+                trusted.
         """
-        batch = self._running.pop(message.batch_id, None)
-        if batch is None:
+        if next(iter(self._running), None) != message.batch_id:
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
+        batch = self._running.pop(message.batch_id)
         if message.skipped:
-            if not batch.latest_start_ns or message.outputs or message.row_errors:
+            if not 0 < batch.latest_start_ns < now_ns or message.outputs or message.error:
                 raise PeerProtocolError(f"batch {message.batch_id} was not to be skipped")
             self._done_ns = now_ns
             return

@@ -206,7 +206,7 @@ def test_sizes_that_were_neither_measured_nor_seen_follow_from_the_others() -> N
 
 
 def test_a_size_that_was_measured_too_slow_is_thought_better_of() -> None:
-    estimate = Estimate.from_times({1: line_ns(1), 8: line_ns(8), 16: 3 * line_ns(16)}, 16)
+    estimate = Estimate.from_times({1: line_ns(1), 8: line_ns(8), 16: round(1.4 * line_ns(16))}, 16)
     for turn in range(200):
         size = (1, 4, 8)[turn % 3]
         estimate.observe(size, line_ns(size))

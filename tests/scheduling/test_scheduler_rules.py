@@ -21,6 +21,7 @@ from support.simulation import (
 )
 
 from appliance.errors import Outcome
+from appliance.scheduling import Scheduler
 from appliance.scheduling.assignment import STAGE_LEAD_NS
 from appliance.scheduling.events import (
     Answer,
@@ -28,11 +29,14 @@ from appliance.scheduling.events import (
     BatchDone,
     Closing,
     Go,
+    Lane,
     ModelRef,
+    Request,
     Revoke,
     Stage,
     Withdrawn,
     WorkerLost,
+    WorkerReady,
     WorkerRef,
 )
 
@@ -67,6 +71,20 @@ def outcomes(record: Record) -> dict[str, list[Outcome]]:
     for _, answer in record.answers:
         by_session[answer.request.session].append(answer.outcome)
     return by_session
+
+
+def plain(number: int, model: Model, now_ns: int, budget_ns: int, **more: Any) -> Arrived:
+    request = Request(
+        id=number,
+        session=number,
+        client=str(number),
+        lane=Lane(model.ref),
+        arrived_ns=now_ns,
+        deadline_ns=now_ns + budget_ns,
+        expires_ns=now_ns + 5000 * MS,
+        **more,
+    )
+    return Arrived(request)
 
 
 def batches(record: Record) -> list[list[str]]:
@@ -525,6 +543,62 @@ def test_a_firm_request_is_skipped_by_a_worker_that_comes_to_it_too_late() -> No
     answers = [each for each in decision.effects if isinstance(each, Answer)]
     outcome = {each.request.session: each.outcome for each in answers}
     assert outcome == {"busy": Outcome.OK, "firm": Outcome.INFEASIBLE}
+
+
+def test_who_is_skipped_has_had_no_turn() -> None:
+    before = [ask(f"robot {n}", budget=5000) for n in range(20)]
+    runs_out = ask("runs out", at=301, budget=22, firm=True, runs_out=True)
+    others = [ask(f"other {n}", at=302, budget=900) for n in range(4)]
+    asks = (*before, ask("busy", at=300), runs_out, *others)
+    world = simulation(Trace(models=(ONE,), asks=asks, report_ns=400_000))
+    world.run(until_ns=round(309.9 * MS))
+    worker = world.scheduler._workers.find(WorkerRef("cpu-0", 1))
+    running, batch = worker.executing, worker.committed
+    late_ns = batch.latest_start_ns + MS
+    done = BatchDone(worker.ref, running.id, late_ns - running.started_ns, finished_ns=late_ns)
+    skipped = BatchDone(worker.ref, batch.id, 0, finished_ns=late_ns, skipped=True)
+    decision = world.scheduler.handle([done, skipped], late_ns + 400_000)
+    (again,) = [each for each in decision.effects if isinstance(each, Stage)]
+    assert [request.session for request in again.batch.requests] == ["runs out"]
+
+
+def test_a_core_that_stood_still_once_refuses_nobody_later() -> None:
+    scheduler = Scheduler()
+    worker = WorkerRef("cpu-0", 1)
+    scheduler.handle([WorkerReady(worker, {ONE.ref: {1: 10 * MS}}, {ONE.ref: 1})], MS)
+    now_ns = MS
+    for number in range(1, 60):
+        asked = plain(number, ONE, now_ns, 50 * MS, firm=True)
+        (order,) = scheduler.handle([asked], now_ns).effects
+        assert isinstance(order, Stage), "it was refused"
+        finished_ns = now_ns + 10 * MS
+        stalled_ns = 10_000 * MS if number == 30 else MS // 10
+        now_ns = finished_ns + stalled_ns
+        done = BatchDone(worker, order.batch.id, 10 * MS, finished_ns=finished_ns)
+        scheduler.handle([done], now_ns)
+        now_ns += 20 * MS
+
+
+def test_a_change_of_model_counts_for_when_a_batch_is_done() -> None:
+    scheduler, worker = Scheduler(), WorkerRef("cpu-0", 1)
+    times_ns = {1: 10 * MS}
+    hosted = {ONE.ref: times_ns, OTHER.ref: times_ns}
+    scheduler.handle([WorkerReady(worker, hosted, dict.fromkeys(hosted, 1))], MS)
+    (order,) = scheduler.handle([plain(1, ONE, MS, 900 * MS)], MS).effects
+    done = BatchDone(worker, order.batch.id, 10 * MS, finished_ns=11 * MS, answering_ns=MS // 5)
+    scheduler.handle([done], 11 * MS)
+    for model in hosted:
+        scheduler._workers.estimate(model).switch_ns = 4 * MS
+    begun_ns = 20 * MS
+    other, firm = plain(2, OTHER, begun_ns, 900 * MS), plain(3, ONE, begun_ns, 40 * MS, firm=True)
+    scheduler.handle([other], begun_ns)
+    scheduler.handle([firm], begun_ns)
+    view = scheduler._workers.find(worker)
+    assert view.likely_ns == begun_ns + 14 * MS
+    for now_ns in range(begun_ns, view.likely_ns, MS // 50):
+        scheduler.handle([], now_ns)
+    assert view.likely_ns - MS <= view.committed_ns
+    assert view.committed.latest_start_ns <= begun_ns + (40 - 14) * MS
 
 
 # ----------------------------------------------------------------------------------- when it fails

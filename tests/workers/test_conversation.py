@@ -262,6 +262,23 @@ def test_a_batch_is_skipped_only_where_it_may_be() -> None:
         conversation.received(done(2, skipped=True), 30)
 
 
+def test_batches_are_done_in_the_order_they_were_told() -> None:
+    conversation = up()
+    for number in (1, 2):
+        conversation.stage(stage(number), 0)
+    with pytest.raises(PeerProtocolError, match="batch 2 is done but was not to be run"):
+        conversation.received(done(2), 10)
+
+
+def test_a_batch_is_not_skipped_before_it_is_late() -> None:
+    conversation = up()
+    later = stage(1)
+    later.latest_start_ns = 50
+    conversation.stage(later, 0)
+    with pytest.raises(PeerProtocolError, match="batch 1 was not to be skipped"):
+        conversation.received(done(1, skipped=True), 10)
+
+
 def test_a_row_that_failed_must_be_in_the_batch() -> None:
     conversation = up()
     conversation.stage(stage(1), 0)
