@@ -11,6 +11,7 @@ import os
 import random
 import time
 from contextlib import suppress
+from pathlib import Path
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 
 import numpy as np
@@ -163,8 +164,13 @@ def bare_load(*, model: str) -> None:
     from appliance.engines.arena import ArenaView  # noqa: PLC0415  only this role needs them
     from appliance.engines.load import load  # noqa: PLC0415
 
+    manifest = Path(model) / "model.toml"
     path = worker_pb2.ModelPath(
-        name="model", version="1", manifest=f"{model}/model.toml", directory=f"{model}/1"
+        name="model",
+        version="1",
+        manifest=manifest.read_text("utf-8"),
+        manifest_path=str(manifest),
+        directory=f"{model}/1",
     )
 
     def run() -> dict[str, float]:
