@@ -47,7 +47,7 @@ class Assignment:
     advice: PhaseAdvice
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
-    _went_on: bool = field(default=False, init=False)
+    _went_on: bool = field(default=False, init=False)  # and some may be hopeless since
 
     def assign(self, now_ns: int, *, is_news: bool) -> int | None:
         """Give work to every worker that can take some; return when to look again.
@@ -74,7 +74,10 @@ class Assignment:
         return self._looks_ns
 
     def go_on(self, worker: Worker) -> None:
-        """Note that a worker that is done began what it was told to, if it was."""
+        """Note that a worker that is done began what it was told to, if it was.
+
+        Called while events are taken in: the next one may say that this is done too.
+        """
         batch, begun_ns = worker.committed, max(worker.finished_ns, worker.committed_ns)
         if batch is not None:
             worker.staged, worker.committed_ns = None, 0
@@ -131,17 +134,18 @@ class Assignment:
         risky = batch.lane.isolation and any(request.deaths for request in batch.requests)
         if risky or not _commit_ns(worker) <= now_ns < worker.free_ns:
             return False
-        return not 0 < self._latest_start_ns(worker, batch) < max(now_ns, worker.likely_ns)
+        latest_ns = self._latest_start_ns(worker, batch)
+        return latest_ns is None or latest_ns >= max(now_ns, worker.likely_ns)
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.committed_ns, batch.committed = now_ns, True
-        batch.latest_start_ns = max(0, self._latest_start_ns(worker, batch))
+        batch.latest_start_ns = self._latest_start_ns(worker, batch) or 0
 
-    def _latest_start_ns(self, worker: Worker, batch: Batch) -> int:
-        """Return when the firm ones of a batch will likely just be in time; 0: there are none."""
-        due_ns = min((each.deadline_ns for each in batch.requests if each.firm), default=0)
-        if not due_ns:
-            return 0
+    def _latest_start_ns(self, worker: Worker, batch: Batch) -> int | None:
+        """Return when the firm ones of a batch will likely just be in time; None: it has none."""
+        due_ns = min((each.deadline_ns for each in batch.requests if each.firm), default=None)
+        if due_ns is None:
+            return None
         likely_ns = self._likely_ns(worker, batch.lane, len(batch.requests))
         return due_ns - likely_ns - worker.reporting.usual_ns
 

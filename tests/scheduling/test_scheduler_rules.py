@@ -545,6 +545,18 @@ def test_a_firm_request_is_skipped_by_a_worker_that_comes_to_it_too_late() -> No
     assert outcome == {"busy": Outcome.OK, "firm": Outcome.INFEASIBLE}
 
 
+def test_what_is_likely_too_late_is_not_committed() -> None:
+    before = [ask(f"robot {n}", budget=5000) for n in range(20)]
+    asks = (*before, ask("busy", at=300), ask("firm", at=301, budget=22, firm=True))
+    world = simulation(Trace(models=(ONE,), asks=asks, report_ns=400_000))
+    world.run(until_ns=309 * MS)
+    worker = world.scheduler._workers.find(WorkerRef("cpu-0", 1))
+    assert worker.committed is None
+    worker.staged.requests[0].deadline_ns = 1  # the times that were planned with were all wrong
+    world.scheduler.handle([], worker.likely_ns)
+    assert worker.committed is None
+
+
 def test_who_is_skipped_has_had_no_turn() -> None:
     before = [ask(f"robot {n}", budget=5000) for n in range(20)]
     runs_out = ask("runs out", at=301, budget=22, firm=True, runs_out=True)
