@@ -27,7 +27,8 @@ MOST_LEAD_NS = 1_000_000
 to tell it to start. By no more than this, because what comes later cannot be in it."""
 
 LEAD_PAUSE = 3
-"""Times its own duration between two batches of those that go before all others."""
+"""Times its own duration between two batches of dry ones, and two of late ones, that go before all
+others."""
 
 
 @define(eq=False)
@@ -272,7 +273,8 @@ class Assignment:
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
-            worker.leads_from_ns,
+            worker.dry_from_ns,
+            worker.late_from_ns,
             line.timely.usual * times_ns[most] / most,
         )
 
@@ -288,8 +290,12 @@ class Assignment:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
         expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
-        if choice.is_led:
-            worker.leads_from_ns = worker.free_ns + LEAD_PAUSE * expected_ns
+        if choice.lead is not None:
+            from_ns = worker.free_ns + LEAD_PAUSE * expected_ns
+            if choice.lead.dry:
+                worker.dry_from_ns = from_ns
+            else:
+                worker.late_from_ns = from_ns
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:

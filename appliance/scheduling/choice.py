@@ -28,7 +28,8 @@ class Contender:
         switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
         usual_switch_ns: Of any worker's.
         others_free_ns: When another worker that hosts the model is free.
-        leads_from_ns: From when on somebody without a deadline to lose may go before all others.
+        dry_from_ns: From when on a dry robot may go before all others.
+        late_from_ns: From when on who is late may.
         unit: What a row is worth: its time in the largest batch, times what each of its timely
             requests is worth, if that is the same.
     """
@@ -40,7 +41,8 @@ class Contender:
     switch_ns: int
     usual_switch_ns: int
     others_free_ns: int
-    leads_from_ns: int
+    dry_from_ns: int
+    late_from_ns: int
     unit: float
 
     @property
@@ -54,12 +56,12 @@ class Choice:
     """Run these requests of `lane`; at least one.
 
     Attributes:
-        is_led: By one without a deadline to lose, that goes before all others.
+        lead: The one without a deadline to lose that goes before all others.
     """
 
     lane: Lane
     requests: list[Request]
-    is_led: bool = False
+    lead: Request | None = None
 
 
 @value

@@ -37,13 +37,14 @@ def lead(outlook: Outlook) -> Choice | None:
             ]
     leads.sort(key=_rank_of)
     for _, one, request in leads:
-        if outlook.start_ns < one.leads_from_ns and _has_peers(outlook, request):
+        from_ns = one.dry_from_ns if request.dry else one.late_from_ns
+        if outlook.start_ns < from_ns and _has_peers(outlook, request):
             continue
         limit_ns = _limit_ns(outlook, one, request)
         if limit_ns is not None:
             members = [request]
             fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
-            return Choice(one.lane, members, is_led=True)
+            return Choice(one.lane, members, request)
     return None
 
 

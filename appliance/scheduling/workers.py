@@ -61,7 +61,7 @@ class Worker:
         reporting: How long it takes from its end of a batch until the answers have left.
         last: The model it ran last, or runs.
         before: The one before that.
-        leads_from_ns: See `Contender`.
+        dry_from_ns, late_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
     """
 
@@ -78,7 +78,8 @@ class Worker:
     reporting: Delay = field(factory=Delay, init=False)
     last: ModelRef | None = None
     before: ModelRef | None = None
-    leads_from_ns: int = 0
+    dry_from_ns: int = 0
+    late_from_ns: int = 0
     idle_since_ns: int = 0
 
     @property

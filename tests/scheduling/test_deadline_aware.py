@@ -89,6 +89,7 @@ class Setting:
             if self.others_free_ms is None
             else round((START + self.others_free_ms) * MS),
             0,
+            0,
             line.timely.usual * times_ns[-1] / (len(times_ns) - 1),
         )
 

@@ -171,6 +171,15 @@ def test_a_robot_that_runs_dry_while_it_waits_goes_before_who_can_wait() -> None
     assert outcomes(record)["waits"] == [Outcome.OK]
 
 
+def test_those_who_are_late_do_not_use_up_the_time_of_dry_robots() -> None:
+    late = [ask(f"late {n}", budget=5) for n in range(12)]
+    timely = [ask(f"timely {n}", budget=900) for n in range(12)]
+    record = run(BUSY, *late, *timely, ask("dry", at=12, budget=0, dry=True))
+    served = record.served()
+    assert [name.split()[0] for name in served[:5]] == ["busy", "late", "dry", "timely", "timely"]
+    assert {name.split()[0] for name in served[5:9]} == {"late", "timely"}
+
+
 def test_a_dry_robot_goes_before_a_firm_request_that_is_lost_by_it() -> None:
     record = run(BUSY, ask("firm", budget=25, firm=True), ask("dry", budget=900, dry=True))
     assert record.served() == ["busy", "dry"]
