@@ -12,7 +12,6 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from appliance.scheduling.advice import PhaseAdvice
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.events import Batch, Go, Lane, Request, Revoke, Stage
 from appliance.scheduling.queue import Queue
@@ -39,13 +38,11 @@ class Assignment:
         workers: What each of them does.
         queue: Owner of what waits, and of the list that effects go to.
         strategy: Chooses.
-        advice: Told how long each one waited.
     """
 
     workers: Workers
     queue: Queue
     strategy: Strategy
-    advice: PhaseAdvice
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
     _went_on: bool = field(default=False, init=False)  # and some may be hopeless since
@@ -212,9 +209,8 @@ class Assignment:
             for model in worker.models:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
-        estimate = self.workers.estimate(batch.lane.model)
         worker.start(batch, now_ns, self._likely_ns(worker, batch.lane, len(batch.requests)))
-        estimate.ran_ns = now_ns
+        self.workers.estimate(batch.lane.model).ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns)
 
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
@@ -270,7 +266,7 @@ class Assignment:
             line,
             times_ns,
             careful_ns,
-            0 if worker.last in (None, model) else estimate.switch_ns,
+            self._switch_ns(worker, lane),
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
             worker.dry_from_ns,

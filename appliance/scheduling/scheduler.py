@@ -91,7 +91,7 @@ class Scheduler:
     )
     _assignment: Assignment = field(
         default=Factory(
-            lambda self: Assignment(self._workers, self._queue, self._default, self._advice),
+            lambda self: Assignment(self._workers, self._queue, self._default),
             takes_self=True,
         ),
         init=False,
