@@ -237,6 +237,7 @@ class Appliance:
                 door.cancel()
                 services.cancel_scope.cancel()
             self.dispatcher.close()
+            self._stopped()
             root.cancel_scope.cancel()
 
     async def _succeed(self) -> bool:
@@ -313,6 +314,13 @@ class Appliance:
         self.dispatcher.abandon()
         if any(not session.protocol for session in self.door.table if not session.silent):
             await trio.sleep(FAREWELL_S)
+
+    def _stopped(self) -> None:
+        """Say how the count ends."""
+        status = self.documents.status()
+        structlog.get_logger("appliance").info(
+            "stopped", outcomes=status["outcomes"], **status["ledger"]
+        )
 
     # ------------------------------------------------------------------------------- changes
 

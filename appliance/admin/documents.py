@@ -110,7 +110,7 @@ class Documents:
             connections_refused=self.connections_refused(),
             arena=self._arena(),
             timer_lateness_us=snapshot["timer_lateness_us"],
-            ledger=self.ledger.document(self.fleet.rows_finished()),
+            ledger=self.ledger.document(self.fleet.rows_finished(), self.fleet.rows_abandoned()),
         )
 
     def _state(self, reasons: Sequence[str]) -> State:

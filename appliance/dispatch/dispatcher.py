@@ -129,6 +129,7 @@ class Dispatcher:
         """Give everything that has no outcome yet one now: the appliance stops."""
         self.post(Closing())
         self.turn()
+        self.fleet.abandon()
 
     def turn(self) -> None:
         """Handle everything posted so far, and what comes of that."""

@@ -73,7 +73,7 @@ class Endings:
                 self.ledger.reply_lost("slow_reader")
             elif delivery is Delivery.GONE:
                 if outcome is _OK:
-                    self.ledger.row_wasted("client_gone")
+                    self.ledger.rows_wasted("client_gone", 1)
                 outcome = Outcome.CLIENT_GONE
         model = ticket.observation.model_id
         self.ledger.ended(model, outcome, late=reply.late)

@@ -38,6 +38,9 @@ from appliance.workers.events import (
     WorkerUp,
 )
 
+ABANDONED = "abandoned"
+"""Why rows were for nothing that ran on when the appliance stopped."""
+
 
 @define(eq=False)
 class Sent:
@@ -48,6 +51,7 @@ class Sent:
     states: list[State]
     outputs: Block
     revoked: bool = False
+    abandoned: bool = False  # its requests have ended, and it may still be executed
 
 
 @define(eq=False)
@@ -66,6 +70,11 @@ class Host:
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     outputs: list[Block] = field(factory=list[Block])
     sent: deque[Sent] = field(factory=deque["Sent"])
+
+    @property
+    def abandoned(self) -> int:
+        """Rows that it may still execute for nobody."""
+        return sum(len(sent.tickets) for sent in self.sent if sent.abandoned)
 
 
 @define(eq=False)
@@ -159,7 +168,7 @@ class Fleet:
             self._release(sent)
         for block in host.outputs:
             self.memory.arena.allocator.free(block)
-        self._claim(event.worker.slot)
+        self._claim(event.worker.slot, ABANDONED if host.abandoned else "worker_lost")
         if event.cause == STOPPED:
             self._log.info("worker stopped", worker=event.worker.slot)
         else:
@@ -176,11 +185,14 @@ class Fleet:
         index = list(self.slots).index(slot)
         return int(self.memory.arena.ledger(index)[:, FINISHED].sum())
 
-    def _claim(self, slot: str) -> None:
+    def rows_abandoned(self) -> int:
+        """Return how many rows may still be finished for nobody."""
+        return sum(host.abandoned for host in self._hosts.values())
+
+    def _claim(self, slot: str, cause: str) -> None:
         """A worker is gone: what it finished and could not report any more was for nothing."""
         finished = self._finished(slot)
-        for _ in range(finished - self._claimed.get(slot, 0)):
-            self.ledger.row_wasted("worker_lost")
+        self.ledger.rows_wasted(cause, finished - self._claimed.get(slot, 0))
         self._claimed[slot] = finished
 
     # ----------------------------------------------------------------------------- batches
@@ -223,6 +235,12 @@ class Fleet:
             if sent.batch_id == batch.id:
                 sent.revoked = True
 
+    def abandon(self) -> None:
+        """All requests have ended: what still runs is for nobody."""
+        for host in self._hosts.values():
+            for sent in host.sent:
+                sent.abandoned = not sent.revoked
+
     def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> None:
         """Count an executed batch."""
         host = self._hosts.get(worker)
@@ -234,6 +252,8 @@ class Fleet:
                 model = sent.tickets[0].observation.model_id
                 self.metrics.recorder(model).record_batch(rows)
                 self._claimed[worker.slot] = self._claimed.get(worker.slot, 0) + rows
+                if sent.abandoned:
+                    self.ledger.rows_wasted(ABANDONED, rows)
 
     def release(self, worker: WorkerRef, batch_id: int) -> None:
         """Let go of the rows of a finished batch, and of the batches revoked before it.

@@ -115,15 +115,20 @@ class Ledger:
         """An answer could not be handed to its client; its request keeps the outcome it has."""
         self.replies_lost[cause] = self.replies_lost.get(cause, 0) + 1
 
-    def row_wasted(self, cause: str) -> None:
-        """An engine finished a row, and no OK came of it."""
-        self.wasted[cause] = self.wasted.get(cause, 0) + 1
+    def rows_wasted(self, cause: str, rows: int) -> None:
+        """An engine finished rows, and no OK came of them."""
+        if rows:
+            self.wasted[cause] = self.wasted.get(cause, 0) + rows
 
-    def document(self, rows_finished: int) -> LedgerDocument:
+    def document(self, rows_finished: int, rows_abandoned: int = 0) -> LedgerDocument:
         """Set the count beside the rows the engines finished, read after the last outcome.
 
         With nothing in flight, balanced means `rows_finished == ok + sum(wasted)`; a row that is
         finished but not yet answered belongs to a request in flight.
+
+        Args:
+            rows_finished: By the engines' own count.
+            rows_abandoned: May be among them, and belong to nobody any more.
         """
         count = self.overall
         unclaimed = rows_finished - count.answered - sum(self.wasted.values())
@@ -134,5 +139,5 @@ class Ledger:
             rows_finished=rows_finished,
             ok=count.answered,
             wasted=dict(self.wasted),
-            balanced=0 <= unclaimed <= count.in_flight,
+            balanced=0 <= unclaimed <= count.in_flight + rows_abandoned,
         )

@@ -103,7 +103,8 @@ class LedgerDocument(TypedDict):
     """The server's count beside the rows that the engines ran.
 
     `wasted` are rows that ran for nothing, by cause. `balanced` says that every finished row is
-    an OK, or wasted, or belongs to a request still in flight.
+    an OK, or wasted, or belongs to a request still in flight, or to a batch that was given up when
+    the appliance stopped and has not ended yet.
     """
 
     asked: int

@@ -36,6 +36,8 @@ FRAMES = 4
 BURST = 64
 SLICE_NS = 2_000_000
 """A burst ends after so many messages or so long: finished batches do not wait for a flood."""
+REFUSING_NS = 100_000_000
+"""How long what still comes may keep the door from closing."""
 FLUSH_MS = 1000
 """How long replies may take to leave when the door closes."""
 NOBODY = Observation()
@@ -96,6 +98,9 @@ class ZmqDoor:
                 if self.gate is not None:
                     nursery.start_soon(self.gate.run)
                 await self._receive()
+        except trio.Cancelled:
+            self.refuse_rest()
+            raise
         finally:
             self.close()
             with trio.CancelScope(shield=True):  # bounded by the linger time
@@ -119,8 +124,15 @@ class ZmqDoor:
             self._open_fast_path()
         return binds
 
+    def refuse_rest(self) -> None:
+        """Tell who has asked by now that the appliance drains."""
+        until_ns = self.clock() + REFUSING_NS
+        with suppress(zmq.Again):
+            while self.intake.admission.draining and self.clock() < until_ns:
+                self._take_burst()
+
     def close(self) -> None:
-        """Give the addresses up; replies that were sent still leave for a while."""
+        """Give the addresses up; replies that were sent still leave for a while. Idempotent."""
         self._arrivals = self._answers = None
         if self._monitor is not None:
             self._monitor.close()

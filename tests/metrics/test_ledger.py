@@ -53,7 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def waste(self) -> None:
         self.rows_finished += 1
-        self.ledger.row_wasted("SUPERSEDED")
+        self.ledger.rows_wasted("SUPERSEDED", 1)
 
     @precondition(lambda self: not self.open)
     @rule(model=names)
@@ -108,7 +108,7 @@ def test_the_document() -> None:
         ledger.asked("policy")
     ledger.ended("policy", Outcome.OK)
     ledger.ended("policy", Outcome.CLIENT_GONE)
-    ledger.row_wasted("CLIENT_GONE")
+    ledger.rows_wasted("CLIENT_GONE", 1)
     ledger.reply_lost("slow_reader")
     assert ledger.replies_lost == {"slow_reader": 1}
     assert ledger.document(2) == {

@@ -30,6 +30,10 @@ class Intake:
         self.dispatcher = Dispatcher(self.log)
 
     @property
+    def admission(self) -> Any:
+        return SimpleNamespace(draining=False)
+
+    @property
     def endings(self) -> Any:
         return SimpleNamespace(witness=None)
 
