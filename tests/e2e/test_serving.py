@@ -109,7 +109,7 @@ def shown(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def test_status_while_a_worker_is_down_exits_1(tmp_path: Path) -> None:
+def test_the_status_of_a_box_with_a_worker_that_dies_exits_1(tmp_path: Path) -> None:
     add_onnx_mlp(tmp_path, "mlp")
     add_python_model(tmp_path, "leaves", "import os; os._exit(7)")
     split = """
@@ -125,10 +125,10 @@ models = ["leaves"]
         done = command(running, "status", "--json")
         document = json.loads(done.stdout)
         assert (done.returncode, document["state"]) == (1, "degraded")
-        assert any("b-0" in reason for reason in document["reasons"])
+        # Its worker dies with it a few times, and then comes up without it.
+        assert any("b-0" in reason or "leaves" in reason for reason in document["reasons"])
         plain = command(running, "status")
-        assert plain.returncode == 1
-        assert "b-0" in plain.stdout
+        assert (plain.returncode, plain.stdout.count("degraded")) == (1, 1)
 
 
 def test_a_robot_that_has_run_dry_goes_before_those_that_are_late(two_workers: Box) -> None:

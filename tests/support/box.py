@@ -18,7 +18,7 @@ from appliance.admin import client as admin
 from appliance.client.connection import Connection
 from appliance.errors import AdminUnreachable
 
-START_S = 60.0
+START_S = 180.0  # longer than a load that stands still is waited for
 STEP_S = 0.02
 
 
