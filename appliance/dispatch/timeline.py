@@ -61,6 +61,11 @@ class End(IntEnum):
     """Its worker ended while it had it."""
 
 
+_ENDS = tuple(End)
+_FINISHED, _REVOKED, _LOST = int(End.FINISHED), int(End.REVOKED), int(End.LOST)
+"""Plain numbers, for a record that the garbage collector need not look at."""
+
+
 class TimelineRow(NamedTuple):
     """One row of a batch. `outcome` is what this batch came to for it; None: nothing (so far)."""
 
@@ -143,7 +148,7 @@ class Excerpt:
     more: tuple[int, int]
 
 
-_Batch = tuple[int, int, End, str, str, str, int, str, "tuple[str, ...]", bytes, "tuple[int, ...]"]
+_Batch = tuple[int, int, int, str, str, str, int, str, "tuple[str, ...]", bytes, "tuple[int, ...]"]
 _Ending = tuple[int, int, str, str, int, str, int]
 _Kind = tuple[str, str, int]
 
@@ -177,24 +182,24 @@ class Timeline:
             outcomes.update((row, int(outcome)) for row, (outcome, _) in done.failed_rows.items())
             failed = tuple(value for pair in outcomes.items() for value in pair)
         if done.skipped:
-            self._close(done.batch_id, End.REVOKED, now_ns)
+            self._close(done.batch_id, _REVOKED, now_ns)
         else:
-            self._close(done.batch_id, End.FINISHED, now_ns, result, failed, done.error)
+            self._close(done.batch_id, _FINISHED, now_ns, result, failed, done.error)
 
     def revoked(self, batch: Batch, now_ns: int) -> None:
         """A batch was taken back."""
-        self._close(batch.id, End.REVOKED, now_ns)
+        self._close(batch.id, _REVOKED, now_ns)
 
     def lost(self, worker: WorkerRef, now_ns: int) -> None:
         """A worker has ended, with all that it had."""
         numbers = [number for number, (batch, _) in self._open.items() if batch.worker == worker]
         for number in numbers:
-            self._close(number, End.LOST, now_ns)
+            self._close(number, _LOST, now_ns)
 
     def _close(
         self,
         number: int,
-        end: End,
+        end: int,
         now_ns: int,
         result: BatchResult | None = None,
         failed: tuple[int, ...] = (),
@@ -361,12 +366,12 @@ def _batch(record: _Batch) -> TimelineBatch:
     size = len(clients)
     times = unpack_from(f"={5 + 2 * size}q", packed)
     staged_ns, started_ns, finished_ns, batch_us, execute_us = times[:5]
-    outcomes = [_UNFINISHED if end is not End.FINISHED else _FAILED if error else _ANSWERED] * size
+    outcomes = [_UNFINISHED if end != _FINISHED else _FAILED if error else _ANSWERED] * size
     for row, outcome in zip(failed[::2], failed[1::2], strict=True):
         outcomes[row] = _OUTCOMES[outcome]
     return TimelineBatch(
         number,
-        end,
+        _ENDS[end],
         name,
         version,
         slot,
