@@ -51,7 +51,7 @@ from appliance.io.slow_steps import SlowSteps
 from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
-from appliance.metrics.status import State
+from appliance.metrics.status import Client, State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.recording.recorder import Recorder
 from appliance.reload import ModelWatch, Reloader
@@ -187,9 +187,7 @@ class Appliance:
             binds=lambda: self._binds,
             config_error=lambda: self.reloader.error,
             pending=lambda: self.models.pending,
-            clients=lambda: client_documents(
-                self.door.table, lambda c: self._admission.policy(c).tier, time.monotonic_ns()
-            ),
+            clients=self._clients,
             client_counts=lambda: client_counts(self.door.table, time.monotonic_ns()),
             connections_refused=self.door.refused_connections,
             problems=self._problems,
@@ -380,6 +378,15 @@ class Appliance:
             record=self.recorder.start,
             renew_recording=self.recorder.renew,
             stop_recording=self.recorder.stop,
+        )
+
+    def _clients(self) -> list[Client]:
+        now_ns = time.monotonic_ns()
+        return client_documents(
+            self.door.table,
+            lambda client: self._admission.policy(client).tier,
+            self.dispatcher.scheduler.overdue_ns(now_ns),
+            now_ns,
         )
 
     def _problems(self) -> list[str]:

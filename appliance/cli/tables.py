@@ -230,6 +230,9 @@ def client_row(client: Client, state: Cell) -> Sequence[Cell]:
 
 
 def _presence(client: Client) -> Text:
+    overdue_ms = client.get("overdue_ms")  # an older appliance does not say
+    if overdue_ms is not None:
+        return Text(f"overdue {overdue_ms:.0f} ms", style="yellow")
     if client["connected"]:
         return Text("here", style="green")
     return Text(f"gone {duration(client['silent_s'])}", style="dim")

@@ -153,7 +153,9 @@ class Client(TypedDict):
     `cadence_hz` is how often it sends (None: not known yet), `slack_ms` the time that was left to
     the deadline at its last answer (negative: late; None: no answer yet), `runs_dry_in_ms` when its
     actions end, by its own word and by the chunks it was sent (negative: it has been dry for so
-    long; None: nothing is known of that), `silent_s` how long nothing came.
+    long; None: nothing is known of that), `overdue_ms` by how much its next observation is overdue,
+    by its rhythm so far (None: it is not, or it has none, or has stopped), `silent_s` how long
+    nothing came.
     """
 
     id: str
@@ -171,6 +173,7 @@ class Client(TypedDict):
     last_outcome: str | None
     slack_ms: float | None
     runs_dry_in_ms: float | None
+    overdue_ms: float | None
     silent_s: float
     queued: int
     address: str

@@ -166,6 +166,10 @@ class Scheduler:
         """Return the time to plan a batch with; 0 for a model that was never loaded."""
         return self._workers.planned_ns(model, batch_size)
 
+    def overdue_ns(self, now_ns: int) -> dict[str, int]:
+        """Return by how much the observations of clients are overdue that should have come."""
+        return self._queue.streams.overdue_ns(now_ns)
+
     def _close(self) -> None:
         """End everything that waits or runs; batches that still finish are ignored."""
         for worker in self._workers:

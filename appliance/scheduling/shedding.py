@@ -10,7 +10,6 @@ refusals come at even distances, and never tier 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 
 from attrs import define, field
 
@@ -120,10 +119,6 @@ class Shedding:
         gate = self._gates.get(model)
         if gate is not None:
             gate.idle_ns += idle_ns
-
-    def longest_run(self, model: ModelRef) -> int:
-        """Return how many requests of one stream are refused in a row at most, as it is now."""
-        return ceil(1 / self.passing(model)) - 1
 
     def is_calm(self, model: ModelRef) -> bool:
         """Return whether hardly anybody is refused of the models that share workers with this."""

@@ -204,6 +204,18 @@ class Streams:
             if stream.predicted_ns is not None:
                 self.forecasts[stream.model].move(stream, stream.cadence.next_ns)
 
+    def overdue_ns(self, now_ns: int) -> dict[str, int]:
+        """Return by how much the observations of clients are overdue that should have come by now.
+
+        Whoever is lost has stopped, and is not overdue.
+        """
+        overdue_ns: dict[str, int] = {}
+        for (client, _), stream in self._streams.items():
+            cadence = stream.cadence
+            if cadence.is_overdue(now_ns) and not cadence.is_lost(now_ns):
+                overdue_ns[client] = max(overdue_ns.get(client, 0), now_ns - cadence.next_ns)
+        return overdue_ns
+
     def _new(self, request: Request, now_ns: int) -> Stream:
         self._number += 1
         for key in list(self._oldest()):

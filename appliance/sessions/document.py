@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from appliance.errors import Outcome, Rejected
 from appliance.metrics.status import Client, Clients, FirstDry
@@ -10,10 +10,17 @@ from appliance.sessions.table import Session, SessionTable
 
 
 def client_documents(
-    table: SessionTable, tier_of: Callable[[str], int], now_ns: int
+    table: SessionTable,
+    tier_of: Callable[[str], int],
+    overdue_ns: Mapping[str, int],
+    now_ns: int,
 ) -> list[Client]:
-    """Return every session, the most recently seen first."""
-    documents = [_client(session, tier_of, now_ns) for session in table]
+    """Return every session, the most recently seen first.
+
+    Args:
+        overdue_ns: By how much the next observation of clients is overdue.
+    """
+    documents = [_client(session, tier_of, overdue_ns, now_ns) for session in table]
     documents.reverse()
     return documents
 
@@ -51,7 +58,17 @@ def _left_ms(instant_ns: int, now_ns: int) -> float:
     return round((instant_ns - now_ns) / 1e6, 1)
 
 
-def _client(session: Session, tier_of: Callable[[str], int], now_ns: int) -> Client:
+def _overdue_ms(session: Session, overdue_ns: Mapping[str, int]) -> float | None:
+    late_ns = None if session.silent else overdue_ns.get(session.client)
+    return None if late_ns is None else round(late_ns / 1e6, 1)
+
+
+def _client(
+    session: Session,
+    tier_of: Callable[[str], int],
+    overdue_ns: Mapping[str, int],
+    now_ns: int,
+) -> Client:
     try:
         tier = tier_of(session.client)
     except Rejected:  # it may not come; it is shown all the same
@@ -73,6 +90,7 @@ def _client(session: Session, tier_of: Callable[[str], int], now_ns: int) -> Cli
         last_outcome=session.last_outcome.name if session.last_outcome else None,
         slack_ms=None if session.slack_us is None else round(session.slack_us / 1e3, 2),
         runs_dry_in_ms=None if dry_ns is None else _left_ms(dry_ns, now_ns),
+        overdue_ms=_overdue_ms(session, overdue_ns),
         silent_s=round((now_ns - session.last_seen_ns) / 1e9, 2),
         queued=_queued(session),
         address="",

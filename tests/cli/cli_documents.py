@@ -111,6 +111,7 @@ def client(name: str = "arm-1", **changes: Any) -> Document:
         "last_outcome": "OK",
         "slack_ms": 12.5,
         "runs_dry_in_ms": 35.0,
+        "overdue_ms": None,
         "silent_s": 0.01,
         "queued": 1,
         "address": "tcp://10.0.0.7",

@@ -202,6 +202,8 @@ def test_clients_are_sorted_and_say_whether_they_are_here() -> None:
     assert "50.0" in lines[2]
     assert "dry in ms" in lines[0]
     assert rendered(clients_view([], 80)) == "no clients\n"
+    overdue = rendered(clients_view([client("arm-2", overdue_ms=35.2)], 80))  # type: ignore[list-item]
+    assert "overdue 35 ms" in squeezed_spaces(overdue)
 
 
 def squeezed_spaces(text: str) -> str:

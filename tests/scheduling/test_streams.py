@@ -151,6 +151,22 @@ def test_who_is_overdue_is_expected_no_more_until_it_comes() -> None:
     assert predicted(streams) == ["robot"]
 
 
+def test_who_should_have_come_is_overdue_until_it_comes_or_is_lost() -> None:
+    streams = Streams()
+    for turn in range(10):
+        streams.arrived(request(turn * PERIOD), turn * PERIOD)
+        if turn % 2 == 0:
+            streams.arrived(request(turn * PERIOD, "slow", 2 * PERIOD), turn * PERIOD)
+    streams.arrived(request(9 * PERIOD, "new"), 9 * PERIOD)
+    assert streams.overdue_ns(10 * PERIOD + 2 * MS) == {}
+    overdue_ns = streams.overdue_ns(10 * PERIOD + 80 * MS)
+    assert overdue_ns.keys() == {"robot"}, "the slow one may be late by more"
+    assert abs(overdue_ns["robot"] - 80 * MS) < MS
+    streams.arrived(request(11 * PERIOD), 11 * PERIOD)
+    assert streams.overdue_ns(11 * PERIOD) == {}
+    assert streams.overdue_ns(11 * PERIOD + 5 * SECOND) == {}, "it has stopped"
+
+
 def test_who_is_not_of_tier_0_any_more_is_not_expected() -> None:
     streams = Streams()
     for turn in range(20):

@@ -136,11 +136,20 @@ def test_outcomes_are_counted() -> None:
 def test_the_slack_is_that_of_the_last_answer() -> None:
     robots = table()
     robot = robots.seen(b"a", NEW, 0)
-    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [None]
+    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, {}, 0)] == [None]
     robot.ended(Outcome.OK, late=False, slack_us=12_340)
     robot.ended(Outcome.OK, late=True, slack_us=-1_230)
     robot.ended(Outcome.EXPIRED, late=False)
-    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, 0)] == [-1.23]
+    assert [c["slack_ms"] for c in client_documents(robots, lambda _: 1, {}, 0)] == [-1.23]
+
+
+def test_who_is_connected_may_be_overdue() -> None:
+    robots = table()
+    for name in (b"a", b"b", b"c"):
+        robots.seen(name, OLD, 0)
+    robots.mark_silent(robots.seen(b"c", OLD, 0))
+    documents = client_documents(robots, lambda _: 1, {"b": 12_340_000, "c": 1}, 0)
+    assert [c["overdue_ms"] for c in documents] == [None, 12.3, None]
 
 
 def test_who_runs_dry_first_is_known_of_those_that_ask_for_more() -> None:

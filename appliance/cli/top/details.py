@@ -29,6 +29,9 @@ def details(robot: Robot) -> Sequence[Text]:
         _line("tier", str(client["tier"]), "from the configuration; 0 is served first"),
         _line("cadence", _with(client["cadence_hz"], "Hz"), "how often it sends, on average"),
         _line("jitter", _with(client["jitter_ms"], "ms"), "mean deviation from that"),
+        _line(
+            "overdue", _with(client.get("overdue_ms"), "ms"), "its next one, by its rhythm so far"
+        ),
         _line("observations", str(client["observations"]), "came in"),
         _line("answered", str(client["answered"]), "ended in OK"),
         _line("late", str(client["late"]), "of them after their deadline"),

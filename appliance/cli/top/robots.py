@@ -27,21 +27,29 @@ class Attention(enum.IntEnum):
 
     HERE = 0
     GONE = 1
-    LATE = 2
-    SOON = 3
-    MISSES = 4
-    DRY = 5
+    OVERDUE = 2
+    LATE = 3
+    SOON = 4
+    MISSES = 5
+    DRY = 6
 
 
 STYLES = {
     Attention.HERE: "green",
     Attention.GONE: "yellow",
+    Attention.OVERDUE: "yellow",
     Attention.LATE: "yellow",
     Attention.SOON: "bold yellow",
     Attention.MISSES: "bold red",
     Attention.DRY: "bold red",
 }
-MARKS = {Attention.HERE: " ", Attention.GONE: "-", Attention.LATE: "*", Attention.SOON: "*"}
+MARKS = {
+    Attention.HERE: " ",
+    Attention.GONE: "-",
+    Attention.OVERDUE: "?",
+    Attention.LATE: "*",
+    Attention.SOON: "*",
+}
 """What stands before the row, where colours do not show; `!` for the others."""
 
 
@@ -69,6 +77,7 @@ class Robot:
         return {
             Attention.HERE: "here",
             Attention.GONE: f"gone {duration(client['silent_s'])}",
+            Attention.OVERDUE: f"overdue {client.get('overdue_ms') or 0:.0f} ms",
             Attention.LATE: "late",
             Attention.SOON: "dry soon",
             Attention.MISSES: f"misses +{self.risen}",
@@ -92,21 +101,19 @@ def robots(clients: Sequence[Client], risen: Callable[[str], int]) -> list[Robot
 
 
 def _attention(client: Client, risen: int) -> Attention:
-    if not client["connected"]:
-        return Attention.GONE
     # Whoever has run out and waits for nothing has stopped by itself.
     waits = client["queued"] or client["last_outcome"] != "OK"
     dry_ms = client["runs_dry_in_ms"] if waits else None
-    if dry_ms is not None and dry_ms <= 0:
-        return Attention.DRY
-    if risen:
-        return Attention.MISSES
-    if dry_ms is not None and dry_ms < SOON_MS:
-        return Attention.SOON
     slack_ms = client.get("slack_ms")
-    if slack_ms is not None and slack_ms < 0:
-        return Attention.LATE
-    return Attention.HERE
+    is_so = {  # the most urgent first
+        Attention.GONE: not client["connected"],
+        Attention.DRY: dry_ms is not None and dry_ms <= 0,
+        Attention.MISSES: risen > 0,
+        Attention.SOON: dry_ms is not None and dry_ms < SOON_MS,
+        Attention.LATE: slack_ms is not None and slack_ms < 0,
+        Attention.OVERDUE: client.get("overdue_ms") is not None,
+    }
+    return next((attention for attention, so in is_so.items() if so), Attention.HERE)
 
 
 # ------------------------------------------------------------------------------------ columns
