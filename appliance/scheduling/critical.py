@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import ceil
 
@@ -83,21 +83,17 @@ class Critical:
         lost = 0
         for one in self.lanes:
             is_chosen = one.lane is chosen
-            due_ns = one.waiting.times_ns.copy()
+            due_ns: Sequence[int] = one.waiting.times_ns
             if is_chosen and due_ns:
                 due_ns = [r.rank[0] for r in one.waiting.requests if r not in taken]
-            waiting = len(due_ns)
-            for expected in one.expected:
-                if expected[0] > finish_ns:
-                    break
-                due_ns.append(expected[2])
-            if due_ns:
+            come = bisect_right(one.expected, (finish_ns + 1,))
+            if due_ns or come:
                 free_ns = finish_ns if is_chosen else finish_ns + one.switch_ns
-                answered_ns = min(free_ns, one.others_free_ns) + one.batch_ns(
-                    waiting, len(due_ns) - waiting
-                )
-                for deadline_ns in due_ns:
-                    lost += deadline_ns < answered_ns
+                batch_ns = one.batch_ns(len(due_ns), come)
+                answered_ns = min(free_ns, one.others_free_ns) + batch_ns
+                lost += bisect_left(due_ns, answered_ns)
+                for expected in one.expected[:come]:
+                    lost += expected[2] < answered_ns
         return lost
 
     def latest_finish_ns(self, chosen: Lane) -> int:
