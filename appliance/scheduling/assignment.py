@@ -25,9 +25,9 @@ MOST_LEAD_NS = 1_000_000
 """It is committed before the worker will likely be done: by as much as it takes to hear of that and
 to tell it to start. By no more than this, because what comes later cannot be in it."""
 
-LEAD_PAUSE = 3
+DRY_PAUSE, LATE_PAUSE = 1, 3
 """Times its own duration between two batches of dry ones, and two of late ones, that go before all
-others."""
+others while these can be in time."""
 
 
 @define(eq=False)
@@ -211,7 +211,7 @@ class Assignment:
             worker.idle_since_ns = 0
         worker.start(batch, now_ns, self._likely_ns(worker, batch.lane, len(batch.requests)))
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
-        self.queue.room.start(batch.requests, now_ns)
+        self.queue.room.start(batch.requests, now_ns, batch.expected_ns)
 
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
         """Take back what is staged behind a busy worker and could start on this one now."""
@@ -287,11 +287,10 @@ class Assignment:
         self._batch_id += 1
         expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
         if choice.lead is not None:
-            from_ns = worker.free_ns + LEAD_PAUSE * expected_ns
             if choice.lead.dry:
-                worker.dry_from_ns = from_ns
+                worker.dry_from_ns = worker.free_ns + DRY_PAUSE * expected_ns
             else:
-                worker.late_from_ns = from_ns
+                worker.late_from_ns = worker.free_ns + LATE_PAUSE * expected_ns
         return Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:

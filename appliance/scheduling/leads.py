@@ -138,9 +138,8 @@ def _leads(one: Contender, window: Window, alone_ns: int) -> Iterable[Request]:
 
 
 def _rank(request: Request) -> tuple[int, ...]:
-    """Return the rank of a request among dry and late ones: by tier, then by time."""
-    first, second, *rest = request.rank
-    return (first, second, *rest) if request.dry else (second, first, *rest)
+    """Return the rank of one that leads: by tier; the dry ones first, by their turns."""
+    return (request.tier, not request.dry, *request.rank)
 
 
 def _rank_of(lead: tuple[tuple[int, ...], Contender, Request]) -> tuple[int, ...]:

@@ -174,11 +174,13 @@ class WaitingRoom:
         group_of: Says which group of models that share workers a model is in.
         lines: By lane; never an empty one.
         count: Waiting requests in all.
+        now_ns: The time of the present turn (see `look`).
     """
 
     group_of: Callable[[ModelRef], int] = _one_group
     lines: dict[Lane, Line] = field(factory=dict[Lane, Line], init=False)
     count: int = field(default=0, init=False)
+    now_ns: int = field(default=0, init=False)
     _sessions: dict[Hashable, dict[ModelRef, Mailbox]] = field(
         factory=dict[Hashable, "dict[ModelRef, Mailbox]"], init=False
     )
@@ -221,6 +223,11 @@ class WaitingRoom:
         return (box for mailboxes in self._sessions.values() for box in mailboxes.values())
 
     # ------------------------------------------------------------------------------ changing
+
+    def look(self, now_ns: int) -> None:
+        """Note what time it is: those go first whose turn has come by that."""
+        self.now_ns = now_ns
+        self._next_turns()
 
     def mailbox(self, request: Request) -> Mailbox:
         """Return the mailbox a request belongs to."""
@@ -272,12 +279,13 @@ class WaitingRoom:
             if request.dry:
                 session.turns.take(session, request)
 
-    def start(self, requests: list[Request], now_ns: int) -> None:
-        """Note that some that were taken are started."""
+    def start(self, requests: list[Request], now_ns: int, batch_ns: int) -> None:
+        """Note that some that were taken are started, in a batch that takes about `batch_ns`."""
+        row_ns = batch_ns // len(requests)
         for request in requests:
             session = self._session(request)
             if session is not None:  # else it ended meanwhile, and stays forgotten
-                session.turns.start(session, request, now_ns)
+                session.turns.start(session, request, now_ns, row_ns)
         self._next_turns()
 
     def take_back(self, requests: list[Request]) -> None:
@@ -359,7 +367,7 @@ class WaitingRoom:
         session = request.mailbox.session
         served_ns = session.served_ns
         if request.dry:
-            goes_first = session.turns.line_up(session, request)
+            goes_first = session.turns.line_up(session, request, self.now_ns)
             since_ns = max(served_ns, session.came_ns) if goes_first else request.rank_ns
             request.yields = not goes_first
             request.rank = (request.tier, since_ns, request.priority, served_ns, request.id)
@@ -383,6 +391,6 @@ class WaitingRoom:
     def _next_turns(self) -> None:
         """Let those go first whose turn has come."""
         for turns in self._turns.values():
-            while (request := turns.next()) is not None:
+            while (request := turns.next(self.now_ns)) is not None:
                 self._quit(request)
                 self._line_up(request)

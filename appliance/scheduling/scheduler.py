@@ -107,6 +107,7 @@ class Scheduler:
             now_ns: Monotonic nanoseconds; never smaller than in the call before.
         """
         self._effects = self._queue.effects = []
+        self._room.look(now_ns)
         is_news = False
         for event in events:
             if isinstance(event, BatchDone):
@@ -167,7 +168,7 @@ class Scheduler:
         return self._workers.planned_ns(model, batch_size)
 
     def overdue_ns(self, now_ns: int) -> dict[str, int]:
-        """Return by how much the observations of clients are overdue that should have come."""
+        """Return how overdue clients are, by name: who should have observed by now."""
         return self._queue.streams.overdue_ns(now_ns)
 
     def _close(self) -> None:

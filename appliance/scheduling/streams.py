@@ -205,9 +205,9 @@ class Streams:
                 self.forecasts[stream.model].move(stream, stream.cadence.next_ns)
 
     def overdue_ns(self, now_ns: int) -> dict[str, int]:
-        """Return by how much the observations of clients are overdue that should have come by now.
+        """Return how overdue clients are, by name: who should have observed by now.
 
-        Whoever is lost has stopped, and is not overdue.
+        Of a client with several models, the most overdue. Whoever is lost has stopped.
         """
         overdue_ns: dict[str, int] = {}
         for (client, _), stream in self._streams.items():

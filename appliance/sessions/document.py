@@ -18,7 +18,7 @@ def client_documents(
     """Return every session, the most recently seen first.
 
     Args:
-        overdue_ns: By how much the next observation of clients is overdue.
+        overdue_ns: How overdue clients are, by name; who waits for an answer is not.
     """
     documents = [_client(session, tier_of, overdue_ns, now_ns) for session in table]
     documents.reverse()
@@ -59,7 +59,9 @@ def _left_ms(instant_ns: int, now_ns: int) -> float:
 
 
 def _overdue_ms(session: Session, overdue_ns: Mapping[str, int]) -> float | None:
-    late_ns = None if session.silent else overdue_ns.get(session.client)
+    if session.silent or _queued(session):
+        return None
+    late_ns = overdue_ns.get(session.client)
     return None if late_ns is None else round(late_ns / 1e6, 1)
 
 

@@ -180,6 +180,35 @@ def test_those_who_are_late_do_not_use_up_the_time_of_dry_robots() -> None:
     assert {name.split()[0] for name in served[5:9]} == {"late", "timely"}
 
 
+def test_a_dry_robot_goes_before_all_that_are_late() -> None:
+    late = [ask(f"late {n}", budget=5) for n in range(12)]
+    record = run(BUSY, *late, ask("dry", at=62, budget=0, dry=True))
+    assert record.served().index("dry") <= 8, "it waits for what runs and what is committed"
+
+
+def test_a_robot_that_is_seldom_dry_goes_first_each_time() -> None:
+    crowd = [ask(f"robot {n}", budget=5) for n in range(60)]
+    seldom = [ask("dry", at=50 + 110 * n, budget=0, dry=True) for n in range(5)]
+    record = run(BUSY, *crowd, *seldom)
+    waits_ns = [
+        at_ns - answer.request.arrived_ns
+        for at_ns, answer in record.answers
+        if answer.request.session == "dry"
+    ]
+    assert len(waits_ns) == 5
+    assert max(waits_ns) <= 30 * MS
+
+
+def test_a_robot_that_says_it_is_dry_all_the_time_gains_a_tenth_of_the_worker() -> None:
+    crowd = [ask(f"robot {n}", budget=5) for n in range(120)]
+    greedy = [ask("greedy", at=1 + 4 * n, budget=0, dry=True) for n in range(250)]
+    record = run(BUSY, *crowd, *greedy)
+    in_a_second = [start for start in record.starts if start.now_ns < 1000 * MS]
+    of_it = sum(start.batch.requests[0].session == "greedy" for start in in_a_second)
+    assert len(in_a_second) >= 95
+    assert 8 <= of_it <= 12
+
+
 def test_a_dry_robot_goes_before_a_firm_request_that_is_lost_by_it() -> None:
     record = run(BUSY, ask("firm", budget=25, firm=True), ask("dry", budget=900, dry=True))
     assert record.served() == ["busy", "dry"]

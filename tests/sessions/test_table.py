@@ -148,8 +148,14 @@ def test_who_is_connected_may_be_overdue() -> None:
     for name in (b"a", b"b", b"c"):
         robots.seen(name, OLD, 0)
     robots.mark_silent(robots.seen(b"c", OLD, 0))
-    documents = client_documents(robots, lambda _: 1, {"b": 12_340_000, "c": 1}, 0)
-    assert [c["overdue_ms"] for c in documents] == [None, 12.3, None]
+    overdue_ns = {"b": 12_340_000, "c": 1}
+
+    def overdue_ms() -> list[float | None]:
+        return [c["overdue_ms"] for c in client_documents(robots, lambda _: 1, overdue_ns, 0)]
+
+    assert overdue_ms() == [None, 12.3, None]
+    robots.seen(b"b", OLD, 0).observed(OLD, 0)
+    assert overdue_ms() == [None, None, None], "it waits for an answer"
 
 
 def test_who_runs_dry_first_is_known_of_those_that_ask_for_more() -> None:

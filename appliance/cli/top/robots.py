@@ -101,19 +101,20 @@ def robots(clients: Sequence[Client], risen: Callable[[str], int]) -> list[Robot
 
 
 def _attention(client: Client, risen: int) -> Attention:
+    if not client["connected"]:
+        return Attention.GONE
     # Whoever has run out and waits for nothing has stopped by itself.
     waits = client["queued"] or client["last_outcome"] != "OK"
     dry_ms = client["runs_dry_in_ms"] if waits else None
     slack_ms = client.get("slack_ms")
-    is_so = {  # the most urgent first
-        Attention.GONE: not client["connected"],
+    holds = {
         Attention.DRY: dry_ms is not None and dry_ms <= 0,
         Attention.MISSES: risen > 0,
         Attention.SOON: dry_ms is not None and dry_ms < SOON_MS,
         Attention.LATE: slack_ms is not None and slack_ms < 0,
         Attention.OVERDUE: client.get("overdue_ms") is not None,
     }
-    return next((attention for attention, so in is_so.items() if so), Attention.HERE)
+    return max((each for each, does in holds.items() if does), default=Attention.HERE)
 
 
 # ------------------------------------------------------------------------------------ columns
