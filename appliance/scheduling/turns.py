@@ -26,7 +26,6 @@ from attrs import define, field
 
 from appliance.scheduling.events import Request
 
-
 SELDOM = 10
 """A session goes first again after this many times the time of its last row."""
 
