@@ -97,8 +97,10 @@ class Queue:
         """Hold a request to what its client said, and end it if there is no time for it."""
         if request.period_ns or (request.firm and request.keep_latest):
             request.background = not stream.may_come(request, now_ns)
-            if request.background:
-                request.dry = False  # nobody is dry more often than it observes
+            if request.background and request.dry:
+                # It may well ask sooner because it has run dry, but no turn of others is its.
+                request.background = not self.room.was_seldom_served(request)
+                request.dry = not request.background
         if not request.firm:
             return False
         if not request.background and self.shedding.refuses(request, stream, now_ns):
@@ -156,7 +158,7 @@ class Queue:
 
     def _overflow(self, request: Request, own: Mailbox, full: Mailbox) -> bool:
         """Drop one of a full mailbox, or `request` itself; return whether `request` stays."""
-        if full.session is own.session and self.overflow_policy == "reject_newest":
+        if full.client is own.client and self.overflow_policy == "reject_newest":
             self.answer(request, Outcome.QUEUE_FULL, "the queue is full")
             return False
         waiting = full.requests.values()

@@ -19,13 +19,16 @@ from itertools import chain
 from attrs import define, field
 
 from appliance.scheduling.events import UNRANKED, Lane, ModelRef, Rank, Request
-from appliance.scheduling.turns import Mailbox, Session, Turns
+from appliance.scheduling.turns import Client, Mailbox, Turns
 
 TIER_VALUE = 0.25
 """What answering a request in time is worth, of what one of the next better tier is, from 1 on."""
 
 SOFT_VALUE = 0.5
 """What answering a soft request in time is worth, of what a firm one is, which is lost else."""
+
+SWEPT = 2
+"""Clients looked at with each new one, whether they can be forgotten."""
 
 
 @define(eq=False)
@@ -184,6 +187,9 @@ class WaitingRoom:
     _sessions: dict[Hashable, dict[ModelRef, Mailbox]] = field(
         factory=dict[Hashable, "dict[ModelRef, Mailbox]"], init=False
     )
+    _clients: dict[tuple[str, int, int], Client] = field(
+        factory=dict[tuple[str, int, int], Client], init=False
+    )
     _turns: dict[tuple[int, int], Turns] = field(factory=dict[tuple[int, int], Turns], init=False)
     _orders: dict[Hashable, deque[Request]] = field(
         factory=dict[Hashable, "deque[Request]"], init=False
@@ -204,9 +210,19 @@ class WaitingRoom:
         ]
 
     def fullest(self) -> Mailbox:
-        """Return the mailbox with the most requests, or of those the oldest; somebody waits."""
+        """Return the mailbox with the most requests, or of those the oldest; somebody waits.
+
+        Rather not that of a dry robot that goes first.
+        """
         waiting = (box for box in self._mailboxes() if box.requests)
-        return max(waiting, key=lambda box: (len(box.requests), -next(iter(box.requests))))
+        return max(
+            waiting,
+            key=lambda box: (
+                len(box.requests),
+                box.client.first is None,
+                -next(iter(box.requests)),
+            ),
+        )
 
     def by_model(self) -> dict[ModelRef, int]:
         """Return how many wait for each model."""
@@ -214,6 +230,10 @@ class WaitingRoom:
         for request in self:
             counts[request.lane.model] = counts.get(request.lane.model, 0) + 1
         return counts
+
+    def was_seldom_served(self, request: Request) -> bool:
+        """Return whether its last batch was little of the time since, or there was none."""
+        return self._client(request).again_ns <= self.now_ns
 
     def knows(self, session: Hashable) -> bool:
         """Return whether `session` sent something and has not ended since."""
@@ -236,20 +256,43 @@ class WaitingRoom:
             mailboxes = self._sessions[request.session] = {}
         mailbox = mailboxes.get(request.lane.model)
         if mailbox is None:
-            group = self.group_of(request.lane.model)
-            known = (box.session for box in mailboxes.values() if box.session.group == group)
-            session = next(known, None)
-            if session is None:
-                turns = self._turns.setdefault((request.tier, group), Turns())
-                session = Session(request.arrived_ns, group, turns)
-            mailbox = mailboxes[request.lane.model] = Mailbox(session)
+            client = self._client(request)
+            client.mailboxes += 1
+            mailbox = mailboxes[request.lane.model] = Mailbox(client)
+        elif not mailbox.requests and mailbox.client.first is None:
+            # Its tier, or the group of its model, may be another one by now.
+            client = self._client(request)
+            mailbox.client.mailboxes -= 1
+            client.mailboxes += 1
+            mailbox.client = client
         return mailbox
 
-    def _session(self, request: Request) -> Session | None:
-        """Return the session of a request that may not wait; None: it has ended."""
+    def _client(self, request: Request) -> Client:
+        """Return what the client of a request has in its tier and group."""
+        group = self.group_of(request.lane.model)
+        key = request.client, request.tier, group
+        client = self._clients.pop(key, None)
+        if client is None:
+            self._forget_clients()
+            turns = self._turns.setdefault((request.tier, group), Turns())
+            client = Client(request.arrived_ns, turns)
+        self._clients[key] = client  # the least recently heard of come first
+        return client
+
+    def _forget_clients(self) -> None:
+        """Forget some that have no session any more, and no turn to wait for."""
+        for key in [key for key, _ in zip(self._clients, range(SWEPT), strict=False)]:
+            client = self._clients[key]
+            if not client.mailboxes and client.turns.is_due(client, self.now_ns):
+                del self._clients[key]
+            else:
+                self._clients[key] = self._clients.pop(key)
+
+    def _client_of(self, request: Request) -> Client | None:
+        """Return the client of a request that may not wait; None: its session has ended."""
         mailboxes = self._sessions.get(request.session)
         mailbox = mailboxes.get(request.lane.model) if mailboxes else None
-        return mailbox.session if mailbox else None
+        return mailbox.client if mailbox else None
 
     def add(self, request: Request, mailbox: Mailbox) -> None:
         """Let a new request wait, in its line as soon as its order allows."""
@@ -265,7 +308,7 @@ class WaitingRoom:
         """Let a request wait again that was taken; it is still first of its order."""
         self._put(request, mailbox)
         if request.dry:
-            mailbox.session.turns.come_back(mailbox.session, request)
+            mailbox.client.turns.come_back(mailbox.client, request)
         self._join(request)
 
     def take(self, lane: Lane, requests: list[Request]) -> None:
@@ -275,40 +318,40 @@ class WaitingRoom:
         if not line:
             del self.lines[lane]
         for request in requests:
-            session = self._leave(request).session
+            client = self._leave(request).client
             if request.dry:
-                session.turns.take(session, request)
+                client.turns.take(client, request)
 
     def start(self, requests: list[Request], now_ns: int, batch_ns: int) -> None:
         """Note that some that were taken are started, in a batch that takes about `batch_ns`."""
-        row_ns = batch_ns // len(requests)
         for request in requests:
-            session = self._session(request)
-            if session is not None:  # else it ended meanwhile, and stays forgotten
-                session.turns.start(session, request, now_ns, row_ns)
+            client = self._client_of(request)
+            if client is not None:  # else it ended meanwhile, and stays forgotten
+                client.turns.start(client, request, now_ns, batch_ns)
         self._next_turns()
 
     def take_back(self, requests: list[Request]) -> None:
         """Note that some that were started did not run."""
         for request in requests:
-            session = self._session(request)
-            if session is not None:
-                session.turns.take_back(session, request)
+            client = self._client_of(request)
+            if client is not None:
+                client.turns.take_back(client, request)
 
     def remove(self, request: Request) -> None:
         """Take one waiting request out, to end it."""
-        session = self._leave(request).session
+        client = self._leave(request).client
         if request.rank is not UNRANKED:
             self._quit(request)
-            session.yielding.pop(request.id, None)
+            if request.dry:
+                client.turns.quit(client, request)
 
     def run_dry(self, request: Request) -> None:
         """Let a request that waits go on as that of a robot without actions."""
         assert request.mailbox is not None, "it does not wait"
-        session = request.mailbox.session
+        client = request.mailbox.client
         if request.rank is not UNRANKED:
             self._quit(request)
-        session.turns.leave(session)
+        client.turns.leave(client)
         request.firm, request.dry = False, True
         if request.rank is not UNRANKED:
             self._line_up(request)
@@ -316,9 +359,9 @@ class WaitingRoom:
     def end(self, request: Request) -> None:
         """Note that `request`, which waits no more, ended: others may come in its place."""
         if request.dry:
-            session = self._session(request)
-            if session is not None:
-                session.turns.end(session, request)
+            client = self._client_of(request)
+            if client is not None:
+                client.turns.end(client, request)
                 self._next_turns()
         if request.order_key is None:
             return
@@ -334,13 +377,17 @@ class WaitingRoom:
 
     def forget(self, session: Hashable) -> None:
         """Drop what is remembered of a session that ended; nothing of it waits."""
-        self._sessions.pop(session, None)
+        for mailbox in self._sessions.pop(session, {}).values():
+            client = mailbox.client
+            client.mailboxes -= 1
+            if client.first is not None and client.first.session == session:
+                client.turns.end(client, client.first)
 
     # ------------------------------------------------------------------------------- mailboxes
 
     def _put(self, request: Request, mailbox: Mailbox) -> None:
         if not request.dry:
-            mailbox.session.turns.arrive(mailbox.session)
+            mailbox.client.turns.arrive(mailbox.client)
         mailbox.requests[request.id] = request
         if request.keep_latest:
             mailbox.latest = request
@@ -355,7 +402,7 @@ class WaitingRoom:
         if request.keep_latest:
             mailbox.latest = None
         if not request.dry:
-            mailbox.session.turns.leave(mailbox.session)
+            mailbox.client.turns.leave(mailbox.client)
         self.count -= 1
         return mailbox
 
@@ -364,11 +411,11 @@ class WaitingRoom:
     def _line_up(self, request: Request) -> None:
         """Rank a request and put it in its line."""
         assert request.mailbox is not None, "it does not wait"
-        session = request.mailbox.session
-        served_ns = session.served_ns
+        client = request.mailbox.client
+        served_ns = client.served_ns
         if request.dry:
-            goes_first = session.turns.line_up(session, request, self.now_ns)
-            since_ns = max(served_ns, session.came_ns) if goes_first else request.rank_ns
+            goes_first = client.turns.line_up(client, request, self.now_ns)
+            since_ns = max(served_ns, client.came_ns) if goes_first else request.rank_ns
             request.yields = not goes_first
             request.rank = (request.tier, since_ns, request.priority, served_ns, request.id)
         else:

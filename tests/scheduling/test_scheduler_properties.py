@@ -251,8 +251,8 @@ def nothing_is_left_behind(record: Record) -> None:
     assert not room.lines
     assert not room._orders
     assert not any(turns.waiting for turns in room._turns.values())
-    sessions = [box.session for boxes in room._sessions.values() for box in boxes.values()]
-    assert not any(session.first or session.yielding for session in sessions)
+    clients = room._clients.values()
+    assert not any(client.first or client.yielding or client.waiting for client in clients)
     assert len(queue._due) == 0
     assert record.turns[-1].decision.next_wakeup_ns is None
     for withdrawal in record.trace.withdrawals:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.simulation import (
     MS,
     Ask,
+    Death,
     Model,
     Record,
     Simulation,
@@ -23,7 +24,8 @@ from support.simulation import (
 )
 
 from appliance.errors import Outcome
-from appliance.scheduling.events import Answer
+from appliance.scheduling.events import Answer, Withdrawn
+from appliance.scheduling.turns import SELDOM
 
 ONE = Model(name="policy", row_ns=10 * MS)
 FOUR = Model(name="policy", max_batch=4, base_ns=8 * MS, row_ns=2 * MS)
@@ -109,9 +111,13 @@ def nobody_dry_is_refused(record: Record) -> None:
 
 
 def a_dry_session_goes_first_once_in_a_round(record: Record) -> None:
-    """Before it passes anybody again, the others have as many rows as of them waited."""
+    """Before it passes anybody again, the others have as many rows as of them waited.
+
+    Or its last batch is little of the time since.
+    """
     rows: Counter[int] = Counter()
     next_turn: dict[str, int] = {}
+    again_ns: dict[str, int] = {}
     for turn, start in starts_in_turns(record):
         before = rows.copy()
         for request in start.batch.requests:
@@ -119,10 +125,11 @@ def a_dry_session_goes_first_once_in_a_round(record: Record) -> None:
         for request in start.batch.requests:
             others = waiting_honestly(turn, request.tier) - {request.session}
             goes_first = request.dry and not request.rank[1]
-            if goes_first and others:
+            if goes_first and others and turn.now_ns < again_ns.get(request.session, 0):
                 assert before[request.tier] >= next_turn.get(request.session, 0)
             if request.dry:
                 next_turn[request.session] = before[request.tier] + len(others)
+                again_ns[request.session] = turn.now_ns + SELDOM * start.batch.expected_ns
 
 
 def one_dry_request_of_a_session_passes_who_is_late(record: Record) -> None:
@@ -229,6 +236,88 @@ def test_a_liar_that_reconnects_each_time_starves_nobody() -> None:
     record = simulation(Trace(models=(ONE,), asks=(*liars, honest)), again).run()
     (served_ns,) = (s.now_ns for s in record.starts if s.batch.requests[0].session == "honest")
     assert served_ns <= (20 + 50 + 3 * 10) * MS
+
+
+def test_who_comes_by_a_new_connection_each_time_is_the_same_client() -> None:
+    def again(world: Simulation, answer: Answer) -> None:
+        request = answer.request
+        if request.dry and world.now_ns < 2000 * MS:
+            at_ns = world.now_ns + MS // 5
+            world.at(at_ns, lambda: Withdrawn(request.session, gone=True))
+            again = Ask(at_ns=at_ns, session=f"{at_ns}", budget_ns=0, dry=True, client="liar")
+            world.ask(again)
+
+    crowd = [
+        Robot(name=f"robot {n}", period_ms=110, phase_ms=12 * n, budget_ms=80) for n in range(9)
+    ]
+    asks = [ask for robot in crowd for ask in robot.asks(2000)]
+    liar = Ask(at_ns=5 * MS, session="0", budget_ns=0, dry=True, client="liar")
+    world = simulation(Trace(models=(ONE,), asks=(*asks, liar)), again)
+    record = world.run(until_ns=2000 * MS)
+    rows = Counter(s.batch.requests[0].client == "liar" for s in record.starts)
+    assert rows[True] <= 0.25 * rows.total()
+
+
+def test_a_dry_robot_keeps_its_place_when_its_batch_is_chosen_again() -> None:
+    crowd = [
+        Ask(at_ns=round(0.4 * n * MS) + 1, session=f"robot {n % 8}", budget_ns=80 * MS)
+        for n in range(1000)
+    ]
+    dry = Ask(at_ns=round(201.3 * MS), session="dry", budget_ns=0, dry=True)
+    record = simulate(Trace(models=(ONE,), asks=(*crowd, dry), report_ns=MS // 5))
+    ((answered_ns, _),) = (each for each in record.answers if each[1].request.session == "dry")
+    assert answered_ns - dry.at_ns <= 25 * MS
+
+
+def test_dry_robots_lead_for_half_of_the_time_while_others_can_be_in_time() -> None:
+    dry = [
+        Ask(at_ns=(3 + 11 * n) * MS, session=f"dry {n % 90}", budget_ns=0, dry=True)
+        for n in range(180)
+    ]
+    crowd = [
+        ask
+        for n in range(9)
+        for ask in Robot(name=f"robot {n}", period_ms=100, phase_ms=11 * n, budget_ms=95).asks(2000)
+    ]
+    record = simulate(Trace(models=(ONE,), asks=(*dry, *crowd), report_ns=MS // 3, noise=0.02))
+    settled = [s for s in record.starts if 500 * MS < s.now_ns < 2000 * MS]
+    assert 0.4 <= sum(s.batch.requests[0].dry for s in settled) / len(settled) <= 0.6
+
+
+def test_who_asks_too_often_because_it_has_run_dry_is_served() -> None:
+    crowd = [
+        ask
+        for n in range(12)
+        for ask in Robot(name=f"robot {n}", period_ms=100, phase_ms=8 * n).asks(3000)
+    ]
+    dry = [
+        Ask(at_ns=(1 + 300 * n) * MS, session="dry", budget_ns=0, dry=True, period_ns=1000 * MS)
+        for n in range(10)
+    ]
+    record = simulate(Trace(models=(ONE,), asks=(*crowd, *dry)))
+    assert outcomes(record, "dry") == {(Outcome.OK, True): 10}
+
+
+def test_reminders_of_turns_that_do_not_come_are_not_kept() -> None:
+    """Those that wait for a worker that is away take turns that end by time alone."""
+    away = [
+        Ask(at_ns=200 * MS + n, session=f"away {n}", model="other", budget_ns=100, ttl_ns=TTL_NS)
+        for n in range(20)
+    ]
+    dry = [
+        Ask(at_ns=(210 + 4 * n) * MS, session=f"dry {n % 6}", budget_ns=0, dry=True)
+        for n in range(3000)
+    ]
+    trace = Trace(
+        models=(ONE, evolve(ONE, name="other")),
+        slots=(("cpu-0", ("policy",)), ("cpu-1", ("policy", "other"))),
+        asks=(*away, *dry),
+        deaths=(Death(100 * MS, "cpu-1", TTL_NS),),
+    )
+    world = simulation(trace)
+    world.run(until_ns=12_000 * MS)
+    turns = world.scheduler._room._turns.values()
+    assert max(len(each._by_turn) + len(each._by_time) for each in turns) <= 300
 
 
 def test_only_one_of_a_backlog_goes_first() -> None:

@@ -14,7 +14,7 @@ def request(number: int, **more: object) -> Request:
     given: dict[str, object] = {"session": f"s{number}", "keep_latest": False, **more}
     return Request(  # type: ignore[arg-type]
         id=number,
-        client="c",
+        client=str(given["session"]),
         lane=LANE,
         arrived_ns=0,
         deadline_ns=number,
@@ -66,3 +66,11 @@ def test_the_fullest_mailbox_is_the_older_one_among_equals() -> None:
     room.add(first, room.mailbox(first))
     room.add(second, room.mailbox(second))
     assert room.fullest() is first.mailbox
+
+
+def test_a_dry_robot_that_goes_first_is_not_the_fullest_among_equals() -> None:
+    room = WaitingRoom()
+    first, second = request(1, dry=True), request(2)
+    room.add(first, room.mailbox(first))
+    room.add(second, room.mailbox(second))
+    assert room.fullest() is second.mailbox

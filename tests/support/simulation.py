@@ -78,6 +78,8 @@ class Ask:
     priority: int = 1
     ordered: bool = False
     queue_limit: int = 64
+    client: str = ""
+    period_ns: int = 0
     tag: int = 0
     fault: Fault = ""
 
@@ -298,11 +300,12 @@ class Simulation:
         request = Request(
             id=len(self.record.requests) + 1,
             session=ask.session,
-            client=ask.session,
+            client=ask.client or ask.session,
             lane=self._lane(ask),
             arrived_ns=ask.at_ns,
             deadline_ns=ask.at_ns + ask.budget_ns,
             expires_ns=ask.at_ns + ask.ttl_ns,
+            period_ns=ask.period_ns,
             keep_latest=ask.keep_latest,
             firm=ask.firm,
             dry=ask.dry,

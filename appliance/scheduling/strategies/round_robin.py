@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from attrs import define
 
@@ -33,11 +33,11 @@ class RoundRobin:
             alone = background_of(contenders, start_ns)
             return None if alone is None else Choice(alone[0].lane, [alone[1]])
         waiting.sort(key=lambda each: each[:2])
-        turns: Counter[Hashable] = Counter()
+        turns: Counter[str] = Counter()
         order: list[tuple[int, Contender, Request]] = []
         for _, _, one, request in waiting:
-            order.append((turns[request.session], one, request))
-            turns[request.session] += 1
+            order.append((turns[request.client], one, request))
+            turns[request.client] += 1
         order.sort(key=lambda each: each[0])  # stable: within a round by the last turn
         lead = order[0][1]
         near = [request for _, one, request in order[: lead.most] if one is lead]
@@ -45,7 +45,7 @@ class RoundRobin:
 
 
 def _last_turn_ns(request: Request) -> int:
-    """Return when its session had a turn; a new one waits since it came."""
+    """Return when its client had a turn; a new one waits since it came."""
     assert request.mailbox is not None, "it does not wait"
-    session = request.mailbox.session
-    return max(session.served_ns, session.came_ns)
+    client = request.mailbox.client
+    return max(client.served_ns, client.came_ns)
