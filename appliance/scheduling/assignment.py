@@ -293,9 +293,9 @@ class Assignment:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
         expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
-        return Batch(
-            self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns, choice.lead
-        )
+        batch = Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
+        batch.lead = choice.lead
+        return batch
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time to plan a batch on a worker with."""

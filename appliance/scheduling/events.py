@@ -121,10 +121,10 @@ class Batch:
 
     Attributes:
         expected_ns: How long it is planned to take.
-        lead: The one without a deadline to lose for whom it goes before all others.
         switched: That worker ran another model before.
         committed: Its worker begins it by itself, when it is done with the one before.
         latest_start_ns: A worker that comes to it later skips it; 0: it never does.
+        lead: The one without a deadline to lose for whom it goes before all others.
     """
 
     id: int
@@ -132,11 +132,11 @@ class Batch:
     requests: list[Request]
     worker: WorkerRef
     expected_ns: int
-    lead: Request | None = None
     started_ns: int = 0
     switched: bool = False
     committed: bool = False
     latest_start_ns: int = 0
+    lead: Request | None = None
 
 
 # ---------------------------------------------------------------------------------- events
