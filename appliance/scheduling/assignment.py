@@ -25,6 +25,9 @@ MOST_LEAD_NS = 1_000_000
 """It is committed before the worker will likely be done: by as much as it takes to hear of that and
 to tell it to start. By no more than this, because what comes later cannot be in it."""
 
+SURELY = 0.95
+"""A batch hardly ever takes less than this part of the time that it will about take."""
+
 DRY_PAUSE, LATE_PAUSE = 0.8, 2.5
 """Times its own duration between two batches of dry ones, and two of late ones, that go before all
 others while these can be in time (see `leads.lead`). A little less than 1 and 3, as batches are
@@ -141,12 +144,15 @@ class Assignment:
         batch.latest_start_ns = self._latest_start_ns(worker, batch) or 0
 
     def _latest_start_ns(self, worker: Worker, batch: Batch) -> int | None:
-        """Return when the firm ones of a batch will likely just be in time; None: it has none."""
+        """Return from when on a firm one of a batch would surely be late; None: it has none.
+
+        Skipping costs all others in it, and who is next, a round trip to the worker.
+        """
         due_ns = min((each.deadline_ns for each in batch.requests if each.firm), default=None)
         if due_ns is None:
             return None
         likely_ns = self._likely_ns(worker, batch.lane, len(batch.requests))
-        return due_ns - likely_ns - worker.reporting.usual_ns
+        return due_ns - int(SURELY * likely_ns)
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""

@@ -22,7 +22,7 @@ from support.simulation import (
 
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
-from appliance.scheduling.assignment import STAGE_LEAD_NS
+from appliance.scheduling.assignment import STAGE_LEAD_NS, SURELY
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -573,7 +573,7 @@ def test_a_firm_request_is_skipped_by_a_worker_that_comes_to_it_too_late() -> No
     worker = world.scheduler._workers.find(WorkerRef("cpu-0", 1))
     running, batch = worker.executing, worker.committed
     assert [request.session for request in batch.requests] == ["firm"]
-    assert batch.latest_start_ns < batch.requests[0].deadline_ns - 10 * MS
+    assert batch.latest_start_ns <= batch.requests[0].deadline_ns - SURELY * 10 * MS
     late_ns = batch.latest_start_ns + MS
     done = BatchDone(worker.ref, running.id, late_ns - running.started_ns, finished_ns=late_ns)
     skipped = BatchDone(worker.ref, batch.id, 0, finished_ns=late_ns, skipped=True)
@@ -648,7 +648,7 @@ def test_a_change_of_model_counts_for_when_a_batch_is_done() -> None:
     for now_ns in range(begun_ns, view.likely_ns, MS // 50):
         scheduler.handle([], now_ns)
     assert view.likely_ns - MS <= view.committed_ns
-    assert view.committed.latest_start_ns <= begun_ns + (40 - 14) * MS
+    assert view.committed.latest_start_ns <= begun_ns + (40 - SURELY * 14) * MS
 
 
 # ----------------------------------------------------------------------------------- when it fails
