@@ -14,8 +14,8 @@ from attrs import define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.events import Batch, Go, Lane, Request, Revoke, Stage
+from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
-from appliance.scheduling.room import Line
 from appliance.scheduling.workers import Worker, Workers
 
 STAGE_LEAD_NS = 1_000_000

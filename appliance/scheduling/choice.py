@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, Union
 
 from appliance.scheduling.events import Lane, Request
-from appliance.scheduling.room import Line
+from appliance.scheduling.line import Line
 from appliance.values import value
 
 FOREVER_NS = 1 << 62

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from appliance.scheduling.choice import FOREVER_NS, Contender
 from appliance.scheduling.events import Lane, Request
-from appliance.scheduling.room import Ranked
+from appliance.scheduling.line import Ranked
 from appliance.scheduling.streams import Expected, Forecast
 from appliance.values import value
 

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from appliance.errors import StrategyError
 from appliance.scheduling.choice import Choice, Contender, Decided, Strategy, Wait
 from appliance.scheduling.events import Request
-from appliance.scheduling.room import Line
+from appliance.scheduling.line import Line
 from appliance.scheduling.streams import Streams
 
 SLOW_NS = 5_000_000

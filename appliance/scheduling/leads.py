@@ -15,8 +15,8 @@ from itertools import chain
 
 from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Wait
 from appliance.scheduling.events import Request
+from appliance.scheduling.line import Line
 from appliance.scheduling.outlook import Outlook
-from appliance.scheduling.room import Line
 from appliance.scheduling.window import Window
 
 BACKGROUND = 4

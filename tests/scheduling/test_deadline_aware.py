@@ -10,7 +10,8 @@ from attrs import Factory, define
 from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Wait
 from appliance.scheduling.deadline_aware import DeadlineAware
 from appliance.scheduling.events import Lane, ModelRef, Request
-from appliance.scheduling.room import Line, WaitingRoom
+from appliance.scheduling.line import Line
+from appliance.scheduling.room import WaitingRoom
 from appliance.scheduling.shedding import Shedding
 from appliance.scheduling.streams import Streams
 

@@ -21,7 +21,7 @@ from appliance.scheduling.choice import Choice, Contender, Decided, Wait
 from appliance.scheduling.deadline_aware import DeadlineAware
 from appliance.scheduling.events import Lane, ModelRef, Request, Withdrawn
 from appliance.scheduling.guard import LONGEST_MESSAGE, SLOW_NS, Guard
-from appliance.scheduling.room import Line
+from appliance.scheduling.line import Line
 from appliance.scheduling.strategies import PolicyRequest
 from appliance.scheduling.strategies.scored import Policy
 

@@ -12,7 +12,7 @@ from attrs import define
 from appliance.errors import StrategyError
 from appliance.scheduling.choice import Choice, Contender, Decided
 from appliance.scheduling.events import Request
-from appliance.scheduling.room import Line
+from appliance.scheduling.line import Line
 from appliance.scheduling.strategies.batches import batch_of, can_run
 from appliance.scheduling.streams import Streams
 

@@ -1,0 +1,151 @@
+"""The line of one lane: who is next. `room` puts requests in and takes them out."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import chain
+
+from attrs import define, field
+
+from appliance.scheduling.events import Rank, Request
+
+TIER_VALUE = 0.25
+"""What answering a request in time is worth, of what one of the next better tier is, from 1 on."""
+
+SOFT_VALUE = 0.5
+"""What answering a soft request in time is worth, of what a firm one is, which is lost else."""
+
+
+@define(eq=False)
+class Ranked:
+    """Requests by rank, best first, in parallel lists that a decision reads.
+
+    Attributes:
+        times_ns: The first of each rank; of requests that are not dry, the deadline to plan with.
+        values: What answering each in time is worth.
+        kinds: How many there are of each of these.
+        ranks: Of each.
+    """
+
+    requests: list[Request] = field(factory=list[Request], init=False)
+    times_ns: list[int] = field(factory=list[int], init=False)
+    values: list[float] = field(factory=list[float], init=False)
+    kinds: dict[float, int] = field(factory=dict[float, int], init=False)
+    ranks: list[Rank] = field(factory=list[Rank], init=False)
+
+    @property
+    def odd(self) -> bool:
+        """Whether they are not all worth the same."""
+        return len(self.kinds) > 1
+
+    @property
+    def usual(self) -> float:
+        """What each is worth if they are all worth the same; else 1."""
+        return next(iter(self.kinds)) if len(self.kinds) == 1 else 1.0
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def add(self, request: Request) -> None:
+        """Insert by rank. Ranks end in the request's id, so no two are equal."""
+        rank, ranks = request.rank, self.ranks
+        worth = 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1)
+        if not request.firm:
+            worth *= SOFT_VALUE
+        self.kinds[worth] = self.kinds.get(worth, 0) + 1
+        index = bisect_left(ranks, rank) if ranks and rank < ranks[-1] else len(ranks)
+        ranks.insert(index, rank)
+        self.requests.insert(index, request)
+        self.times_ns.insert(index, rank[0])
+        self.values.insert(index, worth)
+
+    def remove(self, first: Request, count: int = 1) -> None:
+        """Take out so many side by side, from `first` on."""
+        index = bisect_left(self.ranks, first.rank)
+        assert self.requests[index] is first
+        end = index + count
+        for worth in self.values[index:end] if self.odd else (self.values[index],):
+            self.kinds[worth] -= 1 if self.odd else end - index
+        if not all(self.kinds.values()):
+            self.kinds = {worth: many for worth, many in self.kinds.items() if many}
+        del self.ranks[index:end], self.requests[index:end]
+        del self.times_ns[index:end], self.values[index:end]
+
+
+@define(eq=False)
+class Line:
+    """The waiting requests of one lane, in four parts.
+
+    Attributes:
+        timely: Those with a deadline, firm and soft, by deadline. A soft one stays when it is over.
+        first: Dry ones whose turn it is.
+        yielding: Dry ones whose turn it is not.
+        background: More than their clients said they would send.
+        firm: How many of `timely` are firm.
+        critical: Those of `timely` that are of tier 0.
+    """
+
+    timely: Ranked = field(factory=Ranked, init=False)
+    first: Ranked = field(factory=Ranked, init=False)
+    yielding: Ranked = field(factory=Ranked, init=False)
+    background: Ranked = field(factory=Ranked, init=False)
+    firm: int = field(default=0, init=False)
+    critical: Ranked = field(factory=Ranked, init=False)
+
+    def __len__(self) -> int:
+        return len(self.timely) + len(self.first) + len(self.yielding) + len(self.background)
+
+    def __iter__(self) -> Iterator[Request]:
+        return chain(self.first, self.timely, self.yielding, self.background)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether anybody waits who has no deadline to plan with."""
+        return bool(self.first.requests or self.yielding.requests or self.background.requests)
+
+    def part(self, request: Request) -> Ranked:
+        """Return the part that a request belongs to."""
+        if request.dry:
+            return self.yielding if request.yields else self.first
+        return self.background if request.background else self.timely
+
+    def add(self, request: Request) -> None:
+        """Insert by rank."""
+        part = self.part(request)
+        part.add(request)
+        if part is self.timely:
+            self.firm += request.firm
+            if request.tier == 0:
+                self.critical.add(request)
+
+    def remove(self, request: Request) -> None:
+        """Take one out that is in the line."""
+        part = self.part(request)
+        part.remove(request)
+        if part is self.timely:
+            self.firm -= request.firm
+            if request.tier == 0:
+                self.critical.remove(request)
+
+    def take(self, requests: list[Request]) -> None:
+        """Take out several; mostly they stand side by side in `timely`."""
+        timely = self.timely
+        first = requests[0]
+        count = len(requests)
+        if count > 1 and not first.dry and not first.background:
+            index = bisect_left(timely.ranks, first.rank)
+            if timely.requests[index : index + count] == requests:
+                timely.remove(first, count)
+                if self.firm:
+                    self.firm -= sum(request.firm for request in requests)
+                if self.critical.requests:
+                    for request in requests:
+                        if request.tier == 0:
+                            self.critical.remove(request)
+                return
+        for request in requests:
+            self.remove(request)
