@@ -33,6 +33,10 @@ DRY_PAUSE, LATE_PAUSE = 0.8, 2.5
 others while these can be in time (see `leads.lead`). A little less than 1 and 3, as batches are
 sometimes shorter: about half of the time, and a quarter."""
 
+EMPTY_PAUSE = 3.2
+"""So much longer is that after a batch of dry ones that is all but empty: small ones cost others
+their time, until all run dry."""
+
 
 @define(eq=False)
 class Assignment:
@@ -220,7 +224,9 @@ class Assignment:
         worker.start(batch, now_ns, likely_ns)
         if batch.lead is not None:
             if batch.lead.dry:
-                worker.dry_from_ns = worker.likely_ns + int(DRY_PAUSE * likely_ns)
+                empty = 1 - len(batch.requests) / worker.models[batch.lane.model]
+                pause = DRY_PAUSE + EMPTY_PAUSE * empty
+                worker.dry_from_ns = worker.likely_ns + int(pause * likely_ns)
             else:
                 worker.late_from_ns = worker.likely_ns + int(LATE_PAUSE * likely_ns)
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
@@ -270,7 +276,8 @@ class Assignment:
         model = lane.model
         estimate = self.workers.estimate(model)
         most = worker.models[model]
-        careful_ns = estimate.careful_ns
+        is_roomy = self.queue.shedding.passing(model) >= 1
+        careful_ns = estimate.safe_ns if is_roomy else estimate.careful_ns
         times_ns = careful_ns if line.critical.requests else estimate.planned_ns
         if len(times_ns) > most + 1:  # another worker takes larger batches of it
             careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]

@@ -81,9 +81,9 @@ class DeadlineAware:
             instead = _only_critical(outlook, best.critical) or _wait_for_critical(outlook)
             if instead is not None:
                 return instead
-        elif self.shedding.is_calm(contenders[best.index].lane.model):
+        elif self.shedding.is_calm(outlook.contenders[best.index].lane.model):
             best = _all_in_order(outlook, best)
-        one = contenders[best.index]
+        one = outlook.contenders[best.index]
         requests = one.line.timely.requests[best.skip : best.skip + best.count]
         first = outlook.windows[best.index].first
         if best.count < one.most and (first or one.line.has_spare):

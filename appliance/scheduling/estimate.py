@@ -32,8 +32,9 @@ TOLD_APART = 0.2
 MOST_SWITCH = 0.5
 """Of the time of a single row: what a change may cost."""
 
-QUANTILE, CAREFUL_QUANTILE = 85.0, 95.0
-"""Of the times of a size: to plan with, and to plan with for tier 0."""
+QUANTILE, CAREFUL_QUANTILE, SAFE_QUANTILE = 85.0, 95.0, 98.0
+"""Of the times of a size: to plan with, to plan with for tier 0, and for tier 0 while there is room
+for everybody."""
 
 DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 """Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
@@ -41,6 +42,9 @@ DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 MOST_MARGIN = 1.05
 """Times that vary more are planned shorter than that quantile: a few answers will be late, but more
 would have been refused."""
+
+MOST_SAFE_MARGIN = 1.08
+"""Where the safe quantile is further off, such care would cost others more than it saves."""
 
 SPIKE = 1.3
 """A batch beyond this multiple of its expected time is a spike, unless deviations are larger."""
@@ -81,13 +85,14 @@ class Spread:
     """How far batches of one size were off what was expected of them, in thousandths of it.
 
     Attributes:
-        factor, careful: The quantiles, as factors; 0 while there are too few.
+        factor, careful, safe: The quantiles, as factors; 0 while there are too few.
         total: So many were taken in.
         latest: Number of the latest one, among batches of all sizes.
     """
 
     factor: float = field(default=0.0, init=False)
     careful: float = field(default=0.0, init=False)
+    safe: float = field(default=0.0, init=False)
     total: int = field(default=0, init=False)
     latest: int = field(default=0, init=False)
     _histogram: HdrHistogram = field(init=False)
@@ -102,9 +107,9 @@ class Spread:
         self.total += 1
         self._count += 1
         if self._count % REFRESH == 0 and self._count >= ENOUGH:
-            both = [QUANTILE, CAREFUL_QUANTILE]
-            values = self._histogram.get_percentile_to_value_dict(both)
-            self.factor, self.careful = (values[quantile] / 1000 for quantile in both)
+            quantiles = [QUANTILE, CAREFUL_QUANTILE, SAFE_QUANTILE]
+            values = self._histogram.get_percentile_to_value_dict(quantiles)
+            self.factor, self.careful, self.safe = (values[each] / 1000 for each in quantiles)
         if self._count >= WINDOW:
             self._histogram = HdrHistogram(1, HIGHEST, 2)
             self._count = 0
@@ -146,6 +151,7 @@ class Estimate:
         planned_ns: Time to plan with by batch size, never decreasing: likely enough not to be
             exceeded. Index 0 is 0.
         careful_ns: The same for tier 0, which had better not be late.
+        safe_ns: The same for tier 0 while nobody has to be refused.
         ratio: How much slower the engine is than at its warm-up.
         deviation: Mean absolute deviation of a batch from its expected time, as a part of it.
         ran_ns: When something of it was started last.
@@ -156,6 +162,7 @@ class Estimate:
     largest: int
     planned_ns: list[int] = field(factory=list[int], init=False)
     careful_ns: list[int] = field(factory=list[int], init=False)
+    safe_ns: list[int] = field(factory=list[int], init=False)
     ratio: float = field(default=1.0, init=False)
     deviation: float = field(default=0.03, init=False)
     switch_ns: int = field(default=0, init=False)
@@ -268,14 +275,19 @@ class Estimate:
         self._planned_ratio = self.ratio
         common = 1 + DEVIATIONS * self.deviation
         common_careful = 1 + CAREFUL_DEVIATIONS * self.deviation
-        planned, careful = [0], [0]
+        planned, careful, safe = [0], [0], [0]
         for size in range(1, self.largest + 1):
             spread = self._spreads.get(size)
             time_ns = self._expected_ns[size] * self.ratio
-            factors = (common, common_careful)
+            factor, careful_factor, safe_factor = common, common_careful, common_careful
             if spread is not None and spread.factor:
-                factors = (spread.factor, spread.careful)
-            planned.append(int(time_ns * min(factors[0], MOST_MARGIN)))
-            careful.append(int(time_ns * min(factors[1], MOST_MARGIN)))
+                factor, careful_factor, safe_factor = spread.factor, spread.careful, spread.safe
+            planned.append(int(time_ns * min(factor, MOST_MARGIN)))
+            careful.append(int(time_ns * min(careful_factor, MOST_MARGIN)))
+            if safe_factor <= MOST_SAFE_MARGIN:
+                safe.append(int(time_ns * safe_factor))
+            else:
+                safe.append(careful[-1])
         self.planned_ns = list(accumulate(planned, max))
         self.careful_ns = list(accumulate(careful, max))
+        self.safe_ns = list(accumulate(safe, max))

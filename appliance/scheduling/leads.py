@@ -1,10 +1,10 @@
 """Who goes without a deadline to lose: in front, beside others, or when nobody else wants to.
 
-In front go a dry robot whose turn it is, and a soft request that is late anyway where that costs no
-firm one its deadline. They do so for a part of the time only, and ride beside others else: batches
-made for them are small and cost others their answers, who would be the next that run dry or are
-late. Beside others rides whoever makes nobody late by it. When nobody else wants the worker, those
-go that are more than their clients said they would send.
+In front go a dry robot whose turn it is and that has waited a while (`outlook`), and a soft request
+that is late anyway where that costs no firm one its deadline. They do so for a part of the time
+only, and ride beside others else: batches made for them are small and cost others their answers,
+who would be the next that run dry or are late. Beside others rides whoever makes nobody late by it.
+When nobody else wants the worker, those go that are more than their clients said they would send.
 """
 
 from __future__ import annotations

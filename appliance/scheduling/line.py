@@ -28,11 +28,11 @@ class Ranked:
         ranks: Of each.
     """
 
-    requests: list[Request] = field(factory=list[Request], init=False)
-    times_ns: list[int] = field(factory=list[int], init=False)
-    values: list[float] = field(factory=list[float], init=False)
-    kinds: dict[float, int] = field(factory=dict[float, int], init=False)
-    ranks: list[Rank] = field(factory=list[Rank], init=False)
+    requests: list[Request] = field(factory=list[Request])
+    times_ns: list[int] = field(factory=list[int])
+    values: list[float] = field(factory=list[float])
+    kinds: dict[float, int] = field(factory=dict[float, int])
+    ranks: list[Rank] = field(factory=list[Rank])
 
     @property
     def odd(self) -> bool:
@@ -52,10 +52,25 @@ class Ranked:
 
     def add(self, request: Request) -> None:
         """Insert by rank. Ranks end in the request's id, so no two are equal."""
-        rank, ranks = request.rank, self.ranks
-        worth = 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1)
-        if not request.firm:
-            worth *= SOFT_VALUE
+        worth = _worth(request) if request.firm else SOFT_VALUE * _worth(request)
+        self._insert(request, request.rank, worth)
+
+    def copy(self) -> Ranked:
+        """Return another one of the same."""
+        return Ranked(
+            self.requests.copy(),
+            self.times_ns.copy(),
+            self.values.copy(),
+            self.kinds.copy(),
+            self.ranks.copy(),
+        )
+
+    def add_dry(self, request: Request, due_ns: int) -> None:
+        """Insert one that is dry as if it had a deadline; it is worth as much as a firm one."""
+        self._insert(request, (due_ns, request.tier, *request.rank[2:]), _worth(request))
+
+    def _insert(self, request: Request, rank: Rank, worth: float) -> None:
+        ranks = self.ranks
         self.kinds[worth] = self.kinds.get(worth, 0) + 1
         index = bisect_left(ranks, rank) if ranks and rank < ranks[-1] else len(ranks)
         ranks.insert(index, rank)
@@ -76,6 +91,10 @@ class Ranked:
         del self.times_ns[index:end], self.values[index:end]
 
 
+def _worth(request: Request) -> float:
+    return 1.0 if request.tier < 2 else TIER_VALUE ** (request.tier - 1)
+
+
 @define(eq=False)
 class Line:
     """The waiting requests of one lane, in four parts.
@@ -89,12 +108,12 @@ class Line:
         critical: Those of `timely` that are of tier 0.
     """
 
-    timely: Ranked = field(factory=Ranked, init=False)
-    first: Ranked = field(factory=Ranked, init=False)
-    yielding: Ranked = field(factory=Ranked, init=False)
-    background: Ranked = field(factory=Ranked, init=False)
-    firm: int = field(default=0, init=False)
-    critical: Ranked = field(factory=Ranked, init=False)
+    timely: Ranked = field(factory=Ranked)
+    first: Ranked = field(factory=Ranked)
+    yielding: Ranked = field(factory=Ranked)
+    background: Ranked = field(factory=Ranked)
+    firm: int = 0
+    critical: Ranked = field(factory=Ranked)
 
     def __len__(self) -> int:
         return len(self.timely) + len(self.first) + len(self.yielding) + len(self.background)
@@ -106,6 +125,22 @@ class Line:
     def has_spare(self) -> bool:
         """Whether anybody waits who has no deadline to plan with."""
         return bool(self.first.requests or self.yielding.requests or self.background.requests)
+
+    def with_patience(self, until_ns: int, patience_ns: int) -> Line:
+        """Return a copy in which dry ones are timely that would wait until `until_ns`.
+
+        Each would wait `patience_ns` from when it asked, or ran dry; none of tier 0 does.
+        """
+        timely, first = self.timely.copy(), Ranked()
+        for request in self.first:
+            # It may have come while its robot still had actions.
+            ran_out_ns = request.deadline_ns if request.runs_out else 0
+            due_ns = max(request.arrived_ns, ran_out_ns) + patience_ns
+            if request.tier > 0 and due_ns >= until_ns:
+                timely.add_dry(request, due_ns)
+            else:
+                first.add(request)
+        return Line(timely, first, self.yielding, self.background, self.firm, self.critical)
 
     def part(self, request: Request) -> Ranked:
         """Return the part that a request belongs to."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from attrs import evolve
+
 from appliance.scheduling.choice import Contender
 from appliance.scheduling.critical import Critical
 from appliance.scheduling.events import ModelRef
@@ -13,6 +15,11 @@ from appliance.values import value
 
 AHEAD_NS = 20_000_000
 """Tier 0 is looked for so far beyond the longest batch."""
+
+DRY_PATIENCE, MOST_DRY_PATIENCE_NS = 4, 50_000_000
+"""A dry robot goes first at the latest after so many times what a full batch takes longer than one
+row, and until then in order, as if that were its deadline: mostly in a full batch. Led by it at
+once, a batch is small, and others run dry for that, who would lead small ones next."""
 
 
 @value
@@ -47,6 +54,8 @@ def look(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Outlook:
     """Look at the lanes of a worker that is free at `start_ns`."""
+    if any(one.line.first.requests for one in contenders):
+        contenders = [_with_patience(one, start_ns) for one in contenders]
     windows: list[Window] = []
     pairs: list[tuple[Contender, Window]] = []
     for one in contenders:
@@ -61,6 +70,15 @@ def look(
         pairs.append((one, window))
     critical = _look_for_critical(contenders, forecasts, start_ns)
     return Outlook(start_ns, contenders, windows, pairs, critical)
+
+
+def _with_patience(one: Contender, start_ns: int) -> Contender:
+    """Return a lane in which those that are dry may have deadlines."""
+    if not one.line.first.requests:
+        return one
+    patience_ns = min(MOST_DRY_PATIENCE_NS, DRY_PATIENCE * (one.times_ns[-1] - one.times_ns[1]))
+    line = one.line.with_patience(start_ns + one.switch_ns + one.times_ns[1], patience_ns)
+    return evolve(one, line=line, unit=line.timely.usual * one.times_ns[-1] / one.most)
 
 
 def _look_for_critical(

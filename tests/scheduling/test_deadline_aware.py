@@ -232,8 +232,26 @@ def test_it_does_not_wait_for_who_can_go_to_another_worker() -> None:
 # ------------------------------------------------------------------- without a deadline to lose
 
 
-def test_a_dry_robot_goes_first() -> None:
+def test_a_dry_robot_goes_first_once_it_has_waited_a_while() -> None:
+    waiting = [request(n, 12) for n in (1, 2)]
+    new, old = (request(9, -50, dry=True, firm=False, came=came) for came in (-13, -15))
+    assert chosen(*waiting, new) == [1, 2]
+    assert chosen(*waiting, old) == [9, 1]
+
+
+def test_a_dry_robot_does_not_wait_where_no_batch_grows_by_that() -> None:
     dry = request(9, -50, dry=True, firm=False)
+    assert chosen(request(1, 12), dry, times_ms=(0, 10)) == [9]
+    assert chosen(request(1, 12), dry, times_ms=(0, 10, 10)) == [9, 1]
+
+
+def test_a_dry_robot_takes_the_seat_of_who_can_wait() -> None:
+    dry = request(9, -50, dry=True, firm=False)
+    assert chosen(*(request(n, 100) for n in range(1, 5)), dry) == [9, 1, 2, 3]
+
+
+def test_a_dry_robot_of_tier_0_does_not_wait() -> None:
+    dry = request(9, -50, dry=True, firm=False, tier=0)
     assert chosen(*(request(n, 12) for n in (1, 2)), dry) == [9, 1]
 
 
