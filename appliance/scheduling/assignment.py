@@ -286,7 +286,7 @@ class Assignment:
             line,
             times_ns,
             careful_ns,
-            self._switch_ns(worker, lane),
+            0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
             worker.dry_from_ns,

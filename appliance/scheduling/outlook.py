@@ -54,10 +54,11 @@ def look(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Outlook:
     """Look at the lanes of a worker that is free at `start_ns`."""
-    if any(one.line.first.requests for one in contenders):
-        contenders = [_with_patience(one, start_ns) for one in contenders]
     windows: list[Window] = []
     pairs: list[tuple[Contender, Window]] = []
+    contenders = [
+        _with_patience(one, start_ns) if one.line.first.requests else one for one in contenders
+    ]
     for one in contenders:
         timely = one.line.timely
         if timely.times_ns:
@@ -74,8 +75,6 @@ def look(
 
 def _with_patience(one: Contender, start_ns: int) -> Contender:
     """Return a lane in which those that are dry may have deadlines."""
-    if not one.line.first.requests:
-        return one
     patience_ns = min(MOST_DRY_PATIENCE_NS, DRY_PATIENCE * (one.times_ns[-1] - one.times_ns[1]))
     line = one.line.with_patience(start_ns + one.switch_ns + one.times_ns[1], patience_ns)
     return evolve(one, line=line, unit=line.timely.usual * one.times_ns[-1] / one.most)
