@@ -40,10 +40,11 @@ demo: $(BUILD)/demo.stamp
 test: $(BUILD)/dev.stamp test-sdk peers
 	@APPLIANCE_PEER_010=$$(ls $(PEERS)/0.1.0/bin/python 2>/dev/null) \
 		APPLIANCE_PEER_140=$$(ls $(PEERS)/1.4.0/bin/python 2>/dev/null) \
+		APPLIANCE_TRITONCLIENT=$(PEERS)/tritonclient/bin/python \
 		$(BIN)/python -m pytest $(TEST_ARGS)
 
 # The clients and the server that the wire is compatible with, unmodified, each by itself.
-peers: $(PEERS)/0.1.0.stamp $(PEERS)/1.4.0.stamp
+peers: $(PEERS)/0.1.0.stamp $(PEERS)/1.4.0.stamp $(PEERS)/tritonclient.stamp
 
 # The base install is what robot controllers get: it must work with nothing else beside it.
 test-sdk: $(BUILD)/sdk.stamp
@@ -110,6 +111,14 @@ $(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*
 	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check \
 		--force-reinstall --no-deps . >&2
 	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
+	@touch $@
+
+$(PEERS)/tritonclient.stamp:
+	@mkdir -p $(PEERS)
+	@echo "installing tritonclient into $(BUILD)/peers/tritonclient" >&2
+	@$(PYTHON) -m venv $(PEERS)/tritonclient >&2
+	@$(PEERS)/tritonclient/bin/python -m pip install --quiet --disable-pip-version-check \
+		'tritonclient[grpc]==2.73.0' >&2
 	@touch $@
 
 # It needs Python 3.11: with an older one, what needs it is skipped.

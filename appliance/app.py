@@ -7,7 +7,7 @@ root                                  (cancelled last)
    ├─ worker pool → supervise(slot)
    ├─ dispatcher                      (sole owner of the scheduler)
    ├─ recorder                        (the ring; recordings; their files in a thread)
-   └─ robots' door                    (ZeroMQ)
+   └─ doors                           (ZeroMQ; gRPC in a thread of its own)
 ```
 
 Start: addresses tried → workers settled → dispatcher → doors → ready. Drain: the admission gate
@@ -45,6 +45,7 @@ from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
 from appliance.dispatch.strategy import ConfiguredStrategy
+from appliance.ingest.bridge import Bridge
 from appliance.io.groups import only_error
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
@@ -121,6 +122,7 @@ class Appliance:
     pool: WorkerPool = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     door: ZmqDoor = field(init=False)
+    bridge: Bridge | None = field(default=None, init=False)
     recorder: Recorder = field(init=False)
     documents: Documents = field(init=False)
     timeline: TimelineDocuments = field(init=False)
@@ -179,6 +181,8 @@ class Appliance:
         replies = Replies(catalog, config.appliance_id, instance)
         self.door = ZmqDoor(config.transport, intake, replies, gate)
         self.dispatcher.answer_rows = self.door.answer_rows
+        if config.ingest.grpc.bind:
+            self.bridge = Bridge(config.ingest.grpc, intake)
         self.recorder = Recorder(config.recording, endings, self._about)
         self.documents = Documents(
             appliance_id=config.appliance_id,
@@ -251,7 +255,10 @@ class Appliance:
     async def _run_door(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                self._binds = await nursery.start(self.door.run)
+                binds: list[str] = await nursery.start(self.door.run)
+                if self.bridge is not None:
+                    binds += await nursery.start(self.bridge.run)
+                self._binds = binds
                 task_status.started(scope)
 
     async def _admin(

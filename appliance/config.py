@@ -96,6 +96,34 @@ class Transport:
 
 
 @frozen(kw_only=True)
+class GrpcIngest:
+    """The door for clients of the Open Inference Protocol.
+
+    Attributes:
+        bind: `HOST:PORT`; empty: there is no such door.
+        insecure: Written consent to listen beyond loopback without TLS.
+        max_message_bytes: A longer message is refused by gRPC.
+        max_calls: Calls under way; more are refused.
+    """
+
+    bind: str = field(default="", validator=matches_re(r"(.+:\d{1,5})?"))
+    insecure: bool = False
+    max_message_bytes: int = field(default=64 * MIB, validator=and_(ge(1024), le(1024 * MIB)))
+    max_calls: int = field(default=1024, validator=and_(ge(1), le(100_000)))
+
+
+@frozen(kw_only=True)
+class Ingest:
+    """Doors beside the robots' own.
+
+    Attributes:
+        grpc: That of the Open Inference Protocol.
+    """
+
+    grpc: GrpcIngest = GrpcIngest()
+
+
+@frozen(kw_only=True)
 class Keys:
     """Who may come, by the CURVE key it holds.
 
@@ -342,6 +370,7 @@ class Config:
 
     appliance_id: str = ""
     transport: Transport = Transport()
+    ingest: Ingest = Ingest()
     keys: Keys = Keys()
     clients: Clients = Clients()
     scheduling: Scheduling = Scheduling()
@@ -449,6 +478,12 @@ def _check_binds(config: Config, where: str) -> None:
                 "no keys are asked for; write keys.required = true (docs/operations.md, Keys), "
                 "bind to 127.0.0.1, or write transport.insecure = true"
             )
+    grpc = config.ingest.grpc
+    if grpc.bind and not (grpc.insecure or _is_loopback(grpc.bind)):
+        raise ConfigError(
+            f"{where}: ingest.grpc.bind: found {grpc.bind!r}, which others can reach, and there is "
+            "no TLS; bind to 127.0.0.1, or write ingest.grpc.insecure = true"
+        )
     for address in keys.server_key_of:
         if address not in transport.bind:
             raise ConfigError(

@@ -51,6 +51,9 @@ def _serving(commands: Commands) -> None:
         action="append",
         help="tcp://HOST:PORT or ipc://PATH; may be given again",
     )
+    serve.add_argument(
+        "--grpc", metavar="HOST:PORT", help="serve the Open Inference Protocol there, too"
+    )
     _add_socket(serve)
     serve.add_argument(
         "--set",

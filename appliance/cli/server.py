@@ -38,6 +38,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
     for key, value in (
         ("models.directory", arguments.models),
         ("transport.bind", arguments.bind),
+        ("ingest.grpc.bind", arguments.grpc),
         ("admin.socket", arguments.socket),
     ):
         if value is not None:

@@ -1,0 +1,73 @@
+"""What travels between the two sides of the door: calls that infer, and questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Any, Union
+
+from attrs import define, field
+
+from appliance.errors import Rejected
+from appliance.wire.inference import Output, RowOutputs
+from appliance.wire.pb import inference_pb2
+from appliance.wire.spec import ModelSpec
+
+NOBODY: Hashable = ()
+
+
+@define(eq=False, kw_only=True)
+class Call:
+    """One inference request: made in gRPC's thread, served in Trio's, answered in gRPC's.
+
+    Attributes:
+        received_ns: Monotonic.
+        timeout_ns: What its caller gave it from then on; None: no bound.
+        response: Set when it has ended.
+        number: Of this call, unique within the process; its rows' tag.
+        session: Whose mailbox its rows wait in.
+        outputs: What is wanted of each row.
+        rows: What its rows gave, as far as they have ended.
+        left: Rows that have not ended.
+        is_closed: It was answered, refused or given up.
+        refusal: Why it is refused; when it comes already, if it could not be read.
+    """
+
+    request: inference_pb2.ModelInferRequest
+    client: str
+    received_ns: int
+    timeout_ns: int | None
+    response: asyncio.Future[None]
+    number: int = 0
+    session: Hashable = NOBODY
+    spec: ModelSpec | None = None
+    outputs: list[Output] = field(factory=list[Output])
+    rows: list[RowOutputs | None] = field(factory=list["RowOutputs | None"])
+    is_batched: bool = False
+    left: int = 0
+    is_closed: bool = False
+    refusal: Rejected | None = None
+
+
+@define(eq=False)
+class GivenUp:
+    """A call whose caller does not wait any more."""
+
+    call: Call
+
+
+@define(eq=False)
+class Question:
+    """Something that is answered at once, in Trio's thread, where what it is about lives.
+
+    Attributes:
+        ask: Gives the answer, or raises Rejected.
+    """
+
+    ask: Callable[[], Any]
+    response: asyncio.Future[Any]
+    answer: Any = None
+    refusal: Rejected | None = None
+
+
+Item = Union[Call, GivenUp, Question]  # noqa: UP007

@@ -1,0 +1,261 @@
+"""Trio's side of the gRPC door: calls become requests like the robots', their outcomes responses.
+
+A call with several rows is as many requests. It is answered when the last of them is, and refused
+with the first that is refused; what is left of it is taken back then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import count
+
+from attrs import define, field
+
+from appliance.dispatch.intake import Intake
+from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
+from appliance.errors import Outcome, Rejected
+from appliance.ingest import documents
+from appliance.ingest.calls import Call, GivenUp, Item, Question
+from appliance.ingest.statistics import ModelStatistics
+from appliance.wire.inference import (
+    Options,
+    RowOutputs,
+    read_options,
+    read_outputs,
+    read_rows,
+)
+from appliance.wire.pb import inference_pb2
+from appliance.wire.types import Keep, Lateness, Observation
+
+MICROSECOND_NS = 1_000
+PROTOCOL = "grpc"
+IDLE_NS = 10_000_000_000
+"""A session that asked nothing for so long is over; the state of its models is forgotten."""
+
+_OK = Outcome.OK  # members are slow to find before Python 3.12
+
+
+@define(eq=False)
+class _Session:
+    """One mailbox.
+
+    Attributes:
+        open: Calls that have not ended.
+        last_ns: When one ended last.
+    """
+
+    open: int = 0
+    last_ns: int = 0
+
+
+@define(eq=False)
+class GrpcDoor:
+    """See the module's docstring.
+
+    Args:
+        answer: Takes calls and questions that have ended, back to gRPC's thread.
+        clock: Monotonic nanoseconds.
+    """
+
+    intake: Intake
+    answer: Callable[[Call | Question], None]
+    clock: Callable[[], int]
+    _numbers: count[int] = field(factory=lambda: count(1), init=False)
+    _sessions: dict[Hashable, _Session] = field(factory=dict[Hashable, _Session], init=False)
+    _statistics: dict[str, ModelStatistics] = field(factory=dict[str, ModelStatistics], init=False)
+
+    # ------------------------------------------------------------------------------------- in
+
+    def take(self, items: Iterable[Item]) -> None:
+        """Take what has come, and let the dispatcher have its turn."""
+        for item in items:
+            if isinstance(item, Call):
+                self._infer(item)
+            elif isinstance(item, GivenUp):
+                self._give_up(item.call)
+            else:
+                self._ask(item)
+        self.intake.dispatcher.turn()
+
+    def _ask(self, question: Question) -> None:
+        try:
+            question.answer = question.ask()
+        except Rejected as rejected:
+            question.refusal = rejected
+        self.answer(question)
+
+    def _infer(self, call: Call) -> None:
+        call.number = next(self._numbers)
+        request = call.request
+        try:
+            if call.refusal is not None:
+                raise call.refusal
+            options = read_options(request)
+            spec = self.find(request.model_name, request.model_version)
+            call.outputs = read_outputs(request, spec)
+            rows = read_rows(request, spec)
+            if spec.recurrent and len(rows.tensors) > 1:
+                raise Rejected(  # noqa: TRY301
+                    Outcome.INVALID, f"model {spec.model_id!r} has a state: ask row by row"
+                )
+        except Rejected as rejected:
+            self._open(call, (PROTOCOL, call.client))
+            self.intake.refuse(
+                Observation(model_id=request.model_name, wants_status=True),
+                rejected,
+                door=self,
+                route=(call, 0),
+                session=call.session,
+                client=call.client,
+                now_ns=call.received_ns,
+            )
+            return
+        call.spec, call.is_batched = spec, rows.is_batched
+        self._open(call, (PROTOCOL, call.client, options.sequence_id))
+        if options.sequence_start:
+            self.intake.end_episode(call.session, spec.model_id, 0)
+        call.left = len(rows.tensors)
+        call.rows = [None] * call.left
+        about = self._about(call, options)
+        for row, tensors in enumerate(rows.tensors):
+            if call.is_closed:
+                break  # one before was refused
+            self.intake.offer(
+                about(tensors=tensors, metadata=rows.metadata[row]),
+                rows.payload,
+                door=self,
+                route=(call, row),
+                session=call.session,
+                client=call.client,
+                now_ns=call.received_ns,
+            )
+
+    def find(self, name: str, version: str) -> documents.ModelSpec:
+        """Return the spec of a model that can answer.
+
+        Raises:
+            Rejected: INVALID, versions are numbers here; or as `Catalog.find`.
+        """
+        served = self.intake.admission.catalog.models.get(name)
+        if version and not version.isdecimal() and (not served or version != served.version):
+            raise Rejected(Outcome.INVALID, f"a version is a number, came {version!r}")
+        return self.intake.admission.catalog.find(name, version)
+
+    def _about(self, call: Call, options: Options) -> Callable[..., Observation]:
+        """Return what makes a row's observation: what is true of all rows of a call."""
+        bounds_us = [options.timeout_us] if options.timeout_us is not None else []
+        if call.timeout_ns is not None:
+            bounds_us.append(max(0, call.timeout_ns) // MICROSECOND_NS)
+        request, number = call.request, call.number
+        budget_us = min(bounds_us, default=None)
+        lateness = Lateness.DEFAULT if budget_us is None else Lateness.FIRM
+
+        def make(**row: object) -> Observation:
+            return Observation(
+                client_id=call.client,
+                client_type=PROTOCOL,
+                model_id=request.model_name,
+                model_version=request.model_version,
+                priority=options.priority,
+                sequence=number,
+                latency_budget_us=budget_us,
+                lateness=lateness,
+                keep=Keep.LATEST if options.latest else Keep.ALL,
+                wants_status=True,
+                **row,  # pyright: ignore[reportArgumentType]
+            )
+
+        return make
+
+    def _give_up(self, call: Call) -> None:
+        if not call.is_closed:
+            self._close(call)
+            self._take_back(call)
+
+    def _take_back(self, call: Call) -> None:
+        self.intake.withdraw(call.session, call.request.model_name, call.number)
+
+    # -------------------------------------------------------------------------------- sessions
+
+    def _open(self, call: Call, key: Hashable) -> None:
+        session = self._sessions.setdefault(key, _Session())
+        session.open += 1
+        call.session = key
+
+    def _close(self, call: Call) -> None:
+        call.is_closed = True
+        session = self._sessions[call.session]
+        session.open -= 1
+        session.last_ns = self.clock()
+
+    def expire(self) -> None:
+        """End sessions that have been idle for long."""
+        before_ns = self.clock() - IDLE_NS
+        over = [key for key, s in self._sessions.items() if not s.open and s.last_ns < before_ns]
+        for key in over:
+            del self._sessions[key]
+            self.intake.gone(key)
+
+    # ------------------------------------------------------------------------------------ out
+
+    def deliver(self, ended: Sequence[Ended]) -> list[Delivery]:
+        """See `Door.deliver`."""
+        return [self._deliver(ticket, reply) for ticket, reply in ended]
+
+    def _deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
+        call, row = ticket.route
+        if call.is_closed:
+            # Its caller has its answer already, or has gone.
+            return Delivery.GONE if reply.outcome is _OK else Delivery.SILENT
+        statistics = self._statistics.setdefault(call.request.model_name, ModelStatistics())
+        took_ns = self.clock() - call.received_ns
+        if reply.outcome is _OK:
+            call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
+            call.left -= 1
+            statistics.ran(reply)
+            if call.left:
+                return Delivery.TOLD
+            statistics.succeeded(reply, took_ns)
+            self._close(call)
+        else:
+            call.refusal = Rejected(
+                reply.outcome, reply.message, retry_after_ns=reply.retry_after_ns
+            )
+            statistics.refused(took_ns)
+            self._close(call)
+            if len(call.rows) > 1:
+                self._take_back(call)
+        self.answer(call)
+        return Delivery.TOLD
+
+    # ------------------------------------------------------------------------------- questions
+
+    def is_ready(self, name: str, version: str) -> bool:
+        """Return whether a model can answer now."""
+        served = self.intake.admission.catalog.models.get(name)
+        if served is None or (version and version != served.version):
+            self.find(name, version)  # says what is wrong
+            return False
+        return bool(served.workers) and not self.intake.admission.draining
+
+    def all_ready(self) -> bool:
+        """Return whether every model can answer."""
+        catalog = self.intake.admission.catalog
+        return not self.intake.admission.draining and all(
+            served.workers for served in catalog.models.values()
+        )
+
+    def statistics(self, name: str, version: str) -> inference_pb2.ModelStatisticsResponse:
+        """Return the statistics of one model, or of all if none is named."""
+        catalog = self.intake.admission.catalog
+        if name:
+            self.find(name, version)
+        return inference_pb2.ModelStatisticsResponse(
+            model_stats=[
+                self._statistics.get(served.name, ModelStatistics()).document(
+                    served.name, served.version
+                )
+                for served in catalog.models.values()
+                if name in ("", served.name)
+            ]
+        )

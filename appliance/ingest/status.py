@@ -1,0 +1,41 @@
+"""Which gRPC status tells of which outcome."""
+
+from __future__ import annotations
+
+from grpc import StatusCode
+
+from appliance.errors import Outcome
+
+CODES: dict[Outcome, StatusCode] = {
+    Outcome.OK: StatusCode.OK,
+    Outcome.SUPERSEDED: StatusCode.ABORTED,
+    Outcome.INFEASIBLE: StatusCode.DEADLINE_EXCEEDED,
+    Outcome.EXPIRED: StatusCode.DEADLINE_EXCEEDED,
+    Outcome.SHED: StatusCode.RESOURCE_EXHAUSTED,
+    Outcome.RATE_LIMITED: StatusCode.RESOURCE_EXHAUSTED,
+    Outcome.QUEUE_FULL: StatusCode.UNAVAILABLE,
+    Outcome.DRAINING: StatusCode.UNAVAILABLE,
+    Outcome.LOADING: StatusCode.UNAVAILABLE,
+    Outcome.WORKER_LOST: StatusCode.UNAVAILABLE,
+    Outcome.INVALID: StatusCode.INVALID_ARGUMENT,
+    Outcome.TOO_LARGE: StatusCode.INVALID_ARGUMENT,
+    Outcome.UNKNOWN_MODEL: StatusCode.NOT_FOUND,
+    Outcome.UNAUTHENTICATED: StatusCode.UNAUTHENTICATED,
+    Outcome.FORBIDDEN: StatusCode.PERMISSION_DENIED,
+    Outcome.ENGINE_FAILED: StatusCode.INTERNAL,
+    Outcome.CANCELLED: StatusCode.CANCELLED,
+    Outcome.CLIENT_GONE: StatusCode.CANCELLED,
+}
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""The trailer that gRPC's own retries obey."""
+CODE = "appliance-code"
+"""The trailer with the outcome's name."""
+MILLISECOND_NS = 1_000_000
+
+
+def trailers(outcome: Outcome, retry_after_ns: int | None) -> tuple[tuple[str, str], ...]:
+    """Return what goes with a refusal: its stable code, and when to ask again."""
+    if retry_after_ns is None:
+        return ((CODE, outcome.name),)
+    return ((CODE, outcome.name), (PUSHBACK, str(max(1, retry_after_ns // MILLISECOND_NS))))
