@@ -304,6 +304,8 @@ class Appliance:
         if not self._drain.is_set():
             structlog.get_logger("appliance").info("draining")
             self._admission.draining = True
+            if self.bridge is not None:
+                self.bridge.look()
             self.state = "draining"
             self._notifier.stopping()
             self._drain.set()
@@ -361,6 +363,8 @@ class Appliance:
 
     def _on_pool_event(self, event: PoolEvent) -> None:
         self.dispatcher.on_pool_event(event)
+        if self.bridge is not None:
+            self.bridge.look()
         if isinstance(event, (WorkerUp, WorkerDown)):
             self._unsettled.discard(event.worker.slot)
             if not self._unsettled:

@@ -25,6 +25,7 @@ from appliance.dispatch.intake import Intake
 from appliance.errors import ConfigError
 from appliance.ingest.calls import Call, Item, Question
 from appliance.ingest.door import GrpcDoor
+from appliance.ingest.health import Health
 from appliance.ingest.service import Service
 
 BURST = 64
@@ -45,6 +46,7 @@ class Bridge:
     door: GrpcDoor = field(init=False)
     _inbox: deque[Item] = field(factory=deque[Item], init=False)
     _outbox: deque[Call | Question] = field(factory=deque["Call | Question"], init=False)
+    _is_open: bool = field(default=False, init=False)
     _is_told: bool = field(default=False, init=False)
     _there: trio.Event = field(factory=trio.Event, init=False)
     _ended: trio.Event = field(factory=trio.Event, init=False)
@@ -53,6 +55,8 @@ class Bridge:
     _error: BaseException | None = field(default=None, init=False)
     _token: trio.lowlevel.TrioToken = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
+    _health: Health = field(init=False)
+    _told: dict[str, bool] = field(factory=dict[str, bool], init=False)
     _stop: asyncio.Event = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -75,12 +79,15 @@ class Bridge:
             await self._started.wait()
             if self._error is not None:
                 raise self._error
+            self._is_open = True
             task_status.started([f"grpc://{self._address}"])
             async with trio.open_nursery() as nursery:
+                self.look()
                 nursery.start_soon(self._expire)
                 nursery.start_soon(self._watch)
                 await self._pump()
         finally:
+            self._is_open = False
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_S + PATIENCE_S):
                 await self._started.wait()
                 if not self._ended.is_set():
@@ -106,10 +113,19 @@ class Bridge:
             await trio.sleep(EXPIRY_S)
             self.door.expire()
 
+    def look(self) -> None:
+        """Tell whoever watches who can answer, if that has changed. In Trio's thread."""
+        readiness = self.door.readiness()
+        if self._is_open and readiness != self._told:
+            self._told = readiness
+            self._loop.call_soon_threadsafe(self._health.tell, readiness)
+
     def _wake(self) -> None:
         self._there.set()
 
     def _answer(self, ended: Call | Question) -> None:
+        if not self._is_open:
+            return  # the loop may be closed, and nobody waits
         self._outbox.append(ended)
         if not self._is_told:  # looked at after it is there, as the other side does it in between
             self._is_told = True
@@ -141,6 +157,7 @@ class Bridge:
             maximum_concurrent_rpcs=settings.max_calls,
         )
         server.add_generic_rpc_handlers((Service(self.door, self._post).handler(),))
+        self._health = Health(server)
         host = settings.bind.rpartition(":")[0]
         try:
             port = server.add_insecure_port(settings.bind)
@@ -152,6 +169,7 @@ class Bridge:
         self._address = f"{host}:{port}"
         self._token.run_sync_soon(self._started.set)
         await self._stop.wait()
+        await self._health.stop()
         await server.stop(STOP_S)
 
     def _post(self, item: Item) -> None:

@@ -238,12 +238,16 @@ class GrpcDoor:
             return False
         return bool(served.workers) and not self.intake.admission.draining
 
+    def readiness(self) -> dict[str, bool]:
+        """Return of each model whether it can answer now; of the empty name, whether all can."""
+        models = self.intake.admission.catalog.models
+        draining = self.intake.admission.draining
+        ready = {name: bool(served.workers) and not draining for name, served in models.items()}
+        return {"": all(ready.values()) and not draining, **ready}
+
     def all_ready(self) -> bool:
         """Return whether every model can answer."""
-        catalog = self.intake.admission.catalog
-        return not self.intake.admission.draining and all(
-            served.workers for served in catalog.models.values()
-        )
+        return self.readiness()[""]
 
     def statistics(self, name: str, version: str) -> inference_pb2.ModelStatisticsResponse:
         """Return the statistics of one model, or of all if none is named."""

@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 from support.box import Box, box, start
 from support.fleet_models import add_camera_policy, add_sleeper
@@ -310,3 +312,42 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
             process.kill()
             raise
         assert f"ingest.grpc.bind: {bind} cannot be bound" in (directory / "log").read_text()
+
+
+# ------------------------------------------------------------------------------------- health
+
+
+def test_health_follows_the_workers(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    status = health_pb2.HealthCheckResponse
+    with box(tmp_path, overrides=(OVERRIDE,)) as running, channel(running) as asked:
+        health = health_pb2_grpc.HealthStub(asked)
+        for name in ("", "inference.GRPCInferenceService", "sleeper"):
+            assert (
+                health.Check(health_pb2.HealthCheckRequest(service=name)).status == status.SERVING
+            )
+        unknown = health_pb2.HealthCheckRequest(service="nonesuch")
+        assert refusal(lambda: health.Check(unknown)).code() is NOT_FOUND
+        watched = health.Watch(health_pb2.HealthCheckRequest(service="sleeper"), timeout=60)
+        assert next(watched).status == status.SERVING
+        running.kill_worker("cpu-0", signal.SIGSTOP)  # so that the next one is not up at once
+        running.kill_worker("cpu-0")
+        assert next(watched).status == status.NOT_SERVING
+        assert next(watched).status == status.SERVING
+        running.process.send_signal(signal.SIGTERM)
+        assert next(watched).status == status.NOT_SERVING
+        assert running.process.wait(30) == 0
+
+
+def test_reflection_says_what_there_is(asked: grpc.Channel) -> None:
+    reflection = reflection_pb2_grpc.ServerReflectionStub(asked)
+    (listed,) = reflection.ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    )
+    names = [each.name for each in listed.list_services_response.service]
+    assert "inference.GRPCInferenceService" in names
+    assert "grpc.health.v1.Health" in names
+    (described,) = reflection.ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=names[0])])
+    )
+    assert described.file_descriptor_response.file_descriptor_proto
