@@ -26,6 +26,7 @@ from appliance.errors import ConfigError
 from appliance.ingest.calls import Call, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.health import Health
+from appliance.ingest.regions import Regions
 from appliance.ingest.service import Service
 
 BURST = 64
@@ -156,7 +157,8 @@ class Bridge:
             ],
             maximum_concurrent_rpcs=settings.max_calls,
         )
-        server.add_generic_rpc_handlers((Service(self.door, self._post).handler(),))
+        regions = Regions(settings)
+        server.add_generic_rpc_handlers((Service(self.door, self._post, regions).handler(),))
         self._health = Health(server)
         host = settings.bind.rpartition(":")[0]
         try:
@@ -171,6 +173,7 @@ class Bridge:
         await self._stop.wait()
         await self._health.stop()
         await server.stop(STOP_S)
+        regions.close()
 
     def _post(self, item: Item) -> None:
         self._inbox.append(item)

@@ -28,6 +28,7 @@ class Call:
         session: Whose mailbox its rows wait in.
         outputs: What is wanted of each row.
         rows: What its rows gave, as far as they have ended.
+        contents: The bytes of each input.
         left: Rows that have not ended.
         is_closed: It was answered, refused or given up.
         refusal: Why it is refused; when it comes already, if it could not be read.
@@ -38,6 +39,7 @@ class Call:
     received_ns: int
     timeout_ns: int | None
     response: asyncio.Future[None]
+    contents: list[bytes] = field(factory=list[bytes])
     number: int = 0
     session: Hashable = NOBODY
     spec: ModelSpec | None = None

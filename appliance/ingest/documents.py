@@ -24,10 +24,11 @@ CONFIG_TYPES: dict[str, str] = {"BYTES": "TYPE_STRING"}
 """Types that have another name in a model's configuration."""
 
 
-def server_metadata() -> inference_pb2.ServerMetadataResponse:
+def server_metadata(*, shared_memory: bool) -> inference_pb2.ServerMetadataResponse:
     """Return what there is to know of the server."""
+    extensions = [*EXTENSIONS, "system_shared_memory"] if shared_memory else EXTENSIONS
     return inference_pb2.ServerMetadataResponse(
-        name="appliance", version=__version__, extensions=EXTENSIONS
+        name="appliance", version=__version__, extensions=extensions
     )
 
 

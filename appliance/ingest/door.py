@@ -93,12 +93,13 @@ class GrpcDoor:
             options = read_options(request)
             spec = self.find(request.model_name, request.model_version)
             call.outputs = read_outputs(request, spec)
-            rows = read_rows(request, spec)
+            rows = read_rows(request, call.contents, spec)
             if spec.recurrent and len(rows.tensors) > 1:
                 raise Rejected(  # noqa: TRY301
                     Outcome.INVALID, f"model {spec.model_id!r} has a state: ask row by row"
                 )
         except Rejected as rejected:
+            call.refusal = rejected
             self._open(call, (PROTOCOL, call.client))
             self.intake.refuse(
                 Observation(model_id=request.model_name, wants_status=True),
@@ -218,7 +219,7 @@ class GrpcDoor:
             statistics.succeeded(reply, took_ns)
             self._close(call)
         else:
-            call.refusal = Rejected(
+            call.refusal = call.refusal or Rejected(
                 reply.outcome, reply.message, retry_after_ns=reply.retry_after_ns
             )
             statistics.refused(took_ns)

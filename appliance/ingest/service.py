@@ -20,8 +20,9 @@ from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
-from appliance.ingest.status import CODES, trailers
-from appliance.wire.inference import FINAL, write_response
+from appliance.ingest.regions import Regions
+from appliance.ingest.status import RefusedWith, status_of, trailers
+from appliance.wire.inference import FINAL, read_contents, write_response
 from appliance.wire.pb import inference_pb2
 
 NAME = "inference.GRPCInferenceService"
@@ -42,10 +43,12 @@ class Service:
     Args:
         door: Asked questions; only ever called in Trio's thread.
         post: Hands something over to Trio's thread.
+        regions: Shared memory of clients.
     """
 
     door: GrpcDoor
     post: Callable[[Item], None]
+    regions: Regions
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the methods by name, with how their messages are read and written."""
@@ -65,7 +68,12 @@ class Service:
                 pb.ModelReadyRequest,
                 lambda asked: pb.ModelReadyResponse(ready=door.is_ready(asked.name, asked.version)),
             ),
-            "ServerMetadata": (pb.ServerMetadataRequest, lambda _: documents.server_metadata()),
+            "ServerMetadata": (
+                pb.ServerMetadataRequest,
+                lambda _: documents.server_metadata(
+                    shared_memory=self.regions.settings.shared_memory
+                ),
+            ),
             "ModelMetadata": (
                 pb.ModelMetadataRequest,
                 lambda asked: documents.model_metadata(door.find(asked.name, asked.version)),
@@ -89,6 +97,10 @@ class Service:
             )
             for name, (request, answer) in asked.items()
         }
+        for name, (request, answer) in self._own().items():
+            methods[name] = grpc.unary_unary_rpc_method_handler(
+                _answers(answer), _reads(request), _serialized
+            )
         methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
             self.infer, _reads(pb.ModelInferRequest), _serialized
         )
@@ -96,6 +108,29 @@ class Service:
             self.infer_stream, _reads(pb.ModelInferRequest), _serialized
         )
         return grpc.method_handlers_generic_handler(NAME, methods)
+
+    def _own(self) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+        """Return what is answered in this thread, where what it is about lives."""
+        pb, regions = inference_pb2, self.regions
+        return {
+            "SystemSharedMemoryStatus": (pb.SystemSharedMemoryStatusRequest, regions.status),
+            "SystemSharedMemoryRegister": (pb.SystemSharedMemoryRegisterRequest, regions.register),
+            "SystemSharedMemoryUnregister": (
+                pb.SystemSharedMemoryUnregisterRequest,
+                regions.unregister,
+            ),
+            "CudaSharedMemoryStatus": (
+                pb.CudaSharedMemoryStatusRequest,
+                lambda _: pb.CudaSharedMemoryStatusResponse(),
+            ),
+            "CudaSharedMemoryRegister": (pb.CudaSharedMemoryRegisterRequest, _no_gpu),
+            "CudaSharedMemoryUnregister": (
+                pb.CudaSharedMemoryUnregisterRequest,
+                lambda _: pb.CudaSharedMemoryUnregisterResponse(),
+            ),
+            "TraceSetting": (pb.TraceSettingRequest, _traces),
+            "LogSettings": (pb.LogSettingsRequest, _logs),
+        }
 
     # ------------------------------------------------------------------------------- questions
 
@@ -125,7 +160,7 @@ class Service:
             self.post(GivenUp(call))
             raise
         try:
-            return _response(call)
+            return self._response(call)
         except Rejected as rejected:
             await _refuse(context, rejected)
 
@@ -150,7 +185,7 @@ class Service:
             while (call := await calls.get()) is not None:
                 await call.response
                 under_way.discard(call)
-                yield _streamed(call)
+                yield self._streamed(call)
             await reader
         finally:
             reader.cancel()
@@ -158,18 +193,92 @@ class Service:
                 self.post(GivenUp(call))
 
     def _call(self, request: inference_pb2.ModelInferRequest | Rejected, context: Context) -> Call:
+        """Hand a request over."""
         remaining_s = cast("float | None", context.time_remaining())
-        refusal = request if isinstance(request, Rejected) else None
+        received_ns = time.monotonic_ns()
+        refusal, contents = None, list[bytes]()
+        if isinstance(request, Rejected):
+            request, refusal = inference_pb2.ModelInferRequest(), request
+        else:
+            try:
+                contents = read_contents(request, self.regions.read)
+            except Rejected as rejected:
+                refusal = rejected
         call = Call(
-            refusal=refusal,
-            request=inference_pb2.ModelInferRequest() if isinstance(request, Rejected) else request,
+            request=request,
             client=_client(context),
-            received_ns=time.monotonic_ns(),
+            received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
             response=asyncio.get_running_loop().create_future(),
+            contents=contents,
+            refusal=refusal,
         )
         self.post(call)
         return call
+
+    def _response(self, call: Call) -> inference_pb2.ModelInferResponse:
+        """Return what a call that has ended is answered.
+
+        Raises:
+            Rejected: It was refused.
+        """
+        if call.refusal is not None:
+            raise call.refusal
+        assert call.spec is not None
+        rows = [row for row in call.rows if row is not None]
+        return write_response(
+            call.request,
+            call.spec,
+            call.outputs,
+            rows,
+            self.regions.write,
+            is_batched=call.is_batched,
+        )
+
+    def _streamed(self, call: Call) -> inference_pb2.ModelStreamInferResponse:
+        try:
+            response = self._response(call)
+        except Rejected as rejected:
+            refused = inference_pb2.ModelInferResponse(id=call.request.id)
+            refused.parameters[FINAL].bool_param = True
+            return inference_pb2.ModelStreamInferResponse(
+                error_message=f"[{status_of(rejected).name}] {rejected.message}",
+                infer_response=refused,
+            )
+        response.parameters[FINAL].bool_param = True
+        return inference_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def _answers(answer: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
+    async def method(request: Any, context: Context) -> Any:
+        try:
+            if isinstance(request, Rejected):
+                raise request
+            return answer(request)
+        except Rejected as rejected:
+            await _refuse(context, rejected)
+
+    return method
+
+
+def _no_gpu(_: Any) -> Any:
+    raise RefusedWith(grpc.StatusCode.UNIMPLEMENTED, "there is no GPU whose memory could be shared")
+
+
+def _traces(asked: inference_pb2.TraceSettingRequest) -> inference_pb2.TraceSettingResponse:
+    _only_read(asked.settings)
+    return inference_pb2.TraceSettingResponse()
+
+
+def _logs(asked: inference_pb2.LogSettingsRequest) -> inference_pb2.LogSettingsResponse:
+    _only_read(asked.settings)
+    return inference_pb2.LogSettingsResponse()
+
+
+def _only_read(settings: Any) -> None:
+    if settings:
+        text = "there is nothing to set here; [log] of the configuration says what is logged"
+        raise RefusedWith(grpc.StatusCode.UNIMPLEMENTED, text)
 
 
 def _reads(message: Any) -> Callable[[bytes], Any]:
@@ -198,36 +307,9 @@ def _client(context: Context) -> str:
     return peer.rpartition(":")[0] or peer
 
 
-def _response(call: Call) -> inference_pb2.ModelInferResponse:
-    """Return what a call that has ended is answered.
-
-    Raises:
-        Rejected: It was refused.
-    """
-    if call.refusal is not None:
-        raise call.refusal
-    assert call.spec is not None
-    rows = [row for row in call.rows if row is not None]
-    return write_response(call.request, call.spec, call.outputs, rows, is_batched=call.is_batched)
-
-
-def _streamed(call: Call) -> inference_pb2.ModelStreamInferResponse:
-    try:
-        response = _response(call)
-    except Rejected as rejected:
-        refused = inference_pb2.ModelInferResponse(id=call.request.id)
-        refused.parameters[FINAL].bool_param = True
-        return inference_pb2.ModelStreamInferResponse(
-            error_message=f"[{CODES[rejected.outcome].name}] {rejected.message}",
-            infer_response=refused,
-        )
-    response.parameters[FINAL].bool_param = True
-    return inference_pb2.ModelStreamInferResponse(infer_response=response)
-
-
 async def _refuse(context: Context, rejected: Rejected) -> NoReturn:
     await context.abort(
-        CODES[rejected.outcome],
+        status_of(rejected),
         rejected.message,
         trailers(rejected.outcome, rejected.retry_after_ns),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grpc import StatusCode
 
-from appliance.errors import Outcome
+from appliance.errors import Outcome, Rejected
 
 CODES: dict[Outcome, StatusCode] = {
     Outcome.OK: StatusCode.OK,
@@ -32,6 +32,19 @@ PUSHBACK = "grpc-retry-pushback-ms"
 CODE = "appliance-code"
 """The trailer with the outcome's name."""
 MILLISECOND_NS = 1_000_000
+
+
+class RefusedWith(Rejected):
+    """A refusal with a status of its own: no outcome of a robot's request is like it."""
+
+    def __init__(self, status: StatusCode, message: str) -> None:
+        super().__init__(Outcome.INVALID, message)
+        self.status = status
+
+
+def status_of(rejected: Rejected) -> StatusCode:
+    """Return the status that tells of a refusal."""
+    return rejected.status if isinstance(rejected, RefusedWith) else CODES[rejected.outcome]
 
 
 def trailers(outcome: Outcome, retry_after_ns: int | None) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ whether a model takes a row is for admission to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -68,6 +68,9 @@ TYPED: dict[DType, str] = {
 """The field of typed contents for each type; FP16 and BF16 have none."""
 
 CLASSIFICATION = "classification"
+REGION = "shared_memory_region"
+OFFSET = "shared_memory_offset"
+BYTE_SIZE = "shared_memory_byte_size"
 RESERVED = "triton_"
 """Parameters that begin so are the server's own."""
 EMPTY_FINAL, FINAL = "triton_enable_empty_final_response", "triton_final_response"
@@ -113,15 +116,26 @@ class Rows:
 
 
 @value
+class SharedPart:
+    """Where a tensor lies in shared memory: bytes of a region that was registered."""
+
+    region: str
+    offset: int
+    size: int
+
+
+@value
 class Output:
     """What a client wants of one output.
 
     Attributes:
         classes: Instead of its values the so many largest, as text; 0: its values.
+        shared: Where it shall lie in shared memory; None: in the response.
     """
 
     name: str
     classes: int = 0
+    shared: SharedPart | None = None
 
 
 @value
@@ -218,21 +232,26 @@ def read_outputs(request: inference_pb2.ModelInferRequest, spec: ModelSpec) -> l
             classes = output.parameters[CLASSIFICATION].int64_param
             if classes < 1:
                 raise _invalid(f"output {output.name!r}: {CLASSIFICATION} is an integer from 1 on")
-        wanted.append(Output(output.name, classes))
+        shared = shared_part(output.name, output.parameters)
+        wanted.append(Output(output.name, classes, shared))
     return wanted
 
 
-def read_rows(request: inference_pb2.ModelInferRequest, spec: ModelSpec) -> Rows:
+def read_rows(
+    request: inference_pb2.ModelInferRequest, contents: Sequence[bytes], spec: ModelSpec
+) -> Rows:
     """Return the rows of a request for a model.
+
+    Args:
+        contents: The bytes of each input.
 
     Raises:
         Rejected: INVALID, naming the input, what was expected and what came.
     """
     known = {input_name(wanted): wanted for wanted in spec.inputs}
     inputs: dict[str, _Input] = {}
-    parts = _contents(request)
     offset = 0
-    for tensor, data in zip(request.inputs, parts, strict=True):
+    for tensor, data in zip(request.inputs, contents, strict=True):
         wanted = known.get(tensor.name)
         if wanted is None:
             takes = ", ".join(map(repr, known)) or "none"
@@ -243,7 +262,7 @@ def read_rows(request: inference_pb2.ModelInferRequest, spec: ModelSpec) -> Rows
             raise _invalid(f"input {tensor.name!r} is there twice")
         inputs[tensor.name] = _Input.of(tensor, wanted, offset, len(data))
         offset += len(data)
-    payload = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+    payload = memoryview(contents[0] if len(contents) == 1 else b"".join(contents))
     count, is_batched = _count(inputs.values(), spec)
     tensors: list[list[Tensor]] = [[] for _ in range(count)]
     metadata: list[dict[str, str]] = [{} for _ in range(count)]
@@ -396,17 +415,55 @@ class _Input:
         raise _invalid(f"input {self.name!r}: expected a file ({allowed}), came something else")
 
 
-def _contents(request: inference_pb2.ModelInferRequest) -> list[bytes]:
-    """Return the bytes of each input, however they were sent."""
+def read_contents(
+    request: inference_pb2.ModelInferRequest, read_shared: Callable[[SharedPart], bytes]
+) -> list[bytes]:
+    """Return the bytes of each input, however they were sent.
+
+    Args:
+        read_shared: Reads what lies in shared memory.
+
+    Raises:
+        Rejected: INVALID, naming the input; or as `read_shared`.
+    """
     raw, inputs = request.raw_input_contents, request.inputs
-    if not raw:
-        return [_typed(tensor) for tensor in inputs]
-    for tensor in inputs:
-        if tensor.HasField("contents"):
+    shared = [shared_part(tensor.name, tensor.parameters) for tensor in inputs]
+    expected = shared.count(None)
+    if raw and len(raw) != expected:
+        raise _invalid(f"raw_input_contents: expected {expected}, one an input, came {len(raw)}")
+    following = iter(raw)
+    contents: list[bytes] = []
+    for tensor, part in zip(inputs, shared, strict=True):
+        if part is not None:
+            contents.append(read_shared(part))
+        elif not raw:
+            contents.append(_typed(tensor))
+        elif tensor.HasField("contents"):
             raise _invalid(f"input {tensor.name!r}: raw_input_contents and contents were sent")
-    if len(raw) != len(inputs):
-        raise _invalid(f"raw_input_contents: expected {len(inputs)}, one an input, came {len(raw)}")
-    return list(raw)
+        else:
+            contents.append(next(following))
+    return contents
+
+
+def shared_part(name: str, parameters: Mapping[str, Any]) -> SharedPart | None:
+    """Return where in shared memory a tensor lies, by its parameters; None: it does not.
+
+    Raises:
+        Rejected: INVALID, they do not say it whole.
+    """
+    if REGION not in parameters:
+        return None
+    part = SharedPart(
+        parameters[REGION].string_param,
+        parameters[OFFSET].int64_param if OFFSET in parameters else 0,
+        parameters[BYTE_SIZE].int64_param if BYTE_SIZE in parameters else 0,
+    )
+    if not part.region or part.offset < 0 or part.size <= 0:
+        raise _invalid(
+            f"tensor {name!r}: {REGION}, {OFFSET} and {BYTE_SIZE} say where it lies; "
+            f"came {part.region!r}, {part.offset}, {part.size}"
+        )
+    return part
 
 
 def _typed(tensor: inference_pb2.ModelInferRequest.InferInputTensor) -> bytes:
@@ -445,13 +502,18 @@ def write_response(
     spec: ModelSpec,
     outputs: Sequence[Output],
     rows: Sequence[RowOutputs],
+    write_shared: Callable[[SharedPart, bytes], None],
     *,
     is_batched: bool,
 ) -> inference_pb2.ModelInferResponse:
     """Return the response to a request whose rows were all answered.
 
+    Args:
+        write_shared: Writes what is wanted in shared memory.
+
     Raises:
-        Rejected: ENGINE_FAILED, the outputs of different rows do not go into one tensor.
+        Rejected: ENGINE_FAILED, the outputs of different rows do not go into one tensor; INVALID,
+            one does not fit where it shall lie; or as `write_shared`.
     """
     response = inference_pb2.ModelInferResponse(
         model_name=spec.model_id, model_version=spec.version, id=request.id
@@ -469,13 +531,33 @@ def write_response(
         if wanted.classes:
             parts = [_classes(tensor, part, wanted.classes) for part in parts]
             shape, dtype = (min(wanted.classes, prod(shape)),), _STRING
-        response.outputs.add(
+        output = response.outputs.add(
             name=wanted.name,
             datatype=NAMES[dtype],
             shape=(len(rows), *shape) if is_batched else shape,
         )
-        response.raw_output_contents.append(parts[0] if len(parts) == 1 else b"".join(parts))
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if wanted.shared is not None:
+            _put(output, data, wanted.shared, write_shared)
+            data = b""  # clients count on a place for it
+        response.raw_output_contents.append(data)
     return response
+
+
+def _put(
+    output: inference_pb2.ModelInferResponse.InferOutputTensor,
+    data: bytes,
+    part: SharedPart,
+    write_shared: Callable[[SharedPart, bytes], None],
+) -> None:
+    """Write an output to shared memory, and say so."""
+    if len(data) > part.size:
+        raise _invalid(f"output {output.name!r}: has {len(data)} bytes, {part.size} are there")
+    write_shared(part, data)
+    output.parameters[REGION].string_param = part.region
+    output.parameters[BYTE_SIZE].int64_param = len(data)
+    if part.offset:
+        output.parameters[OFFSET].int64_param = part.offset
 
 
 def _find(row: RowOutputs, name: str) -> tuple[Tensor, bytes]:

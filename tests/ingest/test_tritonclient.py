@@ -31,7 +31,7 @@ def test_tritonclient(tmp_path: Path) -> None:
     rows = np.random.default_rng(3).standard_normal((10, 8)).astype(np.float32)
     wanted = session.run(None, {key: rows})[0]
     script = Path(__file__).with_name("triton_client.py")
-    with box(tmp_path, overrides=(OVERRIDE,)) as running:
+    with box(tmp_path, overrides=(OVERRIDE, "ingest.grpc.shared_memory=true")) as running:
         done = subprocess.run(
             [interpreter, str(script), grpc_address(running), "mlp", key, name],
             input="\n".join(json.dumps(row.tolist()) for row in rows),
@@ -43,6 +43,12 @@ def test_tritonclient(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         status = running.wait_settled()
     found = json.loads(done.stdout)
+    shared = found["shared"]
+    np.testing.assert_allclose(shared["batch"], wanted[:8], rtol=1e-5, atol=1e-6)
+    assert shared["status"] == ["source", "target"]
+    assert shared["twice"] == "StatusCode.ALREADY_EXISTS"
+    assert shared["unknown"] == "StatusCode.NOT_FOUND"
+    assert shared["beyond"] == "StatusCode.INVALID_ARGUMENT"
     sync, stream, aio = found["sync"], found["stream"], found["aio"]
 
     def same(got: object) -> None:
@@ -61,8 +67,8 @@ def test_tritonclient(tmp_path: Path) -> None:
     assert sync["index"] == [{"name": "mlp", "version": "1", "state": "READY"}]
     statistics = sync["statistics"]
     assert statistics["version"] == "1"
-    assert int(statistics["inference_count"]) == 10 + 8 + 1 + 10
-    assert int(statistics["inference_stats"]["success"]["count"]) == 10 + 1 + 1 + 10
+    assert int(statistics["inference_count"]) == 8 + 10 + 8 + 1 + 10
+    assert int(statistics["inference_stats"]["success"]["count"]) == 1 + 10 + 1 + 1 + 10
     assert sync["other_ready"] == sync["wrong_model"] == "StatusCode.NOT_FOUND"
     bad = ("wrong_shape", "wrong_type", "wrong_output", "too_many")
     assert [sync[each] for each in bad] == ["StatusCode.INVALID_ARGUMENT"] * 4
@@ -71,5 +77,5 @@ def test_tritonclient(tmp_path: Path) -> None:
     (error,) = stream["errors"]
     assert "[NOT_FOUND] model 'nonesuch' is not served" in error
     assert status["ledger"]["balanced"]
-    assert status["outcomes"]["INVALID"] == 4
+    assert status["outcomes"]["INVALID"] == 4 + 2
     assert status["outcomes"]["UNKNOWN_MODEL"] == 2

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, shared_memory
 
 address, model, key, name = sys.argv[1:]
 rows = np.array([json.loads(line) for line in sys.stdin], np.float32)
@@ -122,4 +122,46 @@ async def aio() -> dict:
     return {"unary": [output(result) for result in results], "stream": streamed}
 
 
-print(json.dumps({"sync": sync(), "stream": stream(), "aio": asyncio.run(aio())}))
+def shared() -> dict:
+    client = triton.InferenceServerClient(address)
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
+    size = rows[:8].nbytes
+    source = shared_memory.create_shared_memory_region("source", "/triton-source", size)
+    target = shared_memory.create_shared_memory_region("target", "/triton-target", size)
+    try:
+        shared_memory.set_shared_memory_region(source, [rows[:8]])
+        client.register_system_shared_memory("source", "/triton-source", size)
+        client.register_system_shared_memory("target", "/triton-target", size)
+        status_then = client.get_system_shared_memory_status(as_json=True)
+        asks = triton.InferInput(key, [8, rows.shape[1]], "FP32")
+        asks.set_shared_memory("source", size)
+        wants = triton.InferRequestedOutput(name)
+        wants.set_shared_memory("target", size)
+        result = client.infer(model, [asks], outputs=[wants])
+        given = result.get_output(name)
+        got = shared_memory.get_contents_as_numpy(target, np.float32, list(given.shape)).tolist()
+        twice = status(
+            lambda: client.register_system_shared_memory("source", "/triton-source", size)
+        )
+        asks.set_shared_memory("nonesuch", size)
+        unknown = status(lambda: client.infer(model, [asks]))
+        asks.set_shared_memory("source", size, 4)
+        beyond = status(lambda: client.infer(model, [asks]))
+        client.unregister_system_shared_memory("source")
+        client.unregister_system_shared_memory("target")
+    finally:
+        shared_memory.destroy_shared_memory_region(source)
+        shared_memory.destroy_shared_memory_region(target)
+    return {
+        "status": sorted(status_then["regions"]),
+        "batch": got,
+        "twice": twice,
+        "unknown": unknown,
+        "beyond": beyond,
+    }
+
+
+print(
+    json.dumps({"shared": shared(), "sync": sync(), "stream": stream(), "aio": asyncio.run(aio())})
+)

@@ -16,6 +16,7 @@ from appliance.wire.inference import (
     TYPED,
     Output,
     RowOutputs,
+    read_contents,
     read_options,
     read_outputs,
     read_rows,
@@ -67,9 +68,17 @@ def elements(*items: bytes) -> bytes:
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
+def nothing_shared(*_: Any) -> Any:
+    raise AssertionError("nothing lies in shared memory")
+
+
+def rows_of(request: pb.ModelInferRequest, model: ModelSpec) -> Any:
+    return read_rows(request, read_contents(request, nothing_shared), model)
+
+
 def why(request: pb.ModelInferRequest, *inputs: InputSpec, **more: Any) -> str:
     with pytest.raises(Rejected) as caught:
-        read_rows(request, spec(*inputs, **more))
+        rows_of(request, spec(*inputs, **more))
     assert caught.value.outcome is Outcome.INVALID
     return caught.value.message
 
@@ -82,7 +91,7 @@ def test_each_row_has_its_part_of_the_bytes(datatype: str, count: int, shape: li
     dtype = DATATYPES[datatype]
     size = ITEM_BYTES[dtype] * int(np.prod(shape))
     data = bytes(n % 251 for n in range(count * size))
-    found = read_rows(asks(datatype, (count, *shape), data), spec(takes(dtype, *shape)))
+    found = rows_of(asks(datatype, (count, *shape), data), spec(takes(dtype, *shape)))
     assert found.is_batched
     assert len(found.tensors) == count
     for row, (tensor,) in enumerate(found.tensors):
@@ -103,18 +112,18 @@ def test_typed_contents_are_the_same_bytes(datatype: str, data: st.DataObject) -
     items = data.draw(st.lists(numbers, min_size=3, max_size=3))
     request = asks(datatype, (1, 3), None)
     getattr(request.inputs[0].contents, TYPED[dtype]).extend(items)
-    found = read_rows(request, spec(takes(dtype, 3)))
+    found = rows_of(request, spec(takes(dtype, 3)))
     assert bytes(found.payload) == np.array(items, narrow).tobytes()
 
 
 def test_a_row_needs_no_batch_dimension() -> None:
-    found = read_rows(asks("FP32", (2,), bytes(8)), spec(takes(DType.FLOAT32, 2)))
+    found = rows_of(asks("FP32", (2,), bytes(8)), spec(takes(DType.FLOAT32, 2)))
     assert (len(found.tensors), found.is_batched) == (1, False)
 
 
 def test_several_inputs() -> None:
     request = also(asks("FP32", (2, 1), bytes(8)), "INT8", (2, 3), b"abcdef", "n")
-    found = read_rows(request, spec(takes(DType.FLOAT32, 1), takes(DType.INT8, 3, name="n")))
+    found = rows_of(request, spec(takes(DType.FLOAT32, 1), takes(DType.INT8, 3, name="n")))
     assert [bytes(found.payload[t.offset : t.offset + t.length]) for _, t in found.tensors] == [
         b"abc",
         b"def",
@@ -125,7 +134,7 @@ def test_texts_and_files_are_an_element_a_row() -> None:
     request = also(
         asks("BYTES", (2, 1), elements(JPEG, PNG)), "BYTES", (2, 1), elements(b"a", b"bc"), "prompt"
     )
-    found = read_rows(request, spec(IMAGE, PROMPT))
+    found = rows_of(request, spec(IMAGE, PROMPT))
     assert [t.encoding for (t,) in found.tensors] == [Encoding.JPEG, Encoding.PNG]
     assert [bytes(found.payload[t.offset : t.offset + t.length]) for (t,) in found.tensors] == [
         JPEG,
@@ -136,7 +145,7 @@ def test_texts_and_files_are_an_element_a_row() -> None:
 
 def test_strings_keep_their_lengths() -> None:
     data = elements(b"one", b"", b"three", b"four")
-    found = read_rows(asks("BYTES", (2, 2), data), spec(takes(DType.STRING, 2)))
+    found = rows_of(asks("BYTES", (2, 2), data), spec(takes(DType.STRING, 2)))
     texts = [to_array(tensor, found.payload).tolist() for (tensor,) in found.tensors]
     assert texts == [[b"one", b""], [b"three", b"four"]]
 
@@ -182,7 +191,7 @@ def test_garbage_is_refused_or_read_within_the_payload(data: bytes, shape: list[
     for wanted in (takes(DType.STRING, 2), IMAGE, takes(DType.FLOAT32, 2)):
         for datatype in ("BYTES", "FP32"):
             try:
-                found = read_rows(asks(datatype, tuple(shape), data), spec(wanted))
+                found = rows_of(asks(datatype, tuple(shape), data), spec(wanted))
             except Rejected as rejected:
                 outcomes.add(rejected.outcome)
                 continue
@@ -258,20 +267,27 @@ def row(*numbers: float) -> RowOutputs:
 def test_a_response_has_one_tensor_of_all_rows() -> None:
     request = pb.ModelInferRequest(id="42")
     outputs = [Output("z"), Output("y")]
-    response = write_response(request, spec(), outputs, [row(1, 2), row(3, 4)], is_batched=True)
+    response = write_response(
+        request, spec(), outputs, [row(1, 2), row(3, 4)], nothing_shared, is_batched=True
+    )
     assert (response.id, response.model_name, response.model_version) == ("42", "m", "1")
     assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
         ("z", "INT64", [2]),
         ("y", "FP32", [2, 2]),
     ]
     assert np.frombuffer(response.raw_output_contents[1], "<f4").tolist() == [1, 2, 3, 4]
-    alone = write_response(request, spec(), outputs, [row(1, 2)], is_batched=False)
+    alone = write_response(request, spec(), outputs, [row(1, 2)], nothing_shared, is_batched=False)
     assert [list(each.shape) for each in alone.outputs] == [[], [2]]
 
 
 def test_classification() -> None:
     response = write_response(
-        pb.ModelInferRequest(), spec(), [Output("y", 2)], [row(0.5, 3, -1)], is_batched=True
+        pb.ModelInferRequest(),
+        spec(),
+        [Output("y", 2)],
+        [row(0.5, 3, -1)],
+        nothing_shared,
+        is_batched=True,
     )
     assert response.raw_output_contents[0] == elements(b"3.000000:1", b"0.500000:0")
     assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", [1, 2])
@@ -280,7 +296,12 @@ def test_classification() -> None:
 def test_rows_of_different_shapes_are_no_tensor() -> None:
     with pytest.raises(Rejected, match="row by row"):
         write_response(
-            pb.ModelInferRequest(), spec(), [Output("y")], [row(1), row(1, 2)], is_batched=True
+            pb.ModelInferRequest(),
+            spec(),
+            [Output("y")],
+            [row(1), row(1, 2)],
+            nothing_shared,
+            is_batched=True,
         )
 
 
