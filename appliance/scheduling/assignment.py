@@ -33,9 +33,10 @@ DRY_PAUSE, LATE_PAUSE = 0.8, 2.5
 others while these can be in time (see `leads.lead`). A little less than 1 and 3, as batches are
 sometimes shorter: about half of the time, and a quarter."""
 
-EMPTY_PAUSE = 3.2
-"""So much longer is that after a batch of dry ones that is all but empty: small ones cost others
-their time, until all run dry."""
+EMPTY_PAUSE, MOST_EMPTY_PAUSE_NS = 5.0, 75_000_000
+"""After a batch of dry ones the pause is longer by this many times the batch, for the part of it
+that was empty: what fills up meanwhile is served with less effort. But not for long, as robots of
+other models wait too."""
 
 
 @define(eq=False)
@@ -225,8 +226,9 @@ class Assignment:
         if batch.lead is not None:
             if batch.lead.dry:
                 empty = 1 - len(batch.requests) / worker.models[batch.lane.model]
-                pause = DRY_PAUSE + EMPTY_PAUSE * empty
-                worker.dry_from_ns = worker.likely_ns + int(pause * likely_ns)
+                longer_ns = min(MOST_EMPTY_PAUSE_NS, int(EMPTY_PAUSE * empty * likely_ns))
+                pause_ns = int(DRY_PAUSE * likely_ns) + longer_ns
+                worker.dry_from_ns = worker.likely_ns + pause_ns
             else:
                 worker.late_from_ns = worker.likely_ns + int(LATE_PAUSE * likely_ns)
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
@@ -270,13 +272,29 @@ class Assignment:
                 forecast.forget_missing(start_ns)
                 if forecast.arrivals and model in worker.models and model not in waiting:
                     lines.append((Lane(model), Line()))
-        return [self._contender(lane, line, worker, start_ns) for lane, line in lines]
+        is_roomy = self._is_roomy(lines, worker)
+        return [
+            self._contender(lane, line, worker, start_ns, is_roomy=is_roomy) for lane, line in lines
+        ]
 
-    def _contender(self, lane: Lane, line: Line, worker: Worker, start_ns: int) -> Contender:
+    def _is_roomy(self, lines: list[tuple[Lane, Line]], worker: Worker) -> bool:
+        """Return whether what waits takes no longer than a batch, and nobody is refused."""
+        waiting_ns, longest_ns = 0.0, 0
+        for (model, _, _), line in lines:
+            most = worker.models[model]
+            full_ns = self.workers.estimate(model).planned_ns[most]
+            waiting_ns += len(line.timely.requests) * full_ns / most
+            longest_ns = max(longest_ns, full_ns)
+            if self.queue.shedding.passing(model) < 1:
+                return False
+        return waiting_ns <= longest_ns
+
+    def _contender(
+        self, lane: Lane, line: Line, worker: Worker, start_ns: int, *, is_roomy: bool
+    ) -> Contender:
         model = lane.model
         estimate = self.workers.estimate(model)
         most = worker.models[model]
-        is_roomy = self.queue.shedding.passing(model) >= 1
         careful_ns = estimate.safe_ns if is_roomy else estimate.careful_ns
         times_ns = careful_ns if line.critical.requests else estimate.planned_ns
         if len(times_ns) > most + 1:  # another worker takes larger batches of it

@@ -75,6 +75,7 @@ class Request:
         queue_limit: With `keep_latest` off: how many of its mailbox may wait.
         tag: The client's own number for it, by which it may withdraw it.
         payload: The owner's business; the scheduler never looks.
+        since_ns: From when on its robot waits, if it is dry; 0: since it arrived.
         rank_ns: Its place in the line: its deadline, or an older one that it inherited.
         rank: Its whole rank in its part of the line, from when it lines up.
         yields: It is dry, and not its session's turn.
@@ -104,6 +105,7 @@ class Request:
     queue_limit: int = 64
     tag: int = 0
     payload: Any = None
+    since_ns: int = field(default=0, init=False)
     rank_ns: int = 0
     rank: Rank = field(default=UNRANKED, init=False)
     yields: bool = field(default=False, init=False)

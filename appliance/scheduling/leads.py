@@ -16,11 +16,14 @@ from itertools import chain
 from appliance.scheduling.choice import FOREVER_NS, Choice, Contender, Wait
 from appliance.scheduling.events import Request
 from appliance.scheduling.line import Line
-from appliance.scheduling.outlook import Outlook
+from appliance.scheduling.outlook import Outlook, dry_patience_ns
 from appliance.scheduling.window import Window
 
 BACKGROUND = 4
 """Rows of a batch in which nobody else rides."""
+
+FULL_ENOUGH = 0.5
+"""Part of those that want to ride; with fewer a dry robot leads only after twice its patience."""
 
 PATIENCE = 2
 """A dry robot minds who is expected of tier 0 for so many times what answering it alone takes."""
@@ -44,6 +47,8 @@ def lead(outlook: Outlook) -> Choice | None:
         if limit_ns is not None:
             members = [request]
             fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
+            if request.dry and _waits_for_more(outlook, one, members):
+                continue
             return Choice(one.lane, members, request)
     return None
 
@@ -68,6 +73,9 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
         members = _background(outlook, one)
         if members:
             return Choice(one.lane, members)
+        if one.line.background.requests and outlook.critical.lanes and wait is None:
+            # Tier 0 is expected, and may not come.
+            wait = Wait(outlook.start_ns + PATIENCE * one.times_ns[1])
     return wait
 
 
@@ -156,6 +164,19 @@ def _has_peers(outlook: Outlook, lead: Request) -> bool:
     )
 
 
+def _waits_for_more(outlook: Outlook, one: Contender, members: list[Request]) -> bool:
+    """Return whether the dry robot that leads `members` had better wait for a larger batch.
+
+    Small batches cost the others of its lane their time, and they run dry next.
+    """
+    lead = members[0]
+    longest_ns = 2 * dry_patience_ns(one)
+    if outlook.start_ns - (lead.since_ns or lead.arrived_ns) >= longest_ns:
+        return False
+    wanted = min(one.most, len(one.line.timely) + len(one.line.first))
+    return len(members) < FULL_ENOUGH * wanted and lead.tier > 0 and _has_peers(outlook, lead)
+
+
 def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
     """Return until when a batch with `lead` may run; None: it would endanger somebody even alone.
 
@@ -168,9 +189,10 @@ def _limit_ns(outlook: Outlook, one: Contender, lead: Request) -> int | None:
             continue
         timely = other.line.timely
         needs_ns = other.times_ns[1] + (0 if other is one else other.usual_switch_ns)
-        for request in timely.requests[window.first :]:
+        first = window.first
+        for due_ns, request in zip(timely.times_ns[first:], timely.requests[first:], strict=True):
             minds = request.tier < lead.tier or (request.firm and not lead.dry)
-            last_ns = request.rank[0] - needs_ns
+            last_ns = due_ns - needs_ns
             if minds and last_ns < alone_ns and other.others_free_ns > last_ns:
                 return None
             if (minds or request.firm) and last_ns >= alone_ns:

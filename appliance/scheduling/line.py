@@ -129,13 +129,11 @@ class Line:
     def with_patience(self, until_ns: int, patience_ns: int) -> Line:
         """Return a copy in which dry ones are timely that would wait until `until_ns`.
 
-        Each would wait `patience_ns` from when it asked, or ran dry; none of tier 0 does.
+        Each would wait `patience_ns` from when it asked first, or ran dry; none of tier 0 does.
         """
         timely, first = self.timely.copy(), Ranked()
         for request in self.first:
-            # It may have come while its robot still had actions.
-            ran_out_ns = request.deadline_ns if request.runs_out else 0
-            due_ns = max(request.arrived_ns, ran_out_ns) + patience_ns
+            due_ns = (request.since_ns or request.arrived_ns) + patience_ns
             if request.tier > 0 and due_ns >= until_ns:
                 timely.add_dry(request, due_ns)
             else:

@@ -16,7 +16,7 @@ from appliance.values import value
 AHEAD_NS = 20_000_000
 """Tier 0 is looked for so far beyond the longest batch."""
 
-DRY_PATIENCE, MOST_DRY_PATIENCE_NS = 4, 50_000_000
+DRY_PATIENCE, MOST_DRY_PATIENCE_NS = 6, 75_000_000
 """A dry robot goes first at the latest after so many times what a full batch takes longer than one
 row, and until then in order, as if that were its deadline: mostly in a full batch. Led by it at
 once, a batch is small, and others run dry for that, who would lead small ones next."""
@@ -50,6 +50,11 @@ class Outlook:
         return window.first if window.count else len(one.line.timely.times_ns)
 
 
+def dry_patience_ns(one: Contender) -> int:
+    """Return how long a dry robot waits in order, at most, before it goes first."""
+    return min(MOST_DRY_PATIENCE_NS, DRY_PATIENCE * (one.times_ns[-1] - one.times_ns[1]))
+
+
 def look(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Outlook:
@@ -75,8 +80,8 @@ def look(
 
 def _with_patience(one: Contender, start_ns: int) -> Contender:
     """Return a lane in which those that are dry may have deadlines."""
-    patience_ns = min(MOST_DRY_PATIENCE_NS, DRY_PATIENCE * (one.times_ns[-1] - one.times_ns[1]))
-    line = one.line.with_patience(start_ns + one.switch_ns + one.times_ns[1], patience_ns)
+    until_ns = start_ns + one.switch_ns + one.times_ns[1]
+    line = one.line.with_patience(until_ns, dry_patience_ns(one))
     return evolve(one, line=line, unit=line.timely.usual * one.times_ns[-1] / one.most)
 
 

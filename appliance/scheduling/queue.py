@@ -84,6 +84,7 @@ class Queue:
         if older is not None:
             # The newcomer keeps the older one's place, or a fast sender would wait for ever.
             request.rank_ns = min(request.rank_ns, older.rank_ns)
+            request.since_ns = older.since_ns or older.arrived_ns
             request.background = request.background and older.background
             self.discard(older, Outcome.SUPERSEDED, SUPERSEDED)
         if mailbox.requests and not request.keep_latest and not self._queue_up(request, mailbox):

@@ -212,6 +212,7 @@ class WaitingRoom:
             self._quit(request)
         client.turns.leave(client)
         request.firm, request.dry = False, True
+        request.since_ns = request.deadline_ns
         if request.rank is not UNRANKED:
             self._line_up(request)
 

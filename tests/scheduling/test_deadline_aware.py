@@ -234,7 +234,7 @@ def test_it_does_not_wait_for_who_can_go_to_another_worker() -> None:
 
 def test_a_dry_robot_goes_first_once_it_has_waited_a_while() -> None:
     waiting = [request(n, 12) for n in (1, 2)]
-    new, old = (request(9, -50, dry=True, firm=False, came=came) for came in (-13, -15))
+    new, old = (request(9, -50, dry=True, firm=False, came=came) for came in (-25, -27))
     assert chosen(*waiting, new) == [1, 2]
     assert chosen(*waiting, old) == [9, 1]
 
@@ -253,6 +253,12 @@ def test_a_dry_robot_takes_the_seat_of_who_can_wait() -> None:
 def test_a_dry_robot_of_tier_0_does_not_wait() -> None:
     dry = request(9, -50, dry=True, firm=False, tier=0)
     assert chosen(*(request(n, 12) for n in (1, 2)), dry) == [9, 1]
+
+
+def test_a_dry_robot_that_waits_in_order_keeps_no_worse_tier_from_going_before_it() -> None:
+    late = request(9, -50, VISION, firm=False, tier=2)
+    assert chosen(late, request(3, 0, dry=True, firm=False)) == [9]
+    assert chosen(late, request(3, 0, dry=True, firm=False, came=-20)) == [3]
 
 
 def test_a_dry_robot_minds_who_is_expected_of_tier_0_for_a_while() -> None:
@@ -306,7 +312,7 @@ def test_what_is_more_than_was_said_goes_alone_where_nobody_else_waits() -> None
 
 def test_what_is_more_than_was_said_keeps_nobody_of_tier_0_waiting() -> None:
     more = request(5, 100, background=True)
-    assert chosen(more, streams=expecting(3, lead=15)) is None
+    assert chosen(more, streams=expecting(3, lead=15)) == 20.0  # when it is looked at again
 
 
 def test_nobody_rides_where_tier_0_would_be_lost_by_it() -> None:

@@ -209,6 +209,21 @@ def test_a_robot_that_says_it_is_dry_all_the_time_gains_a_tenth_of_the_worker() 
     assert 8 <= of_it <= 12
 
 
+@pytest.mark.parametrize("again_ms", [3, 10, 30])
+def test_asking_again_does_not_renew_a_dry_robots_patience(again_ms: int) -> None:
+    crowd = [ask(f"robot {n}", at=1 + 2 * n, budget=30, firm=True) for n in range(500)]
+    dry = [ask("dry", at=50 + again_ms * n, budget=0, dry=True) for n in range(900 // again_ms)]
+    record = run(BUSY, *crowd, *dry, model=FOUR)
+    served_ns = [at_ns for at_ns, answer in record.answers if _is_of(answer, "dry")]
+    gaps_ns = [later - earlier for earlier, later in pairwise([50 * MS, *served_ns])]
+    assert len(served_ns) >= 9
+    assert max(gaps_ns) <= 110 * MS, "twice its patience of 36 ms, and what runs by then"
+
+
+def _is_of(answer: Answer, session: str) -> bool:
+    return answer.request.session == session and answer.outcome is Outcome.OK
+
+
 def test_a_dry_robot_goes_before_a_firm_request_that_is_lost_by_it() -> None:
     record = run(BUSY, ask("firm", budget=25, firm=True), ask("dry", budget=900, dry=True))
     assert record.served() == ["busy", "dry"]
