@@ -13,6 +13,7 @@ ApplianceError               code
 ├── PeerGone                 PEER_GONE         nobody is connected under a routing id
 ├── RecordingError           RECORDING         a recording cannot be made or read
 ├── StrategyError            STRATEGY          a scheduling strategy broke a rule
+├── InferenceError           INFERENCE         `appliance infer` got no answer
 ├── AdminError               ADMIN             a running appliance refused an admin request
 │   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
 └── WorkerError                                a worker process failed
@@ -143,6 +144,12 @@ class RecordingError(ApplianceError):
     """A recording cannot be made, or a file is none. The message says where and why."""
 
     code = "RECORDING"
+
+
+class InferenceError(ApplianceError):
+    """A question to a model got no answer; the message says why and what to do."""
+
+    code = "INFERENCE"
 
 
 class StrategyError(ApplianceError):

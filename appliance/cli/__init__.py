@@ -72,7 +72,7 @@ def _end_at_signals() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
-    if command in ("demo", "plan", "replay", "top"):
+    if command in ("demo", "infer", "plan", "replay", "top"):
         code: int = import_module(f"appliance.cli.{command}").run(arguments)
         return code
     if command in ("serve", "check-config"):

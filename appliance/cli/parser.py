@@ -33,12 +33,36 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _recording(commands)
     _trace(commands)
     _plan(commands)
+    _infer(commands)
     demo = commands.add_parser("demo", help="run models and simulated robots, and show them")
     if words and words[0] == "demo":  # only then pay for its imports
         from appliance.cli.demo import add_arguments
 
         add_arguments(demo)
     return parser.parse_args(words)
+
+
+def _infer(commands: Commands) -> None:
+    infer = commands.add_parser("infer", help="ask a model once, over gRPC")
+    infer.add_argument("model", metavar="MODEL")
+    for kind, what in (
+        ("image", "a JPEG or PNG, sent as it is"),
+        ("audio", "a WAV or FLAC, sent as it is"),
+        ("tensor", "an array that numpy saved (.npy)"),
+        ("text", "the text itself"),
+    ):
+        infer.add_argument(
+            f"--{kind}",
+            metavar="[INPUT=]" + ("TEXT" if kind == "text" else "FILE"),
+            action="append",
+            default=[],
+            help=what,
+        )
+    infer.add_argument("--grpc", metavar="HOST:PORT", default="127.0.0.1:8001", help="whom to ask")
+    infer.add_argument(
+        "--timeout-ms", metavar="MS", type=_positive(float), default=10_000.0, help="(10000)"
+    )
+    infer.add_argument("--json", action="store_true", help="a document instead of lines")
 
 
 def _serving(commands: Commands) -> None:
