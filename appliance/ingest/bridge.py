@@ -124,10 +124,10 @@ class Bridge:
     def _wake(self) -> None:
         self._there.set()
 
-    def _answer(self, ended: Call | Question) -> None:
+    def _answer(self, ended: list[Call | Question]) -> None:
         if not self._is_open:
             return  # the loop may be closed, and nobody waits
-        self._outbox.append(ended)
+        self._outbox.extend(ended)
         if not self._is_told:  # looked at after it is there, as the other side does it in between
             self._is_told = True
             self._loop.call_soon_threadsafe(self._hand_out)

@@ -53,13 +53,15 @@ class GrpcDoor:
     """See the module's docstring.
 
     Args:
-        answer: Takes calls and questions that have ended, back to gRPC's thread.
+        answer: Takes calls and questions that have ended back to gRPC's thread. Seldom called, with
+            many: it costs a wake-up, and a wait for the interpreter.
         clock: Monotonic nanoseconds.
     """
 
     intake: Intake
-    answer: Callable[[Call | Question], None]
+    answer: Callable[[list[Call | Question]], None]
     clock: Callable[[], int]
+    _ended: list[Call | Question] = field(factory=list["Call | Question"], init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
     _sessions: dict[Hashable, _Session] = field(factory=dict[Hashable, _Session], init=False)
     _statistics: dict[str, ModelStatistics] = field(factory=dict[str, ModelStatistics], init=False)
@@ -76,13 +78,19 @@ class GrpcDoor:
             else:
                 self._ask(item)
         self.intake.dispatcher.turn()
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self.answer(ended)
 
     def _ask(self, question: Question) -> None:
         try:
             question.answer = question.ask()
         except Rejected as rejected:
             question.refusal = rejected
-        self.answer(question)
+        self._ended.append(question)
 
     def _infer(self, call: Call) -> None:
         call.number = next(self._numbers)
@@ -201,7 +209,9 @@ class GrpcDoor:
 
     def deliver(self, ended: Sequence[Ended]) -> list[Delivery]:
         """See `Door.deliver`."""
-        return [self._deliver(ticket, reply) for ticket, reply in ended]
+        delivered = [self._deliver(ticket, reply) for ticket, reply in ended]
+        self._hand_out()
+        return delivered
 
     def _deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
         call, row = ticket.route
@@ -226,7 +236,7 @@ class GrpcDoor:
             self._close(call)
             if len(call.rows) > 1:
                 self._take_back(call)
-        self.answer(call)
+        self._ended.append(call)
         return Delivery.TOLD
 
     # ------------------------------------------------------------------------------- questions

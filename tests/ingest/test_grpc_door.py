@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 from support.box import Box, box, start
 from support.fleet_models import add_camera_policy, add_sleeper
-from support.grpc import OVERRIDE, channel, method, refusal, request, stream
+from support.grpc import OVERRIDE, channel, grpc_address, method, refusal, request, stream
 from support.ports import free_ports
 from support.repository import add_python_model
 
@@ -351,3 +351,61 @@ def test_reflection_says_what_there_is(asked: grpc.Channel) -> None:
         iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=names[0])])
     )
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+# ------------------------------------------------------------------------------------- limits
+
+
+def test_what_is_too_long_is_refused(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    limit = "ingest.grpc.max_message_bytes=100000"
+    with box(tmp_path, overrides=(OVERRIDE, limit)) as running, channel(running) as asked:
+        infer = method(asked, "ModelInfer")
+        error = refusal(lambda: infer(request("sleeper", np.zeros((1, 50_000), np.float32))))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert infer(request("sleeper", ROW)).outputs
+
+
+def test_many_streams_that_are_left_alone(running: Box, asked: grpc.Channel, infer: Any) -> None:
+    never = threading.Event()
+
+    def requests() -> Iterator[pb.ModelInferRequest]:
+        yield request("sleeper", ROW)
+        never.wait(60)
+
+    calls = [stream(asked)(requests()) for _ in range(50)]
+    for call in calls:
+        next(iter(call))
+    for call in calls:
+        call.cancel()
+    never.set()
+    assert infer(request("sleeper", ROW)).outputs
+    assert running.wait_settled()["ledger"]["balanced"]
+
+
+def documented_retries() -> str:
+    """The service config of docs/inference.md."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "inference.md").read_text()
+    return page.split("```json\n")[1].split("```")[0]
+
+
+def test_retries_as_documented_wait_as_they_are_told(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    limits = ("rate_limits.per_client_hz=10", "rate_limits.burst_s=0.1")
+    with box(tmp_path, overrides=(OVERRIDE, *limits)) as running:
+        address = grpc_address(running)
+        with grpc.insecure_channel(address) as impatient:
+            infer = method(impatient, "ModelInfer")
+            infer(request("sleeper", ROW))
+            error = refusal(lambda: infer(request("sleeper", ROW)))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailers = dict(error.trailing_metadata())
+            assert trailers["appliance-code"] == "RATE_LIMITED"
+            assert 1 <= int(trailers["grpc-retry-pushback-ms"]) <= 100
+        options = [("grpc.service_config", documented_retries()), ("grpc.enable_retries", 1)]
+        with grpc.insecure_channel(address, options=options) as patient:
+            infer = method(patient, "ModelInfer")
+            assert all(infer(request("sleeper", ROW)).outputs for _ in range(5))
+        outcomes = running.wait_settled()["outcomes"]
+        assert outcomes["OK"] == 6
+        assert 1 <= outcomes["RATE_LIMITED"] <= 12
