@@ -45,12 +45,35 @@ class CriticalLane:
         rows = max(min(2, waiting + expected), waiting + ceil(self.together * expected))
         return self.times_ns[min(rows, len(self.times_ns) - 1)]
 
+    def latest_start_ns(self) -> int:
+        """Return when a worker has to begin with them for none to be lost."""
+        times_ns, others_free_ns, together = self.times_ns, self.others_free_ns, self.together
+        most = len(times_ns) - 1
+        latest_ns = FOREVER_NS
+        count = 0
+        for deadline_ns in self.waiting.times_ns:
+            count += 1
+            rows = min(ceil(together * count) + 1, most)
+            start_ns = deadline_ns - times_ns[rows] - self.switch_ns
+            if start_ns < latest_ns and start_ns < others_free_ns:
+                latest_ns = start_ns
+        for at_ns, _, due_ns, *_ in self.expected:
+            if at_ns > latest_ns:
+                break
+            count += 1
+            rows = min(ceil(together * count) + 1, most)
+            start_ns = due_ns - times_ns[rows] - self.switch_ns
+            if start_ns < latest_ns and start_ns < others_free_ns:
+                latest_ns = max(at_ns, start_ns)
+        return latest_ns
+
 
 @define(eq=False)
 class Critical:
     """Those of all lanes, as one decision sees them. Empty: there are none."""
 
     lanes: list[CriticalLane] = field(factory=list[CriticalLane], init=False)
+    _latest_ns: dict[Lane, int] = field(factory=dict[Lane, int], init=False)
 
     def add(self, one: Contender, forecast: Forecast | None, *, until_ns: int) -> None:
         """Look at a lane; who is expected after `until_ns` does not matter."""
@@ -98,29 +121,15 @@ class Critical:
 
     def latest_finish_ns(self, chosen: Lane) -> int:
         """Return until when a batch of `chosen` may run without losing one of another lane."""
-        latest_ns = FOREVER_NS
+        found_ns = FOREVER_NS
         for one in self.lanes:
             if one.lane is chosen:
                 continue
-            times_ns, others_free_ns = one.times_ns, one.others_free_ns
-            most = len(times_ns) - 1
-            count = 0
-            for deadline_ns in one.waiting.times_ns:
-                count += 1
-                rows = min(ceil(one.together * count) + 1, most)
-                start_ns = deadline_ns - times_ns[rows] - one.switch_ns
-                if start_ns < latest_ns and start_ns < others_free_ns:
-                    latest_ns = start_ns
-            for expected in one.expected:
-                at_ns = expected[0]
-                if at_ns > latest_ns:
-                    break
-                count += 1
-                rows = min(ceil(one.together * count) + 1, most)
-                start_ns = expected[2] - times_ns[rows] - one.switch_ns
-                if start_ns < latest_ns and start_ns < others_free_ns:
-                    latest_ns = max(at_ns, start_ns)
-        return latest_ns
+            latest_ns = self._latest_ns.get(one.lane)
+            if latest_ns is None:
+                latest_ns = self._latest_ns[one.lane] = one.latest_start_ns()
+            found_ns = min(found_ns, latest_ns)
+        return found_ns
 
     def next_expected_ns(self) -> int | None:
         """Return when the first is expected to arrive."""

@@ -26,6 +26,8 @@ class Ranked:
         values: What answering each in time is worth.
         kinds: How many there are of each of these.
         ranks: Of each.
+        odd: Whether they are not all worth the same.
+        usual: What each is worth if they are all worth the same; else 1.
     """
 
     requests: list[Request] = field(factory=list[Request])
@@ -33,16 +35,8 @@ class Ranked:
     values: list[float] = field(factory=list[float])
     kinds: dict[float, int] = field(factory=dict[float, int])
     ranks: list[Rank] = field(factory=list[Rank])
-
-    @property
-    def odd(self) -> bool:
-        """Whether they are not all worth the same."""
-        return len(self.kinds) > 1
-
-    @property
-    def usual(self) -> float:
-        """What each is worth if they are all worth the same; else 1."""
-        return next(iter(self.kinds)) if len(self.kinds) == 1 else 1.0
+    odd: bool = False
+    usual: float = 1.0
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -63,6 +57,8 @@ class Ranked:
             self.values.copy(),
             self.kinds.copy(),
             self.ranks.copy(),
+            self.odd,
+            self.usual,
         )
 
     def add_dry(self, request: Request, due_ns: int) -> None:
@@ -70,13 +66,19 @@ class Ranked:
         self._insert(request, (due_ns, request.tier, *request.rank[2:]), _worth(request))
 
     def _insert(self, request: Request, rank: Rank, worth: float) -> None:
-        ranks = self.ranks
-        self.kinds[worth] = self.kinds.get(worth, 0) + 1
+        ranks, kinds = self.ranks, self.kinds
+        kinds[worth] = kinds.get(worth, 0) + 1
+        if kinds[worth] == 1:
+            self._look_at_kinds()
         index = bisect_left(ranks, rank) if ranks and rank < ranks[-1] else len(ranks)
         ranks.insert(index, rank)
         self.requests.insert(index, request)
         self.times_ns.insert(index, rank[0])
         self.values.insert(index, worth)
+
+    def _look_at_kinds(self) -> None:
+        self.odd = len(self.kinds) > 1
+        self.usual = next(iter(self.kinds)) if len(self.kinds) == 1 else 1.0
 
     def remove(self, first: Request, count: int = 1) -> None:
         """Take out so many side by side, from `first` on."""
@@ -87,6 +89,7 @@ class Ranked:
             self.kinds[worth] -= 1 if self.odd else end - index
         if not all(self.kinds.values()):
             self.kinds = {worth: many for worth, many in self.kinds.items() if many}
+            self._look_at_kinds()
         del self.ranks[index:end], self.requests[index:end]
         del self.times_ns[index:end], self.values[index:end]
 
