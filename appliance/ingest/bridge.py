@@ -47,6 +47,7 @@ class Bridge:
     door: GrpcDoor = field(init=False)
     _inbox: deque[Item] = field(factory=deque[Item], init=False)
     _outbox: deque[Call | Question] = field(factory=deque["Call | Question"], init=False)
+    _is_woken: bool = field(default=False, init=False)
     _is_open: bool = field(default=False, init=False)
     _is_told: bool = field(default=False, init=False)
     _there: trio.Event = field(factory=trio.Event, init=False)
@@ -100,6 +101,7 @@ class Bridge:
         while True:
             await self._there.wait()
             self._there = trio.Event()
+            self._is_woken = False
             while self._inbox:
                 self.door.take([self._inbox.popleft() for _ in range(min(BURST, len(self._inbox)))])
                 await trio.lowlevel.checkpoint()
@@ -177,7 +179,9 @@ class Bridge:
 
     def _post(self, item: Item) -> None:
         self._inbox.append(item)
-        self._token.run_sync_soon(self._wake, idempotent=True)
+        if not self._is_woken:  # as in `_answer`; each wake-up is a system call
+            self._is_woken = True
+            self._token.run_sync_soon(self._wake)
 
     def _hand_out(self) -> None:
         self._is_told = False
