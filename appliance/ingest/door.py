@@ -22,8 +22,8 @@ from appliance.wire.inference import (
     RowOutputs,
     read_options,
     read_outputs,
-    read_rows,
 )
+from appliance.wire.inference_rows import read_rows
 from appliance.wire.pb import inference_pb2
 from appliance.wire.types import Keep, Lateness, Observation
 

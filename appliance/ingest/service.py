@@ -22,7 +22,9 @@ from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
 from appliance.ingest.status import RefusedWith, status_of, trailers
-from appliance.wire.inference import FINAL, read_contents, write_response
+from appliance.wire.inference import FINAL
+from appliance.wire.inference_response import write_response
+from appliance.wire.inference_rows import read_contents
 from appliance.wire.pb import inference_pb2
 
 NAME = "inference.GRPCInferenceService"

@@ -51,6 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     root = tmp_path_factory.mktemp("models")
     add_sleeper(root, ms=1, max_batch=8)
     add_sleeper(root, "slow", ms=300)
+    add_sleeper(root, "slower", ms=1500)
     add_camera_policy(root)
     add_python_model(root, "counter", COUNTER, COUNTER_MANIFEST)
     with box(root, overrides=(OVERRIDE,)) as running:
@@ -202,7 +203,7 @@ def test_deadlines_stop_work(running: Box, infer: Any) -> None:
 
 def test_who_gives_up_is_not_served(running: Box, infer: Any) -> None:
     before = running.wait_settled()
-    calls = [infer.future(request("slow", ROW)) for _ in range(5)]
+    calls = [infer.future(request("slower", ROW)) for _ in range(5)]
     running.wait_until(lambda status: status["requests"]["in_flight"] == 5)
     for call in calls[1:]:
         call.cancel()
@@ -218,19 +219,27 @@ def test_a_timeout_that_nobody_can_keep(infer: Any) -> None:
     assert infer(made).outputs
 
 
-def test_the_newest_replaces_what_waits(infer: Any) -> None:
+def test_the_newest_replaces_what_waits(running: Box, infer: Any) -> None:
     def newest(name: str) -> pb.ModelInferRequest:
-        made = request("slow", ROW, id=name)
+        made = request("slower", ROW, id=name)
         made.parameters["keep"].string_param = "latest"
         return made
 
+    def superseded(status: dict[str, Any]) -> int:
+        return status["outcomes"].get("SUPERSEDED", 0)
+
+    before = superseded(running.wait_settled())
     busy = infer.future(newest("busy"))
-    others = [infer.future(newest(str(n))) for n in range(4)]
-    ended = [busy, *others]
-    codes = [call.code() for call in ended if call.exception() is not None]
-    assert set(codes) == {grpc.StatusCode.ABORTED}
-    assert 1 <= len(codes) <= 4
-    assert others[-1].result().id == "3"
+    running.wait_until(lambda status: status["requests"]["in_flight"] == 1)
+    calls = [infer.future(newest("0"))]
+    running.wait_until(lambda status: status["requests"]["in_flight"] == 2)
+    for number in range(1, 4):  # each is there before the next one is sent
+        calls.append(infer.future(newest(str(number))))
+        running.wait_until(lambda status, n=number: superseded(status) - before == n)
+    assert busy.result().outputs
+    codes = [call.exception().code() for call in calls[:-1]]
+    assert codes == [grpc.StatusCode.ABORTED] * 3
+    assert calls[-1].result().id == "3"
 
 
 # ---------------------------------------------------------------------------------- streaming

@@ -13,15 +13,13 @@ from appliance.errors import Outcome, Rejected
 from appliance.wire.arrays import to_array
 from appliance.wire.inference import (
     DATATYPES,
-    TYPED,
     Output,
     RowOutputs,
-    read_contents,
     read_options,
     read_outputs,
-    read_rows,
-    write_response,
 )
+from appliance.wire.inference_response import write_response
+from appliance.wire.inference_rows import TYPED, read_contents, read_rows
 from appliance.wire.pb import inference_pb2 as pb
 from appliance.wire.spec import FREE, InputSpec, ModelSpec, OutputSpec
 from appliance.wire.types import ITEM_BYTES, NUMPY_DTYPES, DType, Encoding, Tensor
