@@ -160,7 +160,10 @@ class Bridge:
             maximum_concurrent_rpcs=settings.max_calls,
         )
         regions = Regions(settings)
-        server.add_generic_rpc_handlers((Service(self.door, self._post, regions).handler(),))
+        # Where keys say who the others are, nobody is one of them for saying so.
+        believes_names = not self.intake.admission.config.keys.required
+        service = Service(self.door, self._post, regions, believes_names)
+        server.add_generic_rpc_handlers((service.handler(),))
         self._health = Health(server)
         host = settings.bind.rpartition(":")[0]
         try:

@@ -26,6 +26,7 @@ class Call:
         response: Set when it has ended.
         number: Of this call, unique within the process; its rows' tag.
         session: Whose mailbox its rows wait in.
+        ends_sequence: The state of its session is not carried on after it.
         outputs: What is wanted of each row.
         rows: What its rows gave, as far as they have ended.
         contents: The bytes of each input.
@@ -43,6 +44,7 @@ class Call:
     number: int = 0
     session: Hashable = NOBODY
     spec: ModelSpec | None = None
+    ends_sequence: bool = False
     outputs: list[Output] = field(factory=list[Output])
     rows: list[RowOutputs | None] = field(factory=list["RowOutputs | None"])
     is_batched: bool = False

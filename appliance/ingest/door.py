@@ -120,6 +120,7 @@ class GrpcDoor:
             )
             return
         call.spec, call.is_batched = spec, rows.is_batched
+        call.ends_sequence = options.sequence_end
         self._open(call, (PROTOCOL, call.client, options.sequence_id))
         if options.sequence_start:
             self.intake.end_episode(call.session, spec.model_id, 0)
@@ -218,7 +219,7 @@ class GrpcDoor:
         if call.is_closed:
             # Its caller has its answer already, or has gone.
             return Delivery.GONE if reply.outcome is _OK else Delivery.SILENT
-        statistics = self._statistics.setdefault(call.request.model_name, ModelStatistics())
+        statistics = self._statistics_of(call.request.model_name)
         took_ns = self.clock() - call.received_ns
         if reply.outcome is _OK:
             call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
@@ -228,6 +229,8 @@ class GrpcDoor:
                 return Delivery.TOLD
             statistics.succeeded(reply, took_ns)
             self._close(call)
+            if call.ends_sequence:
+                self.intake.end_episode(call.session, call.request.model_name, 0)
         else:
             call.refusal = call.refusal or Rejected(
                 reply.outcome, reply.message, retry_after_ns=reply.retry_after_ns
@@ -238,6 +241,12 @@ class GrpcDoor:
                 self._take_back(call)
         self._ended.append(call)
         return Delivery.TOLD
+
+    def _statistics_of(self, model: str) -> ModelStatistics:
+        """Return a model's; of one that is not served they are not kept."""
+        if model not in self.intake.admission.catalog.models:
+            return ModelStatistics()
+        return self._statistics.setdefault(model, ModelStatistics())
 
     # ------------------------------------------------------------------------------- questions
 
@@ -267,9 +276,7 @@ class GrpcDoor:
             self.find(name, version)
         return inference_pb2.ModelStatisticsResponse(
             model_stats=[
-                self._statistics.get(served.name, ModelStatistics()).document(
-                    served.name, served.version
-                )
+                self._statistics_of(served.name).document(served.name, served.version)
                 for served in catalog.models.values()
                 if name in ("", served.name)
             ]

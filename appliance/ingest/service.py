@@ -46,11 +46,13 @@ class Service:
         door: Asked questions; only ever called in Trio's thread.
         post: Hands something over to Trio's thread.
         regions: Shared memory of clients.
+        believes_names: Callers are who they say; else, the address they come from.
     """
 
     door: GrpcDoor
     post: Callable[[Item], None]
     regions: Regions
+    believes_names: bool
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the methods by name, with how their messages are read and written."""
@@ -208,7 +210,7 @@ class Service:
                 refusal = rejected
         call = Call(
             request=request,
-            client=_client(context),
+            client=_client(context, believes_names=self.believes_names),
             received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
             response=asyncio.get_running_loop().create_future(),
@@ -300,9 +302,9 @@ def _serialized(message: Any) -> bytes:
     return message.SerializeToString()
 
 
-def _client(context: Context) -> str:
+def _client(context: Context, *, believes_names: bool) -> str:
     """Return who a call counts for: who it says it is, or the address it comes from."""
-    for key, text in context.invocation_metadata() or ():
+    for key, text in (context.invocation_metadata() or ()) if believes_names else ():
         if key == CLIENT and isinstance(text, str) and 0 < len(text) <= LONGEST_NAME:
             return text
     peer = context.peer()

@@ -185,6 +185,7 @@ def test_a_sequence_carries_its_state(infer: Any) -> None:
 
     assert [step(5)[0], step(6)[0], step(5)[0], step(5)[0]] == [1, 1, 2, 3]
     assert [step(5, sequence_start=True)[0], step(5)[0], step(6)[0]] == [1, 2, 2]
+    assert [step(6, sequence_end=True)[0], step(6)[0]] == [3, 1]
 
 
 # ------------------------------------------------------------------------- deadlines, giving up
@@ -418,3 +419,35 @@ def test_retries_as_documented_wait_as_they_are_told(tmp_path: Path) -> None:
         outcomes = running.wait_settled()["outcomes"]
         assert outcomes["OK"] == 6
         assert 1 <= outcomes["RATE_LIMITED"] <= 12
+
+
+KEYED = """
+[keys]
+required = true
+directory = "DIRECTORY"
+"""
+KNOWN = """
+[clients]
+accept_unknown = false
+[[clients.known]]
+id = "arm"
+"""
+
+
+@pytest.mark.parametrize("keys", ["", KEYED])
+def test_a_name_is_believed_unless_others_have_keys(tmp_path: Path, keys: str) -> None:
+    add_sleeper(tmp_path / "models", ms=1)
+    config = keys.replace("DIRECTORY", str(tmp_path / "keys")) + KNOWN
+    with (
+        box(tmp_path / "models", config=config, overrides=(OVERRIDE,)) as running,
+        channel(running) as asked,
+    ):
+        infer = method(asked, "ModelInfer")
+        metadata = (("client-id", "arm"),)
+        if keys:
+            error = refusal(lambda: infer(request("sleeper", ROW), metadata=metadata))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        else:
+            assert infer(request("sleeper", ROW), metadata=metadata).outputs
+        error = refusal(lambda: infer(request("sleeper", ROW)))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
