@@ -11,10 +11,9 @@ from math import prod
 from appliance.errors import Outcome, Rejected
 from appliance.values import value
 from appliance.wire.media import audio_header, image_header
-from appliance.wire.spec import FREE, InputSpec, ModelSpec
+from appliance.wire.spec import FREE, METADATA, InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Observation, Tensor
 
-METADATA = "metadata:"
 IMAGES = (Encoding.JPEG, Encoding.PNG)
 SOUNDS = (Encoding.WAV, Encoding.FLAC)
 _RAW = Encoding.RAW  # members are slow to find before Python 3.12

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from appliance.cli import OK
 from appliance.errors import InferenceError
-from appliance.wire.arrays import to_array
-from appliance.wire.inference import DATATYPES, LENGTH_BYTES
+from appliance.wire.arrays import encode_strings, to_array
+from appliance.wire.inference import DATATYPES
 from appliance.wire.pb import inference_pb2
 from appliance.wire.types import NUMPY_DTYPES, DType, Tensor
 
@@ -151,7 +151,7 @@ def _read_bytes(given: Given) -> tuple[Sequence[int], bytes]:
             data = Path(given.value).read_bytes()
         except OSError as error:
             raise InferenceError(f"--{given.kind} {given.value}: {error.strerror}") from None
-    return (1, 1), len(data).to_bytes(LENGTH_BYTES, "little") + data
+    return (1, 1), encode_strings([data])
 
 
 def _read_tensor(given: Given, wanted: Metadata) -> tuple[Sequence[int], bytes]:

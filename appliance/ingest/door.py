@@ -17,6 +17,7 @@ from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.statistics import ModelStatistics
+from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import (
     Options,
     RowOutputs,
@@ -110,7 +111,7 @@ class GrpcDoor:
             call.refusal = rejected
             self._open(call, (PROTOCOL, call.client))
             self.intake.refuse(
-                Observation(model_id=request.model_name, wants_status=True),
+                Observation(model_id=_bounded(request.model_name), wants_status=True),
                 rejected,
                 door=self,
                 route=(call, 0),
@@ -146,6 +147,8 @@ class GrpcDoor:
         Raises:
             Rejected: INVALID, versions are numbers here; or as `Catalog.find`.
         """
+        if not (_bounded(name) == name and _bounded(version) == version):
+            raise Rejected(Outcome.INVALID, f"a name has at most {MAX_NAME_BYTES} bytes")
         served = self.intake.admission.catalog.models.get(name)
         if version and not version.isdecimal() and (not served or version != served.version):
             raise Rejected(Outcome.INVALID, f"a version is a number, came {version!r}")
@@ -281,3 +284,8 @@ class GrpcDoor:
                 if name in ("", served.name)
             ]
         )
+
+
+def _bounded(name: str) -> str:
+    """Return a name, or nothing if it is too long to be one."""
+    return name if len(name.encode()) <= MAX_NAME_BYTES else ""

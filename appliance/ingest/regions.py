@@ -15,13 +15,13 @@ from grpc import StatusCode
 
 from appliance.config import GrpcIngest
 from appliance.ingest.status import RefusedWith
+from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import SharedPart
 from appliance.wire.pb import inference_pb2
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lies on Linux
 MOST = 1024
 """Regions."""
-LONGEST_NAME = 255
 
 _Status = inference_pb2.SystemSharedMemoryStatusResponse
 
@@ -60,7 +60,7 @@ class Regions:
             )
         if len(self._regions) >= MOST:
             raise RefusedWith(StatusCode.RESOURCE_EXHAUSTED, f"at most {MOST} regions")
-        if not 0 < len(asked.name) <= LONGEST_NAME or asked.byte_size == 0:
+        if not 0 < len(asked.name) <= MAX_NAME_BYTES or asked.byte_size == 0:
             raise _invalid("a region has a name, and at least one byte")
         file = self._open(asked.key)
         there = os.fstat(file).st_size

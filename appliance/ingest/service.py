@@ -22,6 +22,7 @@ from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
 from appliance.ingest.status import RefusedWith, status_of, trailers
+from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import FINAL
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
@@ -30,7 +31,6 @@ from appliance.wire.pb import inference_pb2
 NAME = "inference.GRPCInferenceService"
 CLIENT = "client-id"
 """The metadata in which a caller may say who it is."""
-LONGEST_NAME = 255
 STREAM_AHEAD = 64
 """Requests of a stream that are under way; the next one is not read before the first has ended."""
 SECOND_NS = 1_000_000_000
@@ -178,10 +178,14 @@ class Service:
         under_way: set[Call] = set()
 
         async def read() -> None:
-            async for request in requests:
-                call = self._call(request, context)
-                under_way.add(call)
-                await calls.put(call)
+            try:
+                async for request in requests:
+                    call = self._call(request, context)
+                    under_way.add(call)
+                    await calls.put(call)
+            except Exception:
+                await calls.put(None)  # so that what has come is answered before it is raised
+                raise
             await calls.put(None)
 
         reader = asyncio.ensure_future(read())
@@ -305,7 +309,7 @@ def _serialized(message: Any) -> bytes:
 def _client(context: Context, *, believes_names: bool) -> str:
     """Return who a call counts for: who it says it is, or the address it comes from."""
     for key, text in (context.invocation_metadata() or ()) if believes_names else ():
-        if key == CLIENT and isinstance(text, str) and 0 < len(text) <= LONGEST_NAME:
+        if key == CLIENT and isinstance(text, str) and 0 < len(text.encode()) <= MAX_NAME_BYTES:
             return text
     peer = context.peer()
     return peer.rpartition(":")[0] or peer

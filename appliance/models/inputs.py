@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 
 from appliance.errors import ConfigError
-from appliance.models.manifest import METADATA, Input, dtype_named
+from appliance.models.manifest import Input, dtype_named
 from appliance.models.plans import InputPlan, RowKind, TensorSignature
 from appliance.models.shapes import check_batch_dimension, disagreement, merged_shape
-from appliance.wire.spec import FREE, InputSpec
+from appliance.wire.spec import FREE, METADATA, InputSpec
 from appliance.wire.types import ITEM_BYTES, DType, Encoding
 
 MAX_BYTES = 64 << 20

@@ -15,10 +15,10 @@ from attrs import Attribute, field, frozen
 from attrs.validators import and_, ge, le, matches_re, optional
 
 from appliance.structure import KEY, parse_toml, read_text, structure
+from appliance.wire.spec import METADATA
 from appliance.wire.types import DType
 
 MANIFEST = "model.toml"
-METADATA = "metadata:"
 NO_AXIS = -1
 """`batch_axis` of a state that has no batch dimension."""
 

@@ -33,8 +33,8 @@ MOST_SWITCH = 0.5
 """Of the time of a single row: what a change may cost."""
 
 QUANTILE, CAREFUL_QUANTILE, SAFE_QUANTILE = 85.0, 95.0, 98.0
-"""Of the times of a size: to plan with, to plan with for tier 0, and for tier 0 while there is room
-for everybody."""
+"""Of the times of a size: to plan with, to plan with for tier 0, and for tier 0 while little
+waits."""
 
 DEVIATIONS, CAREFUL_DEVIATIONS = 1.3, 2.0
 """Mean deviations added where a size has no quantile yet: about as much, if they are normal."""
@@ -151,7 +151,7 @@ class Estimate:
         planned_ns: Time to plan with by batch size, never decreasing: likely enough not to be
             exceeded. Index 0 is 0.
         careful_ns: The same for tier 0, which had better not be late.
-        safe_ns: The same for tier 0 while nobody has to be refused.
+        safe_ns: The same for tier 0 while little waits and nobody is refused.
         ratio: How much slower the engine is than at its warm-up.
         deviation: Mean absolute deviation of a batch from its expected time, as a part of it.
         ran_ns: When something of it was started last.

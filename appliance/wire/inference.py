@@ -13,7 +13,7 @@ from attrs import field
 from appliance.errors import Outcome, Rejected
 from appliance.values import value
 from appliance.wire.pb import inference_pb2
-from appliance.wire.spec import InputSpec, ModelSpec
+from appliance.wire.spec import METADATA, InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Tensor
 
 DATATYPES: dict[str, DType] = {
@@ -34,9 +34,10 @@ DATATYPES: dict[str, DType] = {
 }
 NAMES: dict[DType, str] = {dtype: name for name, dtype in DATATYPES.items()}
 
-METADATA = "metadata:"
 LENGTH_BYTES = 4
 """Of the length in front of each element of BYTES, little-endian."""
+
+LONGEST_MESSAGE = 1000
 
 CLASSIFICATION = "classification"
 REGION = "shared_memory_region"
@@ -103,7 +104,8 @@ class RowOutputs:
 
 def invalid(message: str) -> Rejected:
     """Return the refusal of what is not as the protocol, or the model, has it."""
-    return Rejected(Outcome.INVALID, message)
+    # It may quote what came, which may be as long as a message.
+    return Rejected(Outcome.INVALID, message[:LONGEST_MESSAGE])
 
 
 def input_name(wanted: InputSpec) -> str:
@@ -209,8 +211,3 @@ def shared_part(name: str, parameters: Mapping[str, Any]) -> SharedPart | None:
             f"came {part.region!r}, {part.offset}, {part.size}"
         )
     return part
-
-
-def element(item: bytes) -> bytes:
-    """Return an element of BYTES: its length and itself."""
-    return len(item).to_bytes(LENGTH_BYTES, "little") + item

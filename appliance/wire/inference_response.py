@@ -9,7 +9,7 @@ import numpy as np
 from attrs import evolve
 
 from appliance.errors import Outcome, Rejected
-from appliance.wire.arrays import to_array
+from appliance.wire.arrays import encode_strings, to_array
 from appliance.wire.inference import (
     BYTE_SIZE,
     CLASSIFICATION,
@@ -19,7 +19,6 @@ from appliance.wire.inference import (
     Output,
     RowOutputs,
     SharedPart,
-    element,
     invalid,
 )
 from appliance.wire.pb import inference_pb2
@@ -105,4 +104,4 @@ def _classes(tensor: Tensor, part: Buffer, count: int) -> bytes:
         raise invalid(f"output {tensor.key!r}: {CLASSIFICATION} is for numbers")
     values = to_array(evolve(tensor, offset=0), part).reshape(-1).astype(np.float64)
     best = np.argsort(-values, kind="stable")[:count]
-    return b"".join(element(f"{values[index]:f}:{index}".encode()) for index in best)
+    return encode_strings(f"{values[index]:f}:{index}" for index in best)

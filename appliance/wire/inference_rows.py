@@ -13,20 +13,19 @@ from math import prod
 import numpy as np
 
 from appliance.values import value
+from appliance.wire.arrays import encode_strings
 from appliance.wire.inference import (
     DATATYPES,
     LENGTH_BYTES,
-    METADATA,
     NAMES,
     SharedPart,
-    element,
     input_name,
     invalid,
     is_file,
     shared_part,
 )
 from appliance.wire.pb import inference_pb2
-from appliance.wire.spec import InputSpec, ModelSpec
+from appliance.wire.spec import METADATA, InputSpec, ModelSpec
 from appliance.wire.types import ITEM_BYTES, NUMPY_DTYPES, DType, Encoding, Tensor
 
 MAGIC: tuple[tuple[bytes, Encoding], ...] = (
@@ -290,7 +289,7 @@ def _typed(tensor: inference_pb2.ModelInferRequest.InferInputTensor) -> bytes:
             raise invalid(f"input {tensor.name!r}: {tensor.datatype} goes in {name}, not {other}")
     items = getattr(tensor.contents, name)
     if dtype is _STRING:
-        return b"".join(element(item) for item in items)
+        return encode_strings(items)
     narrow = NUMPY_DTYPES[dtype]
     if narrow.kind in "iu":
         wide = np.array(items, np.uint64 if dtype is DType.UINT64 else np.int64)

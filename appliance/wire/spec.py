@@ -15,6 +15,9 @@ from appliance.wire.types import DType, Encoding
 FREE = -1
 """A dimension that each request may choose."""
 
+METADATA = "metadata:"
+"""What the source of an input begins with that is a text of the metadata."""
+
 
 @frozen
 class InputSpec:
