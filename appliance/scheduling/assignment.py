@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from attrs import define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
+from appliance.scheduling.estimate import Estimate
 from appliance.scheduling.events import Batch, Go, Lane, Request, Revoke, Stage
 from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
@@ -37,6 +38,13 @@ EMPTY_PAUSE, MOST_EMPTY_PAUSE_NS = 5.0, 75_000_000
 """After a batch of dry ones the pause is longer by this many times the batch, for the part of it
 that was empty: what fills up meanwhile is served with less effort. But not for long, as robots of
 other models wait too."""
+
+
+NOBODY = Line()
+"""Stays empty."""
+
+_Hosted = tuple[Lane, Line, Estimate, int]
+"""A lane that a worker may serve, and its largest batch there."""
 
 
 @define(eq=False)
@@ -257,9 +265,9 @@ class Assignment:
 
     def _contenders(self, worker: Worker, start_ns: int) -> list[Contender]:
         """Return the lanes a worker may serve, and those of tier 0 that it may have to."""
-        models = worker.models
-        lines = [
-            (lane, line)
+        models, estimate = worker.models, self.workers.estimate
+        lines: list[_Hosted] = [
+            (lane, line, estimate(lane.model), models[lane.model])
             for lane, line in self.queue.room.lines.items()
             if lane.model in models and (not lane.isolation or self._may_run(lane, line, worker))
         ]
@@ -267,37 +275,33 @@ class Assignment:
             return []
         forecasts = self.queue.streams.forecasts
         if forecasts:
-            waiting = {lane.model for lane, _ in lines}
+            waiting = [lane.model for lane, _, _, _ in lines]
             for model, forecast in forecasts.items():
                 forecast.forget_missing(start_ns)
-                if forecast.arrivals and model in worker.models and model not in waiting:
-                    lines.append((Lane(model), Line()))
-        is_roomy = self._is_roomy(lines, worker)
-        return [
-            self._contender(lane, line, worker, start_ns, is_roomy=is_roomy) for lane, line in lines
-        ]
+                if forecast.arrivals and model in models and model not in waiting:
+                    lines.append((Lane(model), NOBODY, estimate(model), models[model]))
+        is_roomy = self._is_roomy(lines)
+        return [self._contender(each, worker, start_ns, is_roomy=is_roomy) for each in lines]
 
-    def _is_roomy(self, lines: list[tuple[Lane, Line]], worker: Worker) -> bool:
+    def _is_roomy(self, lines: list[_Hosted]) -> bool:
         """Return whether what waits takes no longer than a batch, and nobody is refused."""
         waiting_ns, longest_ns = 0.0, 0
-        for (model, _, _), line in lines:
-            most = worker.models[model]
-            full_ns = self.workers.estimate(model).planned_ns[most]
+        for lane, line, estimate, most in lines:
+            full_ns = estimate.planned_ns[most]
             waiting_ns += len(line.timely.requests) * full_ns / most
             longest_ns = max(longest_ns, full_ns)
-            if self.queue.shedding.passing(model) < 1:
+            if self.queue.shedding.passing(lane.model) < 1:
                 return False
         return waiting_ns <= longest_ns
 
     def _contender(
-        self, lane: Lane, line: Line, worker: Worker, start_ns: int, *, is_roomy: bool
+        self, hosted: _Hosted, worker: Worker, start_ns: int, *, is_roomy: bool
     ) -> Contender:
+        lane, line, estimate, most = hosted
         model = lane.model
-        estimate = self.workers.estimate(model)
-        most = worker.models[model]
         careful_ns = estimate.safe_ns if is_roomy else estimate.careful_ns
         times_ns = careful_ns if line.critical.requests else estimate.planned_ns
-        if len(times_ns) > most + 1:  # another worker takes larger batches of it
+        if estimate.largest > most:  # another worker takes larger batches of it
             careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
         return Contender(
             lane,

@@ -12,14 +12,13 @@ from appliance.scheduling.choice import FOREVER_NS, Contender
 from appliance.scheduling.events import Lane, Request
 from appliance.scheduling.line import Ranked
 from appliance.scheduling.streams import Expected, Forecast
-from appliance.values import value
 
 TOGETHER, TOGETHER_OBEYING = 0.25, 0.5
 """What part of those that are expected one batch has to take with those that wait: the others come
 after it, or have been answered before. More of those that follow their phase advice."""
 
 
-@value
+@define(eq=False)
 class CriticalLane:
     """Those of one lane.
 
@@ -39,30 +38,39 @@ class CriticalLane:
     waiting: Ranked
     expected: Sequence[Expected]
     together: float
+    _latest_start_ns: int = field(default=-1, init=False)
 
     def batch_ns(self, waiting: int, expected: int) -> int:
         """Return how long the batch takes in which those that wait are answered."""
-        rows = max(min(2, waiting + expected), waiting + ceil(self.together * expected))
-        return self.times_ns[min(rows, len(self.times_ns) - 1)]
+        rows = waiting + ceil(self.together * expected)
+        if rows == 1 and waiting + expected > 1:
+            rows = 2
+        most = len(self.times_ns) - 1
+        return self.times_ns[min(most, rows)]
 
     def latest_start_ns(self) -> int:
         """Return when a worker has to begin with them for none to be lost."""
+        if self._latest_start_ns < 0:
+            self._latest_start_ns = max(0, self._find_latest_start_ns())
+        return self._latest_start_ns
+
+    def _find_latest_start_ns(self) -> int:
         times_ns, others_free_ns, together = self.times_ns, self.others_free_ns, self.together
         most = len(times_ns) - 1
         latest_ns = FOREVER_NS
         count = 0
         for deadline_ns in self.waiting.times_ns:
             count += 1
-            rows = min(ceil(together * count) + 1, most)
-            start_ns = deadline_ns - times_ns[rows] - self.switch_ns
+            rows = ceil(together * count) + 1
+            start_ns = deadline_ns - times_ns[min(most, rows)] - self.switch_ns
             if start_ns < latest_ns and start_ns < others_free_ns:
                 latest_ns = start_ns
         for at_ns, _, due_ns, *_ in self.expected:
             if at_ns > latest_ns:
                 break
             count += 1
-            rows = min(ceil(together * count) + 1, most)
-            start_ns = due_ns - times_ns[rows] - self.switch_ns
+            rows = ceil(together * count) + 1
+            start_ns = due_ns - times_ns[min(most, rows)] - self.switch_ns
             if start_ns < latest_ns and start_ns < others_free_ns:
                 latest_ns = max(at_ns, start_ns)
         return latest_ns
@@ -72,8 +80,7 @@ class CriticalLane:
 class Critical:
     """Those of all lanes, as one decision sees them. Empty: there are none."""
 
-    lanes: list[CriticalLane] = field(factory=list[CriticalLane], init=False)
-    _latest_ns: dict[Lane, int] = field(factory=dict[Lane, int], init=False)
+    lanes: list[CriticalLane]
 
     def add(self, one: Contender, forecast: Forecast | None, *, until_ns: int) -> None:
         """Look at a lane; who is expected after `until_ns` does not matter."""
@@ -123,12 +130,8 @@ class Critical:
         """Return until when a batch of `chosen` may run without losing one of another lane."""
         found_ns = FOREVER_NS
         for one in self.lanes:
-            if one.lane is chosen:
-                continue
-            latest_ns = self._latest_ns.get(one.lane)
-            if latest_ns is None:
-                latest_ns = self._latest_ns[one.lane] = one.latest_start_ns()
-            found_ns = min(found_ns, latest_ns)
+            if one.lane is not chosen and one.latest_start_ns() < found_ns:
+                found_ns = one.latest_start_ns()
         return found_ns
 
     def next_expected_ns(self) -> int | None:

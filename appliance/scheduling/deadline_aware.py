@@ -24,7 +24,7 @@ from appliance.scheduling.order import lost_in_order
 from appliance.scheduling.outlook import Outlook, look
 from appliance.scheduling.shedding import Shedding
 from appliance.scheduling.streams import Forecast
-from appliance.scheduling.window import best_worth
+from appliance.scheduling.window import Window, best_worth
 
 ABOUT_TO_COME_NS = 1_000_000
 """Somebody who is expected may be so late, and is still waited for."""
@@ -44,12 +44,14 @@ class Option:
     """A batch to be weighed: `count` of a lane's timely requests after the first `skip`.
 
     Attributes:
-        index: Of the lane among the contenders.
+        one: The lane.
+        window: Its most valuable batch.
         score: What it is worth for each nanosecond; once it is weighed, less its regret.
         critical: How many of tier 0 it loses, once it is weighed.
     """
 
-    index: int
+    one: Contender
+    window: Window
     skip: int
     count: int
     score: float
@@ -81,11 +83,10 @@ class DeadlineAware:
             instead = _only_critical(outlook, best.critical) or _wait_for_critical(outlook)
             if instead is not None:
                 return instead
-        elif self.shedding.is_calm(outlook.contenders[best.index].lane.model):
+        elif self.shedding.is_calm(best.one.lane.model):
             best = _all_in_order(outlook, best)
-        one = outlook.contenders[best.index]
+        one, first = best.one, best.window.first
         requests = one.line.timely.requests[best.skip : best.skip + best.count]
-        first = outlook.windows[best.index].first
         if best.count < one.most and (first or one.line.has_spare):
             fill(outlook, one, requests, spare_riders(one.line, first))
         return Choice(one.lane, requests)
@@ -97,90 +98,104 @@ class DeadlineAware:
 def best_option(outlook: Outlook) -> Option | None:
     """Return the option that loses fewest of tier 0, and of those the most valuable."""
     best: Option | None = None
+    losing: list[Option] = []
     for option in _options(outlook):
-        if best is not None and best.critical == 0 and option.score <= best.score:
+        if best is not None and option.score <= best.score:
             break  # regret only lowers what follows
-        weigh(outlook, option)
-        if (
-            best is None
-            or option.critical < best.critical
-            or (option.critical == best.critical and option.score > best.score)
-        ):
+        option.critical = _lost_of_tier_0(outlook, option)
+        if option.critical:
+            losing.append(option)
+            continue
+        option.score -= regret(outlook, option)
+        if best is None or option.score > best.score:
             best = option
+    if best is not None or not losing:
+        return best
+    fewest = min(option.critical for option in losing)
+    for option in losing:
+        if option.critical == fewest and (best is None or option.score > best.score):
+            option.score -= regret(outlook, option)
+            if best is None or option.score > best.score:
+                best = option
     return best
 
 
 def _options(outlook: Outlook) -> list[Option]:
     """Return what there is to weigh, most valuable first, as if nothing were to be regretted."""
     options: list[Option] = []
-    for index, (one, window) in enumerate(outlook.pairs):
+    for one, window in outlook.pairs:
         skip, count = window.skip, window.count
         if not count:
             continue
-        options.append(_option(index, one, skip, count))
+        options.append(_option(one, window, skip, count))
         if skip != window.first:
-            options.append(_option(index, one, window.first, window.head))
+            options.append(_option(one, window, window.first, window.head))
         if count >= SMALL and outlook.critical.lanes:
             left_ns = outlook.critical.latest_finish_ns(one.lane) - outlook.start_ns - one.switch_ns
             fewer = bisect_right(one.careful_ns, left_ns) - 1
             if 0 < fewer < count:
-                options.append(_option(index, one, skip, fewer))
+                options.append(_option(one, window, skip, fewer))
         if count >= MEDIUM:
-            options.append(_option(index, one, skip, 3 * count // 4))
+            options.append(_option(one, window, skip, 3 * count // 4))
     if len(options) > 1:
         options.sort(key=_score, reverse=True)
     return options
 
 
-def _option(index: int, one: Contender, skip: int, count: int) -> Option:
+def _option(one: Contender, window: Window, skip: int, count: int) -> Option:
     timely = one.line.timely
     worth = sum(timely.values[skip : skip + count]) if timely.odd else count
-    return Option(index, skip, count, one.unit * worth / (one.times_ns[count] + one.switch_ns))
+    score = one.unit * worth / (one.times_ns[count] + one.switch_ns)
+    return Option(one, window, skip, count, score)
 
 
 def _score(option: Option) -> float:
     return option.score
 
 
-def weigh(outlook: Outlook, option: Option) -> None:
-    """Find an option's regret, and what it loses of tier 0."""
-    one = outlook.contenders[option.index]
-    skip, count = option.skip, option.count
+def _lost_of_tier_0(outlook: Outlook, option: Option) -> int:
+    """Return how many of tier 0 an option would make late."""
+    if not outlook.critical.lanes:
+        return 0
+    one, skip, count = option.one, option.skip, option.count
+    taken = one.line.timely.requests[skip : skip + count]
+    finish_ns = outlook.start_ns + one.careful_ns[count] + one.switch_ns
+    return outlook.critical.lost_by(finish_ns, one.lane, taken)
+
+
+def regret(outlook: Outlook, option: Option) -> float:
+    """Return what could be answered if an option did not run, and not after it, a nanosecond."""
+    one, count = option.one, option.count
     busy_ns = one.times_ns[count] + one.switch_ns
     finish_ns = outlook.start_ns + busy_ns
-    regret = 0.0
-    for index, (other, window) in enumerate(outlook.pairs):
+    lost = 0.0
+    if len(one.line.timely.times_ns) - option.window.first > count:
+        lost = _lost_of_rest(outlook, option, finish_ns)
+    for other, window in outlook.pairs:
+        if other is one or not window.count:
+            continue
         timely = other.line.timely
-        if index == option.index:
-            if len(timely.times_ns) - window.first > count:
-                regret += _regret_of_rest(outlook, option, finish_ns)
-        elif window.worth:
-            free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
-            if timely.times_ns[window.skip] - free_ns < other.times_ns[window.count]:
-                values = timely.values if timely.odd else None
-                later = best_worth(timely.times_ns, values, other.times_ns, free_ns)
-                if later < window.worth:
-                    regret += other.unit * (window.worth - later)
-    if outlook.critical.lanes:
-        taken = one.line.timely.requests[skip : skip + count]
-        careful_ns = outlook.start_ns + one.careful_ns[count] + one.switch_ns
-        option.critical = outlook.critical.lost_by(careful_ns, one.lane, taken)
-    option.score -= regret / busy_ns
+        free_ns = min(finish_ns + other.usual_switch_ns, other.others_free_ns)
+        if timely.times_ns[window.skip] - free_ns < other.times_ns[window.count]:
+            values = timely.values if timely.odd else None
+            later = best_worth(timely.times_ns, values, other.times_ns, free_ns)
+            if later < window.worth:
+                lost += other.unit * (window.worth - later)
+    return lost / busy_ns
 
 
-def _regret_of_rest(outlook: Outlook, option: Option, finish_ns: int) -> float:
-    """Return what an option costs those of its own lane that are not in it."""
-    one = outlook.contenders[option.index]
-    timely = one.line.timely
-    skip, end = option.skip, option.skip + option.count
-    deadlines_ns = timely.times_ns[:skip] + timely.times_ns[end:]
-    values = timely.values[:skip] + timely.values[end:] if timely.odd else None
+def _lost_of_rest(outlook: Outlook, option: Option, finish_ns: int) -> float:
+    """Return the worth of what an option costs those of its own lane that are not in it."""
+    one, timely = option.one, option.one.line.timely
+    first, skip, end = option.window.first, option.skip, option.skip + option.count
+    deadlines_ns = timely.times_ns[first:skip] + timely.times_ns[end:]
+    free_ns = min(finish_ns, one.others_free_ns)
+    if deadlines_ns[0] - free_ns >= one.times_ns[min(len(deadlines_ns), one.most)]:
+        return 0.0  # whatever could run now still can
+    values = timely.values[first:skip] + timely.values[end:] if timely.odd else None
+    later = best_worth(deadlines_ns, values, one.times_ns, free_ns)
     free_ns = min(outlook.start_ns, one.others_free_ns)
     now = best_worth(deadlines_ns, values, one.times_ns, free_ns)
-    if not now:
-        return 0.0
-    free_ns = min(finish_ns, one.others_free_ns)
-    later = best_worth(deadlines_ns, values, one.times_ns, free_ns)
     return one.unit * max(0.0, now - later)
 
 
@@ -191,24 +206,21 @@ def _all_in_order(outlook: Outlook, best: Option) -> Option:
     """Return the head batch by deadline if that loses nobody and `best` somebody."""
     if not _loses(outlook, best):
         return best
-    _, index = min(
-        (one.line.timely.times_ns[window.first], index)
-        for index, (one, window) in enumerate(outlook.pairs)
-        if window.count
-    )
-    window = outlook.windows[index]
-    head = _option(index, outlook.contenders[index], window.first, window.head)
-    if (head.index, head.skip, head.count) == (best.index, best.skip, best.count):
+    first_ns, head = FOREVER_NS, best
+    for one, window in outlook.pairs:
+        if window.count and one.line.timely.times_ns[window.first] < first_ns:
+            first_ns = one.line.timely.times_ns[window.first]
+            head = _option(one, window, window.first, window.head)
+    if (head.one, head.skip, head.count) == (best.one, best.skip, best.count):
         return best
-    if _loses(outlook, head):
+    if _loses(outlook, head) or _lost_of_tier_0(outlook, head):
         return best
-    weigh(outlook, head)
-    return best if head.critical else head
+    return head
 
 
 def _loses(outlook: Outlook, option: Option) -> int:
     """Return how many are late if this batch runs and the rest in order of deadlines."""
-    one = outlook.contenders[option.index]
+    one = option.one
     free_ns = outlook.start_ns + one.times_ns[option.count] + one.switch_ns
     waiting: list[tuple[Contender, Sequence[int]]] = []
     first_ns, last_ns = FOREVER_NS, free_ns

@@ -29,24 +29,25 @@ PATIENCE = 2
 """A dry robot minds who is expected of tier 0 for so many times what answering it alone takes."""
 
 
+_Lead = tuple[Contender, Window, Request]
+
+
 def lead(outlook: Outlook) -> Choice | None:
     """Return the batch of who goes before all that has a deadline, if somebody does."""
-    leads: list[tuple[tuple[int, ...], Contender, Request]] = []
+    leads: list[_Lead] = []
     for one, window in outlook.pairs:
         if one.line.first.requests or window.first or not window.count:
-            leads += [
-                (_rank(request), one, request)
-                for request in _leads(one, window, outlook.alone_ns(one))
-            ]
-    leads.sort(key=_rank_of)
-    for _, one, request in leads:
+            leads += _leads(one, window, outlook.alone_ns(one))
+    leads.sort(key=_rank)
+    for one, window, request in leads:
         from_ns = one.dry_from_ns if request.dry else one.late_from_ns
         if outlook.start_ns < from_ns and _has_peers(outlook, request):
             continue
         limit_ns = _limit_ns(outlook, one, request)
         if limit_ns is not None:
             members = [request]
-            fill(outlook, one, members, _riders(one.line, outlook.first_in_time(one)), limit_ns)
+            timely = window.first if window.count else len(one.line.timely)
+            fill(outlook, one, members, _riders(one.line, timely), limit_ns)
             if request.dry and _waits_for_more(outlook, one, members):
                 continue
             return Choice(one.lane, members, request)
@@ -56,7 +57,7 @@ def lead(outlook: Outlook) -> Choice | None:
 def without_deadline(outlook: Outlook) -> Choice | Wait | None:
     """Return the batch of who may go where nobody has a deadline to lose."""
     wait: Wait | None = None
-    for one in outlook.contenders:
+    for one, _ in outlook.pairs:
         alone_ns = outlook.alone_ns(one)
         for request in one.line:
             if request.background or (request.firm and alone_ns > request.deadline_ns):
@@ -69,7 +70,7 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
             members = [request]
             fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
             return Choice(one.lane, members)
-    for one in outlook.contenders:
+    for one, _ in outlook.pairs:
         members = _background(outlook, one)
         if members:
             return Choice(one.lane, members)
@@ -132,26 +133,24 @@ def _riders(line: Line, first: int) -> Iterable[Request]:
     return chain(line.first, *order, line.yielding, line.background)
 
 
-def _leads(one: Contender, window: Window, alone_ns: int) -> Iterable[Request]:
+def _leads(one: Contender, window: Window, alone_ns: int) -> Iterable[_Lead]:
     """Return who might lead in a lane: its first dry one, and the first whose time is over.
 
     The latter if it is soft, or firm and still in time: its place was that of an older one.
     """
-    yield from one.line.first.requests[:1]
+    for request in one.line.first.requests[:1]:
+        yield one, window, request
     timely = one.line.timely.requests
     for request in timely[: window.first] if window.count else timely:
         if not request.firm or request.deadline_ns >= alone_ns:  # its place in the line is due
-            yield request
+            yield one, window, request
             return
 
 
-def _rank(request: Request) -> tuple[int, ...]:
+def _rank(lead: _Lead) -> tuple[int, ...]:
     """Return the rank of one that leads: by tier; the dry ones first, by their turns."""
+    _, _, request = lead
     return (request.tier, not request.dry, *request.rank)
-
-
-def _rank_of(lead: tuple[tuple[int, ...], Contender, Request]) -> tuple[int, ...]:
-    return lead[0]
 
 
 def _has_peers(outlook: Outlook, lead: Request) -> bool:
@@ -215,7 +214,7 @@ def _others_ns(outlook: Outlook, one: Contender, finish_ns: int) -> int:
         finish_ns: When it is free without riders: who is lost by that does not matter any more.
     """
     latest_ns = FOREVER_NS
-    for other in outlook.contenders:
+    for other, _ in outlook.pairs:
         if other is not one and other.line.firm:
             needs_ns = other.times_ns[1] + other.usual_switch_ns
             deadlines_ns = other.line.timely.times_ns

@@ -28,26 +28,17 @@ class Outlook:
 
     Attributes:
         start_ns: When the worker is free.
-        contenders: The lanes.
-        windows: The most valuable batch of each that could start then.
-        pairs: Both.
+        pairs: The lanes, and the most valuable batch of each that could start then.
         critical: Those of tier 0.
     """
 
     start_ns: int
-    contenders: Sequence[Contender]
-    windows: list[Window]
     pairs: list[tuple[Contender, Window]]
     critical: Critical
 
     def alone_ns(self, one: Contender) -> int:
         """Return when a single request of a lane would be answered."""
         return self.start_ns + one.switch_ns + one.times_ns[1]
-
-    def first_in_time(self, one: Contender) -> int:
-        """Return where in a lane's timely requests those begin that are in time if alone."""
-        window = self.windows[self.contenders.index(one)]
-        return window.first if window.count else len(one.line.timely.times_ns)
 
 
 def dry_patience_ns(one: Contender) -> int:
@@ -59,23 +50,17 @@ def look(
     contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
 ) -> Outlook:
     """Look at the lanes of a worker that is free at `start_ns`."""
-    windows: list[Window] = []
     pairs: list[tuple[Contender, Window]] = []
-    contenders = [
-        _with_patience(one, start_ns) if one.line.first.requests else one for one in contenders
-    ]
-    for one in contenders:
-        timely = one.line.timely
+    for contender in contenders:
+        has_dry = contender.line.first.requests
+        one = _with_patience(contender, start_ns) if has_dry else contender
+        timely, window = one.line.timely, NOTHING
         if timely.times_ns:
             begins_ns = start_ns + one.switch_ns
             values = timely.values if timely.odd else None
             window = best_window(timely.times_ns, values, one.times_ns, begins_ns)
-        else:
-            window = NOTHING
-        windows.append(window)
         pairs.append((one, window))
-    critical = _look_for_critical(contenders, forecasts, start_ns)
-    return Outlook(start_ns, contenders, windows, pairs, critical)
+    return Outlook(start_ns, pairs, _look_for_critical(pairs, forecasts, start_ns))
 
 
 def _with_patience(one: Contender, start_ns: int) -> Contender:
@@ -86,18 +71,19 @@ def _with_patience(one: Contender, start_ns: int) -> Contender:
 
 
 def _look_for_critical(
-    contenders: Sequence[Contender], forecasts: Mapping[ModelRef, Forecast], start_ns: int
+    pairs: Sequence[tuple[Contender, Window]],
+    forecasts: Mapping[ModelRef, Forecast],
+    start_ns: int,
 ) -> Critical:
-    critical = Critical()
-    if not forecasts and not any(one.line.critical.requests for one in contenders):
+    critical = Critical([])
+    if not forecasts and not any(one.line.critical.requests for one, _ in pairs):
         return critical
-    until_ns = start_ns + AHEAD_NS + max([one.times_ns[-1] for one in contenders])
-    seen: set[ModelRef] = set()
-    for one in contenders:
+    until_ns = start_ns + AHEAD_NS + max([one.times_ns[-1] for one, _ in pairs])
+    seen: list[ModelRef] = []
+    for one, _ in pairs:
         model = one.lane.model
         forecast = forecasts.get(model) if model not in seen else None
-        if forecast is None and not one.line.critical.requests:
-            continue
-        seen.add(model)
-        critical.add(one, forecast, until_ns=until_ns)
+        if forecast is not None or one.line.critical.requests:
+            seen.append(model)
+            critical.add(one, forecast, until_ns=until_ns)
     return critical

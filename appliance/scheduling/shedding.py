@@ -78,10 +78,13 @@ class Shedding:
     group_of: Callable[[ModelRef], int]
     _gates: dict[ModelRef, Gate] = field(factory=dict[ModelRef, Gate], init=False)
     _next_ns: int = field(default=0, init=False)
+    _all_pass: bool = field(default=True, init=False)
     _calm: dict[int, bool] = field(factory=dict[int, bool], init=False)
 
     def passing(self, model: ModelRef) -> float:
         """Return what part of a model's traffic is let in."""
+        if self._all_pass:
+            return 1.0
         gate = self._gates.get(model)
         return gate.passing if gate else 1.0
 
@@ -122,7 +125,7 @@ class Shedding:
 
     def is_calm(self, model: ModelRef) -> bool:
         """Return whether hardly anybody is refused of the models that share workers with this."""
-        return self._calm.get(self.group_of(model), True)
+        return self._all_pass or self._calm.get(self.group_of(model), True)
 
     def _adjust(self, now_ns: int) -> None:
         self._next_ns = now_ns + INTERVAL_NS
@@ -136,4 +139,5 @@ class Shedding:
             least[group] = min(gate.asked, least.get(group, 1.0))
         for model, gate in self._gates.items():
             gate.passing = min(gate.asked, least[self.group_of(model)] + APART)
+        self._all_pass = all(gate.passing >= 1 for gate in self._gates.values())
         self._calm = {group: asked > CALM for group, asked in least.items()}

@@ -60,7 +60,7 @@ def best_worth(
 ) -> float:
     """Return what `best_window` would be worth."""
     skip, count, _, _ = _find(deadlines_ns, values, times_ns, start_ns)
-    return _worth(values, skip, count)
+    return count if values is None else _worth(values, skip, count)
 
 
 def _worth(values: Sequence[float] | None, skip: int, count: int) -> float:

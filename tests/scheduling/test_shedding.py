@@ -40,7 +40,7 @@ def passing(share: float) -> Shedding:
     """Return one that lets in this part of the policy's traffic, and stays so."""
     shedding = Shedding(lambda _: 0)
     shedding._gates[POLICY] = Gate(share, share)
-    shedding._next_ns = FOREVER_NS
+    shedding._all_pass, shedding._next_ns = False, FOREVER_NS
     assert shedding.passing(POLICY) == share
     return shedding
 
