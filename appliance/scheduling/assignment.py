@@ -308,6 +308,7 @@ class Assignment:
             line,
             times_ns,
             careful_ns,
+            estimate.planned_ns[1],
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),

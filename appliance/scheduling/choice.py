@@ -25,6 +25,7 @@ class Contender:
         times_ns: Planned time by batch size up to the largest; index 0 is 0. Where tier 0 waits,
             those of `careful_ns`.
         careful_ns: As `times_ns`, for tier 0, which had better not be late.
+        alone_ns: Planned time of a single row, whoever waits.
         switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
         usual_switch_ns: Of any worker's.
         others_free_ns: When another worker that hosts the model is free.
@@ -38,6 +39,7 @@ class Contender:
     line: Line
     times_ns: Sequence[int]
     careful_ns: Sequence[int]
+    alone_ns: int
     switch_ns: int
     usual_switch_ns: int
     others_free_ns: int

@@ -280,9 +280,10 @@ def _wait_for_critical(outlook: Outlook) -> Wait | None:
     expected_ns = outlook.critical.next_expected_ns()
     if expected_ns is None or expected_ns <= outlook.start_ns - ABOUT_TO_COME_NS:
         return None
+    comes_ns = max(expected_ns, outlook.start_ns)
     for one, window in outlook.pairs:
         if window.count:
             last_ns = one.line.timely.times_ns[window.first] - one.times_ns[1]
-            if expected_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
+            if comes_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
                 return None
-    return Wait(max(expected_ns, outlook.start_ns) + SETTLE_NS)
+    return Wait(comes_ns + SETTLE_NS)

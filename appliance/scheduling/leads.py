@@ -59,8 +59,10 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
     wait: Wait | None = None
     for one, _ in outlook.pairs:
         alone_ns = outlook.alone_ns(one)
+        hurried_ns = outlook.start_ns + one.switch_ns + one.alone_ns
         for request in one.line:
-            if request.background or (request.firm and alone_ns > request.deadline_ns):
+            is_tight = request.firm and alone_ns > request.deadline_ns
+            if request.background or (is_tight and hurried_ns > request.deadline_ns):
                 continue
             limit_ns = _limit_ns(outlook, one, request)
             until_ns = request.arrived_ns + PATIENCE * one.times_ns[1]
@@ -68,7 +70,8 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
                 wait = Wait(until_ns)
                 continue
             members = [request]
-            fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
+            if not is_tight:
+                fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
             return Choice(one.lane, members)
     for one, _ in outlook.pairs:
         members = _background(outlook, one)

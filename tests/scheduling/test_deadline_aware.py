@@ -84,6 +84,7 @@ class Setting:
             line,
             careful_ns if line.critical.requests else times_ns,
             careful_ns,
+            times_ns[1],
             0 if lane is self.runs else switch_ns,
             switch_ns,
             FOREVER_NS

@@ -103,9 +103,15 @@ class RefusedAtOnce:
                 assert books.now_ns <= max(answer.request.deadline_ns, answer.request.arrived_ns)
 
 
+def last_start_ns(request: Request, books: Books) -> int:
+    """Return when a worker that ran another model has to begin with it, alone."""
+    model = request.lane.model
+    switch_ns = books.scheduler._workers.estimate(model).switch_ns
+    return request.deadline_ns - books.scheduler.planned_ns(model, 1) - switch_ns
+
+
 def could_run(request: Request, books: Books) -> bool:
-    planned_ns = books.scheduler.planned_ns(request.lane.model, 1)
-    in_time = books.now_ns + planned_ns <= request.deadline_ns
+    in_time = books.now_ns <= last_start_ns(request, books)
     return not request.background and (in_time or not request.firm)
 
 
@@ -125,8 +131,7 @@ def a_worker_idles_only_for_tier_0(books: Books) -> None:
             assert wakeup_ns is not None
             assert wakeup_ns > books.now_ns
             for request in waiting:
-                planned_ns = books.scheduler.planned_ns(request.lane.model, 1)
-                last_ns = request.deadline_ns - planned_ns
+                last_ns = last_start_ns(request, books)
                 assert last_ns < books.now_ns or wakeup_ns <= last_ns
 
 
@@ -142,6 +147,53 @@ RULES = (
 def test_the_rules_hold_for_every_fleet(fleet: Fleet, seed: int) -> None:
     record = served(fleet, RefusedAtOnce(), *RULES, seed=seed)
     assert all(each.outcome is not None for each in record.asked)  # twice fails in the world
+
+
+@st.composite
+def tense_fleets(draw: st.DrawFn) -> Fleet:
+    """A device that often waits for its tier 0: that is due soon, and others take long."""
+    critical = RobotClass(
+        name="critical",
+        model=VISION.name,
+        rate_hz=draw(st.sampled_from((15.0, 20.0, 30.0))),
+        budget_ns=2 * MS + round(draw(st.floats(1.1, 2.5)) * VISION.mean_ns(2)),
+        count=draw(st.integers(1, 4)),
+        tier=0,
+        jitter_ns=draw(st.sampled_from((0, MS // 2))),
+    )
+    arm = RobotClass(
+        name="arm",
+        model=POLICY.name,
+        rate_hz=draw(st.sampled_from((5.0, 10.0, 15.0))),
+        budget_ns=2 * MS + round(draw(st.floats(1.1, 4.0)) * POLICY.mean_ns(4)),
+        count=draw(st.integers(1, 8)),
+        firm=draw(st.booleans()),
+    )
+    return busy_fleet(robots=(critical, arm))
+
+
+@define
+class Waits:
+    """How often a worker was idle for tier 0 while somebody else could run."""
+
+    count: int = 0
+
+    def __call__(self, books: Books) -> None:
+        a_worker_idles_only_for_tier_0(books)
+        is_idle = any(executing is None for executing in books.executing.values())
+        self.count += is_idle and any(could_run(each, books) for each in books.waiting.values())
+
+
+def test_waiting_for_tier_0_ends_before_it_costs_a_deadline() -> None:
+    waits = Waits()
+
+    @settings(unhurried, max_examples=30)
+    @given(tense_fleets(), st.integers(0, 1000))
+    def holds(fleet: Fleet, seed: int) -> None:
+        served(fleet, waits, seed=seed)
+
+    holds()
+    assert waits.count > 100
 
 
 # --------------------------------------------------------------------------------- clients

@@ -173,7 +173,8 @@ def runnable(waiting: Waiting, turn: Turn, worker: WorkerView) -> bool:
     request, model = waiting.request, waiting.lane.model
     if model not in worker.models:
         return False
-    if waiting.firm and turn.now_ns + turn.planned_ns[model] > request.deadline_ns:
+    finish_ns = turn.now_ns + worker.delay_ns + turn.planned_ns[model]
+    if waiting.firm and finish_ns > request.deadline_ns:
         return False
     if waiting.deaths and sum(model in other.models for other in turn.workers) < 2:
         return False

@@ -165,7 +165,10 @@ class SimulatedWorker:
 
 @frozen
 class WorkerView:
-    """A worker after a turn, as far as the core has heard. `goes`: `staged` is to start next."""
+    """A worker after a turn, as far as the core has heard. `goes`: `staged` is to start next.
+
+    `delay_ns` is what the scheduler has learnt to add to its next batch.
+    """
 
     ref: WorkerRef
     models: dict[ModelRef, Model]
@@ -173,15 +176,18 @@ class WorkerView:
     staged: Batch | None
     goes: bool
     free_ns: int
+    delay_ns: int
 
     @classmethod
-    def of(cls, worker: SimulatedWorker) -> WorkerView:
+    def of(cls, worker: SimulatedWorker, scheduler: Scheduler) -> WorkerView:
         """Return how a worker is now."""
         executing, staged, goes = worker.executing, worker.staged, worker.goes
         if worker.ahead is not None:
             staged, goes = worker.ahead, True
         free_ns = worker.free_ns.get(executing.id, 0) if executing else 0
-        return cls(worker.ref, worker.models, executing, staged, goes, free_ns)
+        known = scheduler._workers.find(worker.ref)
+        delay_ns = known.delay_ns if known else 0
+        return cls(worker.ref, worker.models, executing, staged, goes, free_ns, delay_ns)
 
 
 @frozen
@@ -361,7 +367,7 @@ class Simulation:
             decision,
             tuple(self._starts),
             tuple(Waiting(r, r.lane, r.deaths, r.firm) for r in self._waiting.values()),
-            tuple(WorkerView.of(worker) for worker in self._workers.values()),
+            tuple(WorkerView.of(each, self.scheduler) for each in self._workers.values()),
             {m.ref: self.scheduler.planned_ns(m.ref, 1) for m in self.trace.models},
             frozenset(
                 model
