@@ -22,9 +22,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -32,7 +33,7 @@ from attrs import define, field
 
 from appliance import __version__
 from appliance.admin.documents import Documents
-from appliance.admin.routes import AdminSources
+from appliance.admin.routes import AdminSources, text_of
 from appliance.admin.server import serve_admin
 from appliance.admin.timeline import TimelineDocuments
 from appliance.admission.admission import Admission
@@ -56,6 +57,7 @@ from appliance.metrics.status import Client, State
 from appliance.models.repository import ModelEntry, Repository
 from appliance.recording.recorder import Recorder
 from appliance.reload import ModelWatch, Reloader
+from appliance.rollout import Rollout
 from appliance.scheduling import Scheduler
 from appliance.scheduling.events import ModelRef
 from appliance.sessions.binds import try_binds
@@ -69,7 +71,6 @@ from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
 from appliance.workers.placement import slots_of
 from appliance.workers.pool import WorkerPool
-from appliance.workers.slot import Slot
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -127,6 +128,7 @@ class Appliance:
     documents: Documents = field(init=False)
     timeline: TimelineDocuments = field(init=False)
     reloader: Reloader = field(init=False)
+    rollout: Rollout = field(init=False)
     _admission: Admission = field(init=False)
     _gate: Gate | None = field(init=False)
     _strategy: ConfiguredStrategy = field(init=False)
@@ -154,12 +156,12 @@ class Appliance:
         entries = Repository(directory).scan()
         self.models = ModelWatch(directory, entries)
         slots = slots_of(config, entries)
-        catalog = _catalog(entries, slots)
+        catalog = _catalog(entries)
         metrics, ledger = Metrics(), Ledger()
         for name in catalog.models:
             metrics.add_model(name)
             ledger.add_model(name)
-        self.arena = Arena(config.arena.bytes, ledger_slots=len(slots))
+        self.arena = Arena(config.arena.bytes, ledger_slots=2 * len(slots))  # successors count too
         memory = Memory(self.arena)
         hosted = {
             slot.name: [ModelRef(model.name, model.version) for model in slot.models]
@@ -181,8 +183,11 @@ class Appliance:
         replies = Replies(catalog, config.appliance_id, instance)
         self.door = ZmqDoor(config.transport, intake, replies, gate)
         self.dispatcher.answer_rows = self.door.answer_rows
+        self.rollout = Rollout(
+            lambda: self.config, self.models, self.pool, self.dispatcher, catalog, self._look
+        )
         if config.ingest.grpc.bind:
-            self.bridge = Bridge(config.ingest.grpc, intake)
+            self.bridge = Bridge(config.ingest.grpc, intake, self.rollout)
         self.recorder = Recorder(config.recording, endings, self._about)
         self.documents = Documents(
             appliance_id=config.appliance_id,
@@ -304,8 +309,7 @@ class Appliance:
         if not self._drain.is_set():
             structlog.get_logger("appliance").info("draining")
             self._admission.draining = True
-            if self.bridge is not None:
-                self.bridge.look()
+            self._look()
             self.state = "draining"
             self._notifier.stopping()
             self._drain.set()
@@ -359,12 +363,27 @@ class Appliance:
         error, pending = self.reloader.error, self.models.pending
         return {"changed": changed, "error": error, "pending": pending}
 
+    async def _load_document(self, asked: Mapping[str, Any]) -> dict[str, object]:
+        name = text_of(asked, "name")
+        return {"name": name, "version": await self.rollout.load(name)}
+
+    async def _unload_document(self, asked: Mapping[str, Any]) -> dict[str, object]:
+        name = text_of(asked, "name")
+        await self.rollout.unload(name)
+        return {"name": name}
+
     # ------------------------------------------------------------------------------- wiring
 
-    def _on_pool_event(self, event: PoolEvent) -> None:
-        self.dispatcher.on_pool_event(event)
+    def _look(self) -> None:
+        """Let the gRPC door see which models can answer."""
         if self.bridge is not None:
             self.bridge.look()
+
+    def _on_pool_event(self, event: PoolEvent) -> None:
+        if self.rollout.takes(event):
+            return
+        self.dispatcher.on_pool_event(event)
+        self._look()
         if isinstance(event, (WorkerUp, WorkerDown)):
             self._unsettled.discard(event.worker.slot)
             if not self._unsettled:
@@ -384,6 +403,8 @@ class Appliance:
             metrics_text=self._metrics_text,
             drain=self._drain_document,
             reload=self._reload_document,
+            load_model=self._load_document,
+            unload_model=self._unload_document,
             timeline=lambda query: self.timeline.document(query, time.monotonic_ns, time.time),
             recordings=lambda: {"recordings": self.recorder.documents()},
             record=self.recorder.start,
@@ -424,14 +445,9 @@ class Appliance:
         return {"state": self.state, "requests": self.documents.status()["requests"]}
 
 
-def _catalog(entries: list[ModelEntry], slots: list[Slot]) -> Catalog:
+def _catalog(entries: list[ModelEntry]) -> Catalog:
     """Return the models to be served, and those that cannot be, with the reason."""
-    catalog = Catalog()
-    for entry in entries:
-        served = Served(entry.name, entry.version, error=entry.error or "")
-        served.hosts = {s.name for s in slots for m in s.models if m.name == entry.name}
-        catalog.models[entry.name] = served
-    return catalog
+    return Catalog({e.name: Served(e.name, e.version, error=e.error or "") for e in entries})
 
 
 def _log_line(slot: str, line: str) -> None:

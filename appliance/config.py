@@ -104,6 +104,7 @@ class GrpcIngest:
         insecure: Written consent to listen beyond loopback without TLS.
         max_message_bytes: A longer message is refused by gRPC.
         max_calls: Calls under way; more are refused.
+        model_control: Let clients load and unload models, as `appliance models` does.
         shared_memory: Let clients on this machine lay tensors into shared memory of theirs.
         shared_memory_prefix: What the names of their regions begin with.
         shared_memory_owners: Users, by number, whose regions are taken beside those of the user
@@ -114,6 +115,7 @@ class GrpcIngest:
     insecure: bool = False
     max_message_bytes: int = field(default=64 * MIB, validator=and_(ge(1024), le(1024 * MIB)))
     max_calls: int = field(default=1024, validator=and_(ge(1), le(100_000)))
+    model_control: bool = False
     shared_memory: bool = False
     shared_memory_prefix: str = field(default="/", validator=matches_re(r"/[^/]*"))
     shared_memory_owners: tuple[int, ...] = field(default=(), validator=deep_iterable(ge(0)))

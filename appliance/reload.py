@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import stat
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -147,16 +147,22 @@ class ModelWatch:
     """Looks whether the model repository has changed since its models were loaded.
 
     Args:
-        served: What was found there at the start.
+        served: What was found there when it was loaded.
 
     Attributes:
-        pending: What has changed, in words; it takes effect in the next instance.
+        pending: What has changed, in words; it takes effect when it is loaded (see `rollout`), or
+            in the next instance.
     """
 
     directory: Path
     served: list[ModelEntry]
     pending: list[str] = field(factory=list[str], init=False)
     _seen: Stamp = field(default=(), init=False)
+
+    def serve(self, entries: Sequence[ModelEntry]) -> None:
+        """Note that others are served from now on."""
+        self.served = list(entries)
+        self._seen = ()  # look again
 
     async def watch(self) -> None:
         """Look once a second, until cancelled. A disk that hangs holds up nothing else."""

@@ -6,6 +6,7 @@ Nothing here is on the path of a request; a document is made when somebody asks.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -105,7 +106,7 @@ class Documents:
             replies_lost=dict(self.ledger.replies_lost),
             latency_us=snapshot["latency_us"],
             models=self._models(snapshot),
-            workers=[self._worker(index, worker) for index, worker in enumerate(workers)],
+            workers=[self._worker(worker) for worker in workers],
             clients=self.client_counts(),
             connections_refused=self.connections_refused(),
             arena=self._arena(),
@@ -134,9 +135,11 @@ class Documents:
 
     def _models(self, snapshot: Snapshot) -> list[Model]:
         queued = self.dispatcher.scheduler.statistics().queued_by_model
-        by_name = {ref.name: count for ref, count in queued.items()}
+        by_name = Counter[str]()
+        for ref, count in queued.items():
+            by_name[ref.name] += count
         return [
-            self._model(served, snapshot, by_name.get(served.name, 0))
+            self._model(served, snapshot, by_name[served.name])
             for served in self.catalog.models.values()
         ]
 
@@ -147,7 +150,7 @@ class Documents:
             version=served.version,
             state=served.state,
             error=served.error or None,
-            workers=sorted(served.workers),
+            workers=sorted({slot for slot, _ in served.workers}),
             queued=queued,
             rows=recorded["rows"],
             batch_size_mean=recorded["batch_size_mean"],
@@ -155,14 +158,14 @@ class Documents:
             outcomes=self.ledger.model(served.name).outcomes(),
         )
 
-    def _worker(self, index: int, worker: WorkerStatistics) -> Worker:
-        rows = self.fleet.memory.arena.ledger(index).sum(axis=0)
+    def _worker(self, worker: WorkerStatistics) -> Worker:
+        rows = self.fleet.rows(worker.slot)
         return Worker(
             slot=worker.slot,
             generation=worker.generation,
             state=worker.state,
             pid=worker.pid,
-            models=[ref.name for ref in self.fleet.slots[worker.slot]],
+            models=list(worker.models),
             restarts=worker.restarts,
             last_cause=worker.last_cause or None,
             rows_started=int(rows[STARTED]),

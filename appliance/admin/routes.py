@@ -43,6 +43,8 @@ class AdminSources:
         metrics_text: The OpenMetrics exposition.
         drain: Begins a drain (once; again is harmless) and tells how far it is.
         reload: Reads the configuration again and tells what changed, or why nothing did.
+        load_model: Serves a model as it lies in the repository now.
+        unload_model: Serves one no more.
         timeline: The last seconds of batches and drops; takes what stands in the query.
         recordings: The recordings that run, and the last that did.
         record: Begins one.
@@ -57,6 +59,8 @@ class AdminSources:
     metrics_text: Source
     drain: Source
     reload: Source
+    load_model: Action
+    unload_model: Action
     timeline: Action
     recordings: Source
     record: Action
@@ -156,6 +160,18 @@ def _query(text: str) -> dict[str, str]:
         raise AdminError(f"the query: {error}") from error
 
 
+def text_of(document: Mapping[str, Any], key: str) -> str:
+    """Return a text that a document has to have.
+
+    Raises:
+        AdminError: It has none.
+    """
+    text = document.get(key)
+    if not isinstance(text, str) or not text:
+        raise AdminError(f"{key}: a text is expected, {text!r} came")
+    return text
+
+
 def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
     """Return the router of the admin door; `read_only` for the TCP listener."""
     router = Router(read_only=read_only)
@@ -169,6 +185,8 @@ def admin_router(sources: AdminSources, *, read_only: bool = False) -> Router:
         Route("GET", "/v1/recordings", sources.recordings),
         Route("POST", "/v1/drain", sources.drain),
         Route("POST", "/v1/reload", sources.reload),
+        Route("POST", "/v1/models/load", action=sources.load_model),
+        Route("POST", "/v1/models/unload", action=sources.unload_model),
         Route("POST", "/v1/recordings", action=sources.record),
         Route("POST", "/v1/recordings/renew", action=sources.renew_recording),
         Route("POST", "/v1/recordings/stop", action=sources.stop_recording),

@@ -21,16 +21,14 @@ class Served:
     Attributes:
         spec: None until a worker has loaded it.
         error: Why it failed to load, if it did.
-        workers: Slots that host it now.
-        hosts: Slots that are meant to host it.
+        workers: Those that host it now, by slot and generation.
     """
 
     name: str
     version: str
     spec: ModelSpec | None = None
     error: str = ""
-    workers: set[str] = field(factory=set[str])
-    hosts: set[str] = field(factory=set[str])
+    workers: set[tuple[str, int]] = field(factory=set["tuple[str, int]"])
 
     @property
     def state(self) -> Literal["ready", "loading", "failed"]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 5.0
 POLL_S = 0.2
+CHANGE_TIMEOUT_S = 600.0
+"""For a model to be loaded and warmed up, and the former one to finish."""
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -51,7 +53,9 @@ def clients(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
-    """Show the models of `/v1/status`."""
+    """Show the models of `/v1/status`, or have one loaded or unloaded."""
+    if arguments.action != "list":
+        return _change_model(_socket(arguments), arguments.action, arguments.model)
     document = fetch_status(_socket(arguments))
     if arguments.json:
         with readable():
@@ -60,6 +64,14 @@ def models(arguments: argparse.Namespace) -> int:
         from appliance.cli.tables import models_view
 
         _print_view(lambda width: models_view(document["models"], width))
+    return OK
+
+
+def _change_model(path: str, action: str, model: str) -> int:
+    answer = admin.post(path, f"/v1/models/{action}", CHANGE_TIMEOUT_S, {"name": model})
+    with readable():
+        version = cast("dict[str, Any]", answer).get("version")
+    print(f"{model}: version {version} is served" if version else f"{model} is served no more")
     return OK
 
 

@@ -114,6 +114,11 @@ def _asking(commands: Commands) -> None:
     for each in (status, clients, listing):
         _add_socket(each)
         each.add_argument("--json", action="store_true", help="the document instead of a table")
+    load = actions.add_parser("load", help="serve a model as it lies in the repository now")
+    unload = actions.add_parser("unload", help="serve a model no more")
+    for each in (load, unload):
+        _add_socket(each)
+        each.add_argument("model", metavar="MODEL")
     drain = commands.add_parser("drain", help="finish what is in flight, then stop")
     _add_socket(drain)
     drain.add_argument("--wait", action="store_true", help="return when it has stopped")

@@ -33,6 +33,7 @@ from appliance.scheduling.events import (
     Closing,
     Event,
     Go,
+    Released,
     Revoke,
     Stage,
 )
@@ -157,9 +158,12 @@ class Dispatcher:
             self._note_fault()
         answers: list[Answer] = []
         orders: deque[Stage | Go | Revoke] = deque()
+        released: list[Released] = []
         for effect in decision.effects:
             if isinstance(effect, Answer):
                 answers.append(effect)
+            elif isinstance(effect, Released):
+                released.append(effect)
             else:
                 orders.append(effect)
         if self.endings.memory.states.running:
@@ -175,6 +179,8 @@ class Dispatcher:
         self._forget_finished(events, now_ns)
         while orders:
             self._perform(orders.popleft())
+        for effect in released:
+            self.pool.dismiss(effect.worker)
         return decision.next_wakeup_ns
 
     def _forget_finished(self, events: Sequence[Event], now_ns: int) -> None:

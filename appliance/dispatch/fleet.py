@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
-from attrs import define, field
+from attrs import Factory, define, field
 
 from appliance.admission.catalog import Catalog, Served
 from appliance.dispatch.memory import Memory
@@ -26,6 +29,7 @@ from appliance.scheduling.events import (
     WorkerRef,
 )
 from appliance.wire.pb import worker_pb2
+from appliance.wire.spec import ModelSpec
 from appliance.wire.worker import encode_rows
 from appliance.workers.allocator import Block
 from appliance.workers.arena import FINISHED
@@ -37,6 +41,9 @@ from appliance.workers.events import (
     WorkerDown,
     WorkerUp,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 ABANDONED = "abandoned"
 """Why rows were for nothing that ran on when the appliance stopped."""
@@ -59,12 +66,16 @@ class Host:
     """One life of a worker, as the core needs to know it.
 
     Attributes:
+        models: A position is a model's number on its channel.
+        page: Of the ledger, in which it counts.
         indices: The channel's number of each model it has loaded.
         outputs: Where it writes: the outputs of one batch are sent from one block while it
             executes the next one into the other.
         sent: Batches sent and the rows they may read, oldest first.
     """
 
+    models: list[ModelRef]
+    page: int
     indices: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     times_ns: dict[ModelRef, dict[int, int]] = field(factory=dict[ModelRef, "dict[int, int]"])
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
@@ -90,7 +101,14 @@ class Fleet:
     metrics: Metrics
     ledger: Ledger
     slots: dict[str, list[ModelRef]]
-    _claimed: dict[str, int] = field(factory=dict[str, int], init=False)
+    _pages: dict[str, list[int]] = field(
+        default=Factory(
+            lambda self: {slot: [page] for page, slot in enumerate(self.slots)}, takes_self=True
+        ),
+        init=False,
+    )  # of the ledger, that each slot's processes count in; the present one is the last
+    _since: dict[str, int] = field(factory=dict[str, int], init=False)
+    _claimed: dict[int, int] = field(factory=dict[int, int], init=False)
     _hosts: dict[WorkerRef, Host] = field(factory=dict[WorkerRef, Host], init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=lambda: structlog.get_logger("fleet"), init=False
@@ -100,29 +118,51 @@ class Fleet:
 
     def on_pool_event(self, event: PoolEvent) -> list[Event]:
         """Take in an event (other than a finished batch); return it as the scheduler's."""
+        worker = event.worker
+        if worker not in self._hosts:
+            if worker.generation < self._since.get(worker.slot, 0):
+                return []  # it was still loading when its successor took over
+            self._hosts[worker] = Host(self.slots[worker.slot], self._pages[worker.slot][-1])
         if isinstance(event, ModelLoaded):
-            self._model_loaded(event)
+            self._model_loaded(event, self._hosts[worker])
         elif isinstance(event, ModelFailed):
-            served = self._served(event.worker, event.model)
-            served.error = event.message
-            self._log.error(
-                "model failed to load",
-                model=served.name,
-                worker=event.worker.slot,
-                error=event.message,
-            )
+            self._model_failed(event, self._hosts[worker])
         elif isinstance(event, WorkerUp):
-            return [self._worker_up(event.worker)]
+            return [self._worker_up(worker)]
         elif isinstance(event, WorkerDown):
             return [self._worker_down(event)]
         return []
 
-    def _served(self, worker: WorkerRef, index: int) -> Served:
-        return self.catalog.models[self.slots[worker.slot][index].name]
+    def succeed(self, slot: str, models: list[ModelRef], page: int, generation: int) -> None:
+        """From this generation on a slot hosts these models, and counts in that ledger."""
+        self.slots[slot] = models
+        pages = self._pages[slot]
+        self._pages[slot] = [*(each for each in pages if each != page), page]
+        self._since[slot] = generation
 
-    def _model_loaded(self, event: ModelLoaded) -> None:
-        host = self._hosts.setdefault(event.worker, Host())
-        served, spec = self._served(event.worker, event.model), event.spec
+    def output_bytes(self, specs: Iterable[ModelSpec]) -> int:
+        """Return what a worker that hosts such models needs in the arena."""
+        return 2 * max([spec.max_batch * spec.output_bytes_per_row for spec in specs], default=0)
+
+    def _served(self, ref: ModelRef) -> Served | None:
+        """Return a model as the doors see it, if that is its version now."""
+        served = self.catalog.models.get(ref.name)
+        return served if served is not None and served.version == ref.version else None
+
+    def _model_failed(self, event: ModelFailed, host: Host) -> None:
+        ref = host.models[event.model]
+        served = self._served(ref)
+        if served is not None:
+            served.error = event.message
+        self._log.error(
+            "model failed to load", model=ref.name, worker=event.worker.slot, error=event.message
+        )
+
+    def _model_loaded(self, event: ModelLoaded, host: Host) -> None:
+        ref, spec = host.models[event.model], event.spec
+        served = self._served(ref)
+        if served is None:
+            return
         needed = spec.max_batch * spec.output_bytes_per_row
         if not host.outputs or host.outputs[0].bytes < needed:
             blocks = self._output_blocks(needed)
@@ -135,7 +175,6 @@ class Fleet:
             for block in host.outputs:
                 self.memory.arena.allocator.free(block)
             host.outputs = blocks
-        ref = self.slots[event.worker.slot][event.model]
         host.indices[ref] = event.model
         host.times_ns[ref] = dict(event.times_ns)
         host.max_batch[ref] = spec.max_batch
@@ -154,21 +193,23 @@ class Fleet:
         return [first, second]
 
     def _worker_up(self, worker: WorkerRef) -> WorkerReady:
-        host = self._hosts.setdefault(worker, Host())
+        host = self._hosts[worker]
         for ref in host.indices:
-            self.catalog.models[ref.name].workers.add(worker.slot)
+            served = self._served(ref)
+            if served is not None:
+                served.workers.add(worker)
         self._log.info("worker ready", worker=worker.slot, models=[m.name for m in host.indices])
         return WorkerReady(worker, host.times_ns, host.max_batch)
 
     def _worker_down(self, event: WorkerDown) -> WorkerLost:
-        host = self._hosts.pop(event.worker, Host())
-        for ref in host.indices:
-            self.catalog.models[ref.name].workers.discard(event.worker.slot)
+        host = self._hosts.pop(event.worker)
+        for served in self.catalog.models.values():
+            served.workers.discard(event.worker)
         for sent in host.sent:
             self._release(sent)
         for block in host.outputs:
             self.memory.arena.allocator.free(block)
-        self._claim(event.worker.slot, ABANDONED if host.abandoned else "worker_lost")
+        self._claim(host.page, ABANDONED if host.abandoned else "worker_lost")
         if event.cause == STOPPED:
             self._log.info("worker stopped", worker=event.worker.slot)
         else:
@@ -177,23 +218,27 @@ class Fleet:
             self._log.warning("worker down", worker=event.worker.slot, cause=event.cause)
         return WorkerLost(event.worker)
 
+    def rows(self, slot: str) -> npt.NDArray[np.uint64]:
+        """Return a slot's rows by `STARTED | FINISHED | FAILED`, uint64[3]."""
+        arena = self.memory.arena
+        return np.concatenate([arena.ledger(page) for page in self._pages[slot]]).sum(axis=0)
+
     def rows_finished(self) -> int:
         """Return how many rows the engines finished, by their own count."""
-        return sum(self._finished(slot) for slot in self.slots)
+        return sum(self._finished(page) for pages in self._pages.values() for page in pages)
 
-    def _finished(self, slot: str) -> int:
-        index = list(self.slots).index(slot)
-        return int(self.memory.arena.ledger(index)[:, FINISHED].sum())
+    def _finished(self, page: int) -> int:
+        return int(self.memory.arena.ledger(page)[:, FINISHED].sum())
 
     def rows_abandoned(self) -> int:
         """Return how many rows may still be finished for nobody."""
         return sum(host.abandoned for host in self._hosts.values())
 
-    def _claim(self, slot: str, cause: str) -> None:
+    def _claim(self, page: int, cause: str) -> None:
         """A worker is gone: what it finished and could not report any more was for nothing."""
-        finished = self._finished(slot)
-        self.ledger.rows_wasted(cause, finished - self._claimed.get(slot, 0))
-        self._claimed[slot] = finished
+        finished = self._finished(page)
+        self.ledger.rows_wasted(cause, finished - self._claimed.get(page, 0))
+        self._claimed[page] = finished
 
     # ----------------------------------------------------------------------------- batches
 
@@ -251,7 +296,7 @@ class Fleet:
                 rows = len(sent.tickets) - len(done.row_errors)
                 model = sent.tickets[0].observation.model_id
                 self.metrics.recorder(model).record_batch(rows)
-                self._claimed[worker.slot] = self._claimed.get(worker.slot, 0) + rows
+                self._claimed[host.page] = self._claimed.get(host.page, 0) + rows
                 if sent.abandoned:
                     self.ledger.rows_wasted(ABANDONED, rows)
 

@@ -79,6 +79,10 @@ class States:
         if self._running.get(key) is ticket:
             del self._running[key]
 
+    def has(self, model: str) -> bool:
+        """Return whether any episode of a model has begun and is not over."""
+        return any(key[1] == model for key in (*self._current, *self._running))
+
     def forget_episode(self, key: StateKey) -> None:
         """An episode is over; what still runs of it leaves no state."""
         self._running.pop(key, None)
@@ -87,6 +91,11 @@ class States:
     def forget_session(self, session: Hashable) -> None:
         """A session is over, and every episode of it."""
         for key in [key for key in (*self._current, *self._running) if key[0] == session]:
+            self.forget_episode(key)
+
+    def forget_model(self, model: str) -> None:
+        """A model is served no more."""
+        for key in [key for key in (*self._current, *self._running) if key[1] == model]:
             self.forget_episode(key)
 
     def _drop(self, key: StateKey) -> None:

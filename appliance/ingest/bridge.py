@@ -24,7 +24,7 @@ from appliance.config import GrpcIngest
 from appliance.dispatch.intake import Intake
 from appliance.errors import ConfigError
 from appliance.ingest.calls import Call, Item, Question
-from appliance.ingest.door import GrpcDoor
+from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
 from appliance.ingest.regions import Regions
 from appliance.ingest.service import Service
@@ -44,6 +44,7 @@ class Bridge:
 
     settings: GrpcIngest
     intake: Intake
+    models: ModelControl
     door: GrpcDoor = field(init=False)
     _inbox: deque[Item] = field(factory=deque[Item], init=False)
     _outbox: deque[Call | Question] = field(factory=deque["Call | Question"], init=False)
@@ -62,7 +63,7 @@ class Bridge:
     _stop: asyncio.Event = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.door = GrpcDoor(self.intake, self._answer, time.monotonic_ns)
+        self.door = GrpcDoor(self.intake, self._answer, time.monotonic_ns, self.models)
 
     # ------------------------------------------------------------------------- in Trio's thread
 
@@ -87,6 +88,7 @@ class Bridge:
                 self.look()
                 nursery.start_soon(self._expire)
                 nursery.start_soon(self._watch)
+                self.door.start_soon = nursery.start_soon
                 await self._pump()
         finally:
             self._is_open = False
@@ -162,7 +164,7 @@ class Bridge:
         regions = Regions(settings)
         # Where keys say who the others are, nobody is one of them for saying so.
         believes_names = not self.intake.admission.config.keys.required
-        service = Service(self.door, self._post, regions, believes_names)
+        service = Service(self.door, self._post, regions, settings.model_control, believes_names)
         server.add_generic_rpc_handlers((service.handler(),))
         self._health = Health(server)
         host = settings.bind.rpartition(":")[0]

@@ -62,10 +62,10 @@ class GivenUp:
 
 @define(eq=False)
 class Question:
-    """Something that is answered at once, in Trio's thread, where what it is about lives.
+    """Something that is answered in Trio's thread, where what it is about lives.
 
     Attributes:
-        ask: Gives the answer, or raises Rejected.
+        ask: Gives the answer, or what to wait for until it is there; or raises Rejected.
     """
 
     ask: Callable[[], Any]

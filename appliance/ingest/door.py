@@ -6,8 +6,10 @@ with the first that is refused; what is left of it is taken back then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from itertools import count
+from typing import Protocol
 
 from attrs import define, field
 
@@ -49,6 +51,18 @@ class _Session:
     last_ns: int = 0
 
 
+class ModelControl(Protocol):
+    """Changes what is served. Raises `Rejected`; then all is as before."""
+
+    async def load(self, name: str) -> str:
+        """Serve a model as it lies in the repository now; return its version."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more."""
+        ...
+
+
 @define(eq=False)
 class GrpcDoor:
     """See the module's docstring.
@@ -57,11 +71,17 @@ class GrpcDoor:
         answer: Takes calls and questions that have ended back to gRPC's thread. Seldom called, with
             many: it costs a wake-up, and a wait for the interpreter.
         clock: Monotonic nanoseconds.
+        models: Changes what is served.
+
+    Attributes:
+        start_soon: Starts what takes longer, in the nursery of the door.
     """
 
     intake: Intake
     answer: Callable[[list[Call | Question]], None]
     clock: Callable[[], int]
+    models: ModelControl
+    start_soon: Callable[..., None] = field(init=False)
     _ended: list[Call | Question] = field(factory=list["Call | Question"], init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
     _sessions: dict[Hashable, _Session] = field(factory=dict[Hashable, _Session], init=False)
@@ -91,7 +111,17 @@ class GrpcDoor:
             question.answer = question.ask()
         except Rejected as rejected:
             question.refusal = rejected
-        self._ended.append(question)
+        if inspect.isawaitable(question.answer):
+            self.start_soon(self._finish, question, question.answer)
+        else:
+            self._ended.append(question)
+
+    async def _finish(self, question: Question, answer: Awaitable[object]) -> None:
+        try:
+            question.answer = await answer
+        except Rejected as rejected:
+            question.refusal = rejected
+        self.answer([question])
 
     def _infer(self, call: Call) -> None:
         call.number = next(self._numbers)
@@ -271,6 +301,16 @@ class GrpcDoor:
     def all_ready(self) -> bool:
         """Return whether every model can answer."""
         return self.readiness()[""]
+
+    async def load(self, name: str) -> inference_pb2.RepositoryModelLoadResponse:
+        """Serve a model as it lies in the repository now."""
+        await self.models.load(name)
+        return inference_pb2.RepositoryModelLoadResponse()
+
+    async def unload(self, name: str) -> inference_pb2.RepositoryModelUnloadResponse:
+        """Serve a model no more."""
+        await self.models.unload(name)
+        return inference_pb2.RepositoryModelUnloadResponse()
 
     def statistics(self, name: str, version: str) -> inference_pb2.ModelStatisticsResponse:
         """Return the statistics of one model, or of all if none is named."""

@@ -46,12 +46,14 @@ class Service:
         door: Asked questions; only ever called in Trio's thread.
         post: Hands something over to Trio's thread.
         regions: Shared memory of clients.
+        model_control: Clients may load and unload models.
         believes_names: Callers are who they say; else, the address they come from.
     """
 
     door: GrpcDoor
     post: Callable[[Item], None]
     regions: Regions
+    model_control: bool
     believes_names: bool
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -90,6 +92,8 @@ class Service:
                 pb.ModelStatisticsRequest,
                 lambda asked: door.statistics(asked.name, asked.version),
             ),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
             "RepositoryIndex": (
                 pb.RepositoryIndexRequest,
                 lambda asked: documents.repository_index(catalog, ready=asked.ready),
@@ -150,6 +154,26 @@ class Service:
             return question.answer
 
         return method
+
+    def _load(self, asked: inference_pb2.RepositoryModelLoadRequest) -> Any:
+        self._check_control()
+        if asked.parameters:
+            names = ", ".join(sorted(asked.parameters))
+            text = f"a model is loaded as it lies in the repository; found parameters: {names}"
+            raise Rejected(Outcome.INVALID, text)
+        return self.door.load(asked.model_name)
+
+    def _unload(self, asked: inference_pb2.RepositoryModelUnloadRequest) -> Any:
+        self._check_control()
+        return self.door.unload(asked.model_name)
+
+    def _check_control(self) -> None:
+        if not self.model_control:
+            raise Rejected(
+                Outcome.FORBIDDEN,
+                "models are not to be changed through this door: use `appliance models load`, or "
+                "set ingest.grpc.model_control = true",
+            )
 
     # ------------------------------------------------------------------------------- inference
 

@@ -152,6 +152,7 @@ class Metrics:
 
     def add_model(self, name: str) -> ModelRecorder:
         """Return the recorder of a model that is served from now on; made once, kept for good."""
+        self._reading = None  # it lacks this one
         return self._recorders.setdefault(name, ModelRecorder(name))
 
     def recorder(self, model: str) -> ModelRecorder:

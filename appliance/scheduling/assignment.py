@@ -14,7 +14,7 @@ from attrs import define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.estimate import Estimate
-from appliance.scheduling.events import Batch, Go, Lane, Request, Revoke, Stage
+from appliance.scheduling.events import Batch, Go, Lane, Released, Request, Revoke, Stage
 from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
 from appliance.scheduling.workers import Worker, Workers
@@ -98,6 +98,21 @@ class Assignment:
             worker.staged, worker.committed_ns = None, 0
             self._start(worker, batch, begun_ns)
             self._went_on = True
+
+    def retire(self, worker: Worker, now_ns: int) -> None:
+        """Leave to others what they can run of what a worker would have."""
+        self.workers.retire(worker)
+        if worker.staged is not None and not worker.committed:
+            self._revoke(worker, worker.staged, now_ns)
+
+    def release(self) -> None:
+        """Let go of retired workers that have nothing to do any more."""
+        for worker in list(self.workers):
+            if worker.retired and worker.executing is None and worker.staged is None:
+                waiting = self.queue.room.by_model()
+                if not any(model in waiting for model in worker.models):
+                    self.workers.lost(worker.ref)
+                    self.queue.effects.append(Released(worker.ref))
 
     def _look_at(self, at_ns: int) -> None:
         """Be asked again by then."""
@@ -233,7 +248,8 @@ class Assignment:
         worker.start(batch, now_ns, likely_ns)
         if batch.lead is not None:
             if batch.lead.dry:
-                empty = 1 - len(batch.requests) / worker.models[batch.lane.model]
+                count = len(batch.requests)
+                empty = 1 - count / worker.models.get(batch.lane.model, count)
                 longer_ns = min(MOST_EMPTY_PAUSE_NS, int(EMPTY_PAUSE * empty * likely_ns))
                 pause_ns = int(DRY_PAUSE * likely_ns) + longer_ns
                 worker.dry_from_ns = worker.likely_ns + pause_ns

@@ -187,6 +187,13 @@ class WorkerLost:
     worker: WorkerRef
 
 
+@frozen
+class WorkerRetired:
+    """A worker has a successor, which is up: it runs what only it can run, and is `Released`."""
+
+    worker: WorkerRef
+
+
 @value
 class BatchDone:
     """A worker finished a batch.
@@ -215,7 +222,9 @@ class Closing:
     """The appliance stops: whatever has no outcome yet gets one now."""
 
 
-Event = Union[Arrived, Withdrawn, WorkerReady, WorkerLost, BatchDone, Closing]  # noqa: UP007
+Event = Union[  # noqa: UP007
+    Arrived, Withdrawn, WorkerReady, WorkerLost, WorkerRetired, BatchDone, Closing
+]
 
 # --------------------------------------------------------------------------------- effects
 
@@ -261,7 +270,14 @@ class Answer:
     advice_ns: int = 0
 
 
-Effect = Union[Stage, Go, Revoke, Answer]  # noqa: UP007
+@frozen
+class Released:
+    """A retired worker has nothing to do any more."""
+
+    worker: WorkerRef
+
+
+Effect = Union[Stage, Go, Revoke, Answer, Released]  # noqa: UP007
 
 
 @value

@@ -35,6 +35,7 @@ from appliance.scheduling.events import (
     Withdrawn,
     WorkerLost,
     WorkerReady,
+    WorkerRetired,
 )
 from appliance.scheduling.guard import Guard, StrategyFault, StrategyMaker
 from appliance.scheduling.queue import CLOSING, OverflowPolicy, Queue
@@ -97,6 +98,7 @@ class Scheduler:
         init=False,
     )
     _guard: Guard | None = field(default=None, init=False)
+    _is_succeeded: bool = field(default=False, init=False)  # some worker was, once
     _effects: list[Effect] = field(factory=list[Effect], init=False)
 
     def handle(self, events: Iterable[Event], now_ns: int) -> Decision:
@@ -123,10 +125,14 @@ class Scheduler:
                 self._workers.ready(event)
             elif isinstance(event, WorkerLost):
                 self._worker_lost(event, now_ns)
+            elif isinstance(event, WorkerRetired):
+                self._worker_retired(event, now_ns)
             else:
                 self._close()
         self._queue.expire(now_ns)
         wakeup_ns = self._assignment.assign(now_ns, is_news=is_news)
+        if self._is_succeeded:
+            self._assignment.release()
         due_ns = self._queue.due_ns
         if wakeup_ns is None or (due_ns is not None and due_ns < wakeup_ns):
             wakeup_ns = due_ns
@@ -197,6 +203,12 @@ class Scheduler:
                 self._queue.answer(request, Outcome.EXPIRED, DIED)
             else:
                 self._queue.isolate([request])
+
+    def _worker_retired(self, event: WorkerRetired, now_ns: int) -> None:
+        worker = self._workers.find(event.worker)
+        if worker is not None:
+            self._is_succeeded = True
+            self._assignment.retire(worker, now_ns)
 
     def _batch_done(self, event: BatchDone, now_ns: int) -> None:
         worker = self._workers.find(event.worker)

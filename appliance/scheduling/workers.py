@@ -63,6 +63,7 @@ class Worker:
         before: The one before that.
         dry_from_ns, late_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
+        retired: It has a successor.
     """
 
     ref: WorkerRef
@@ -81,6 +82,7 @@ class Worker:
     dry_from_ns: int = 0
     late_from_ns: int = 0
     idle_since_ns: int = 0
+    retired: bool = False
 
     @property
     def committed(self) -> Batch | None:
@@ -162,6 +164,16 @@ class Workers:
         Groups only grow. What a session was given when it first asked stays.
         """
         return self._groups.get(model, 0)
+
+    def retire(self, worker: Worker) -> None:
+        """Let a worker host only what no other one does that is not retired."""
+        worker.retired = True
+        others = [other for other in self if not other.retired]
+        worker.models = {
+            model: largest
+            for model, largest in worker.models.items()
+            if not any(model in other.models for other in others)
+        }
 
     def lost(self, ref: WorkerRef) -> Worker | None:
         """Forget a worker; return what it was doing."""

@@ -195,7 +195,7 @@ class _World:
                 self._stage(effect.batch, go=effect.go)
             elif isinstance(effect, Go):
                 self._go(effect.batch)
-            else:
+            elif isinstance(effect, Revoke):
                 self._revoke(effect)
         return decision
 

@@ -64,6 +64,7 @@ class WorkerStatistics:
     """A snapshot of one slot.
 
     Attributes:
+        models: What it hosts, by name.
         generation: Of the present or latest process; 0 before the first.
         pid: Of the present process; None between two.
         restarts: Processes started after the first.
@@ -78,6 +79,7 @@ class WorkerStatistics:
 
     slot: str
     device: str
+    models: tuple[str, ...]
     generation: int
     state: WorkerState
     pid: int | None

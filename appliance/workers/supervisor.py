@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 from attrs import frozen
@@ -42,19 +42,33 @@ class Surroundings:
 
 
 class Supervisor:
-    """One slot. Its synchronous calls never wait."""
+    """One slot. Its synchronous calls never wait.
 
-    def __init__(self, slot: Slot, ledger_offset: int, around: Surroundings) -> None:
-        self._slot = slot
-        self._ledger_offset = ledger_offset
+    Attributes:
+        slot: What its processes host.
+        page: Of the ledger, in which they count.
+        numbers: Gives each generation its number; a successor goes on with it.
+        number: Of the present or latest generation; 0 before the first.
+        has_served: It is the one that serves the slot, or was.
+        has_stopped: Nothing of it runs any more.
+    """
+
+    def __init__(self, slot: Slot, page: int, numbers: Iterator[int], around: Surroundings) -> None:
+        self.slot = slot
+        self.page = page
+        self.numbers = numbers
+        self.number = 0
+        self.has_served = False
+        self.has_stopped = False
+        self._ledger_offset = around.arena.ledger_offset(page)
         self._around = around
         self._hang = HangBound(floor_ns=slot.hang_floor_ns, factor=slot.hang_factor)
         self._quarantine = Quarantine(around.restart.loads)
         self._history: deque[Life] = deque(maxlen=_HISTORY)
         self._shield = trio.CancelScope(shield=True)
         self._stop_requested = trio.Event()
-        self._stopped = False
-        self._number = 0  # of the present or latest generation
+        self._lives = 0
+        self._is_last = False
         self._present: Generation | None = None
         self._batches = 0  # of ended generations
         self._latest = Ending("", ())
@@ -66,15 +80,26 @@ class Supervisor:
         """
         around = self._around
         with self._shield:
-            while not self._stop_requested.is_set():
+            while not (self._stop_requested.is_set() or (self._is_last and self._lives)):
                 delay_ns = around.restart.delay_ns(self._history, around.clock())
                 with trio.move_on_after(delay_ns / 1e9):
                     await self._stop_requested.wait()
                 if not self._stop_requested.is_set():
                     await self._live()
         if self._shield.cancelled_caught:
-            around.on_log(self._slot.name, f"generation {self._number} does not end when killed")
-        self._stopped = True
+            around.on_log(self.slot.name, f"generation {self.number} does not end when killed")
+        self.has_stopped = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a process is up and may be given batches."""
+        return self._state() == "ready"
+
+    def retire(self) -> None:
+        """Start no other generation after the present one."""
+        self._is_last = True
+        if self._present is None:
+            self.stop()
 
     def stop(self) -> None:
         """End the present generation and start no other."""
@@ -105,16 +130,17 @@ class Supervisor:
 
     def _at(self, generation: int) -> Generation | None:
         """Return the generation of that number if it lives; its WorkerDown tells the rest."""
-        return self._present if generation == self._number else None
+        return self._present if generation == self.number else None
 
     async def _live(self) -> None:
         """Run one generation, from its start to its WorkerDown."""
         around = self._around
-        self._number += 1
-        worker = WorkerRef(self._slot.name, self._number)
+        self.number = next(self.numbers)
+        self._lives += 1
+        worker = WorkerRef(self.slot.name, self.number)
         conversation = Conversation(
             worker,
-            self._slot,
+            self.slot,
             quarantine=self._quarantine,
             hang=self._hang,
             arena_bytes=around.arena.total,
@@ -145,7 +171,7 @@ class Supervisor:
             channel,
             conversation,
             on_event=around.on_event,
-            on_line=lambda line: around.on_log(self._slot.name, line),
+            on_line=lambda line: around.on_log(self.slot.name, line),
             clock=around.clock,
         )
         if self._stop_requested.is_set():  # while it was being started
@@ -161,7 +187,7 @@ class Supervisor:
         channel, theirs = open_channel()
         with theirs:
             control, arena = theirs.fileno(), self._around.arena.fd
-            slot = self._slot
+            slot = self.slot
             try:
                 if slot.command is None:
                     process = await self._around.fork_server.start_worker(
@@ -184,12 +210,13 @@ class Supervisor:
         conversation = present.conversation if present is not None else None
         batches = conversation.batches if conversation is not None else None
         return WorkerStatistics(
-            slot=self._slot.name,
-            device=self._slot.device,
-            generation=self._number,
+            slot=self.slot.name,
+            device=self.slot.device,
+            models=tuple(model.name for model in self.slot.models),
+            generation=self.number,
             state=self._state(),
             pid=present.process.pid if present is not None else None,
-            restarts=max(0, self._number - 1),
+            restarts=max(0, self._lives - 1),
             last_cause=self._latest.cause,
             last_stderr=self._latest.stderr,
             progress=conversation.progress if conversation is not None else 0.0,
@@ -200,7 +227,7 @@ class Supervisor:
         )
 
     def _state(self) -> WorkerState:
-        if self._stopped:
+        if self.has_stopped:
             return "stopped"
         if self._present is not None:
             return self._present.conversation.phase.value

@@ -46,7 +46,7 @@ def test_a_long_list_is_cut() -> None:
 
 
 def test_a_model_that_loads_says_when_to_come_again() -> None:
-    served = Served("policy", "3", hosts={"cpu-0"})
+    served = Served("policy", "3")
     assert served.state == "loading"
     error = refusal(Catalog({"policy": served}), "policy")
     assert (error.outcome, error.retry_after_ns) == (Outcome.LOADING, LOADING_RETRY_NS)
@@ -66,5 +66,5 @@ def test_a_model_that_failed_on_one_worker_and_runs_on_another_is_ready() -> Non
 
 
 def test_a_model_whose_workers_are_being_restarted_is_found() -> None:
-    served = Served("policy", "3", spec=SPEC, hosts={"cpu-0"})
+    served = Served("policy", "3", spec=SPEC)
     assert Catalog({"policy": served}).find("policy", "") is SPEC

@@ -114,9 +114,7 @@ class Core:
         self._disconnected = 0
         self._staged: dict[int, worker_pb2.Stage] = {}
         self.spec = spec
-        self.catalog = Catalog(
-            {spec.model_id: Served(spec.model_id, spec.version, hosts={WORKER.slot})}
-        )
+        self.catalog = Catalog({spec.model_id: Served(spec.model_id, spec.version)})
         self.metrics, self.ledger = Metrics(), Ledger()
         self.metrics.add_model(spec.model_id)
         self.ledger.add_model(spec.model_id)

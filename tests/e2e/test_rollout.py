@@ -1,0 +1,257 @@
+"""Models are loaded, swapped and unloaded while robots and other clients are served."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from support.box import Box, box
+from support.grpc import OVERRIDE, channel, method, refusal, request
+from support.repository import add_python_model
+
+from appliance.admin import client as admin
+from appliance.cli import main
+from appliance.errors import AdminError
+from appliance.wire.pb import inference_pb2 as pb
+
+MANIFEST = """
+engine = "python"
+callable = "policy:run"
+max_batch = 8
+
+[[inputs]]
+name = "state"
+dtype = "float32"
+shape = [{width}]
+"""
+X = np.arange(4, dtype=np.float32)[None]
+BUDGET_S = 0.5
+"""A deadline of each request: it is firm, and refused if it cannot be met."""
+CONTROL = "ingest.grpc.model_control=true"
+
+
+def add_version(
+    models: Path, version: int, name: str = "policy", *, width: int = 4, source: str = ""
+) -> None:
+    """A version that adds its own number to what comes."""
+    run = f"def run(batch):\n    return {{'action': batch['state'] + {version}}}\n"
+    manifest = MANIFEST.format(width=width)
+    add_python_model(models, name, source or run, manifest, str(version))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    directory = tmp_path / "models"
+    add_version(directory, 1)
+    add_version(directory, 1, "vision")
+    return directory
+
+
+@pytest.fixture
+def running(models: Path) -> Iterator[Box]:
+    with box(models, overrides=(OVERRIDE, CONTROL)) as running:
+        running.wait_settled()
+        yield running
+        assert running.stop() == 0
+
+
+def load(open_channel: grpc.Channel, name: str = "policy") -> None:
+    method(open_channel, "RepositoryModelLoad")(
+        pb.RepositoryModelLoadRequest(model_name=name), timeout=60
+    )
+
+
+def infer(open_channel: grpc.Channel, model: str = "policy") -> tuple[str, float]:
+    """Return which version answered, and what it added."""
+    answer = method(open_channel, "ModelInfer")(request(model, X), timeout=BUDGET_S)
+    added = np.frombuffer(answer.raw_output_contents[0], np.float32) - X[0]
+    assert len(set(added.tolist())) == 1
+    return answer.model_version, float(added[0])
+
+
+class Asker(threading.Thread):
+    """Asks all the time, until told to stop."""
+
+    def __init__(self, open_channel: grpc.Channel, model: str) -> None:
+        super().__init__()
+        self.channel = open_channel
+        self.model = model
+        self.answers: list[tuple[str, float]] = []
+        self.error: Exception | None = None
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self.is_over.is_set():
+                self.answers.append(infer(self.channel, self.model))
+        except Exception as error:  # noqa: BLE001  it is looked at in the test's thread
+            self.error = error
+
+
+def wait_for(askers: list[Asker], version: str) -> None:
+    """Wait until each has had more answers of a version."""
+    before = [len(asker.answers) for asker in askers]
+    deadline = time.monotonic() + 30
+    while not all(
+        asker.answers[count:] and asker.answers[-1][0] == version
+        for asker, count in zip(askers, before, strict=True)
+    ):
+        assert all(asker.error is None for asker in askers), [each.error for each in askers]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --------------------------------------------------------------------------------- under load
+
+
+def test_a_new_version_is_swapped_in_under_load(running: Box, models: Path) -> None:
+    robot = running.connect("robot")
+    policy = robot.model("policy", latency_budget_ms=1000 * BUDGET_S, lateness="firm")
+    with channel(running) as open_channel:
+        askers = [Asker(open_channel, "policy") for _ in range(4)]
+        others = [Asker(open_channel, "vision") for _ in range(2)]
+        for asker in (*askers, *others):
+            asker.start()
+        try:
+            wait_for(askers, "1")
+            for version in (2, 3, 4):
+                add_version(models, version)
+                load(open_channel)
+                wait_for(askers, str(version))
+                result = policy.wait_for(policy.observe(state=X[0]), 10_000)
+                assert result is not None
+                assert (result["action"] - X[0]).tolist() == [version] * 4
+            wait_for(others, "1")
+        finally:
+            for asker in (*askers, *others):
+                asker.is_over.set()
+            for asker in (*askers, *others):
+                asker.join()
+    robot.close()
+    for asker in askers:
+        assert asker.error is None
+        assert all(float(version) == added for version, added in asker.answers)
+        versions = [int(version) for version, _ in asker.answers]
+        assert versions == sorted(versions)
+    assert all(asker.error is None for asker in others)
+    status = running.status()
+    assert status["state"] == "ready"
+    assert {each["name"]: each["version"] for each in status["models"]} == {
+        "policy": "4",
+        "vision": "1",
+    }
+    assert set(status["outcomes"]) == {"OK"}
+    assert status["requests"]["late"] == 0
+    (worker,) = status["workers"]
+    assert worker["generation"] == 4
+    assert worker["rows_finished"] == status["outcomes"]["OK"]
+    assert status["ledger"]["balanced"]
+
+
+def test_former_processes_do_not_stay(running: Box, models: Path) -> None:
+    former = running.worker_pid("cpu-0")
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        load(open_channel)
+    assert running.worker_pid("cpu-0") != former
+    assert not Path(f"/proc/{former}").exists()
+    assert running.status()["pending"] == []
+
+
+# ------------------------------------------------------------------------------------ failures
+
+
+def test_a_version_that_does_not_load_changes_nothing(running: Box, models: Path) -> None:
+    before = running.worker_pid("cpu-0")
+    add_version(models, 2, source="raise ValueError('no weights here')")
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "no weights here" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+    status = running.status()
+    assert status["state"] == "ready"
+    assert running.worker_pid("cpu-0") == before
+
+
+def test_a_version_that_takes_its_process_with_it_changes_nothing(
+    running: Box, models: Path
+) -> None:
+    add_version(models, 2, source="import os\nos._exit(3)")
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "exit" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+        add_version(models, 3)
+        load(open_channel)
+        assert infer(open_channel) == ("3", 3.0)
+    assert running.status()["state"] == "ready"
+
+
+def test_other_inputs_need_another_version(running: Box, models: Path) -> None:
+    add_version(models, 1, width=5)
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "new version" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+
+
+def test_what_cannot_be_loaded_is_said(running: Box, models: Path) -> None:
+    (models / "broken").mkdir()
+    with channel(running) as open_channel:
+        unknown = refusal(lambda: load(open_channel, "nothing"))
+        assert unknown.code() is grpc.StatusCode.NOT_FOUND
+        assert "policy, vision" in unknown.details()
+        broken = refusal(lambda: load(open_channel, "broken"))
+        assert broken.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "model.toml" in broken.details()
+        asked = pb.RepositoryModelLoadRequest(model_name="policy")
+        asked.parameters["config"].string_param = "{}"
+        overridden = refusal(lambda: method(open_channel, "RepositoryModelLoad")(asked))
+        assert overridden.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "config" in overridden.details()
+
+
+def test_models_are_not_changed_through_a_door_that_is_not_let(models: Path) -> None:
+    with box(models, overrides=(OVERRIDE,)) as running, channel(running) as open_channel:
+        running.wait_settled()
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "ingest.grpc.model_control" in error.details()
+
+
+# ----------------------------------------------------------------------------- more, and fewer
+
+
+def test_a_model_comes_and_goes(
+    running: Box, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_version(models, 7, "extra")
+    assert main(["models", "load", "extra", "--socket", running.socket]) == 0
+    assert capsys.readouterr().out == "extra: version 7 is served\n"
+    with channel(running) as open_channel:
+        assert infer(open_channel, "extra") == ("7", 7.0)
+        assert main(["models", "unload", "extra", "--socket", running.socket]) == 0
+        gone = refusal(lambda: infer(open_channel, "extra"))
+        assert gone.code() is grpc.StatusCode.NOT_FOUND
+        assert infer(open_channel, "policy") == ("1", 1.0)
+        assert running.status()["state"] == "ready"
+        load(open_channel, "extra")
+        assert infer(open_channel, "extra") == ("7", 7.0)
+    assert running.status()["ledger"]["balanced"]
+
+
+def test_the_admin_door_says_what_is_wrong(running: Box) -> None:
+    with pytest.raises(AdminError, match="name: a text is expected"):
+        admin.post(running.socket, "/v1/models/load", 5.0, {})
+    with pytest.raises(AdminError, match="'nothing' is not in"):
+        admin.post(running.socket, "/v1/models/load", 5.0, {"name": "nothing"})
+    with pytest.raises(AdminError, match="'nothing' is not served"):
+        admin.post(running.socket, "/v1/models/unload", 5.0, {"name": "nothing"})
