@@ -128,6 +128,7 @@ class Rollout:
                 self.pool.abandon(slot.name)
             raise
         retired = self._take_over(entries, changed, pages, name)
+        await self.watch.look()  # what is there is no news any more
         await self._until_left(retired)
 
     # ----------------------------------------------------------------------------- beside them
