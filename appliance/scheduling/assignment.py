@@ -325,6 +325,7 @@ class Assignment:
             times_ns,
             careful_ns,
             estimate.planned_ns[1],
+            worker.delay_ns,
             0 if worker.last in (None, model) else estimate.switch_ns,
             estimate.switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),

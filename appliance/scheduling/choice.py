@@ -26,6 +26,7 @@ class Contender:
             those of `careful_ns`.
         careful_ns: As `times_ns`, for tier 0, which had better not be late.
         alone_ns: Planned time of a single row, whoever waits.
+        delay_ns: What `start_ns` is later than when the worker can begin (see `Strategy.choose`).
         switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
         usual_switch_ns: Of any worker's.
         others_free_ns: When another worker that hosts the model is free.
@@ -40,6 +41,7 @@ class Contender:
     times_ns: Sequence[int]
     careful_ns: Sequence[int]
     alone_ns: int
+    delay_ns: int
     switch_ns: int
     usual_switch_ns: int
     others_free_ns: int
@@ -68,7 +70,7 @@ class Choice:
 
 @value
 class Wait:
-    """Run nothing yet; ask again at `until_ns`, whatever happens before."""
+    """Run nothing yet; ask again when it is `until_ns`, whatever happens before."""
 
     until_ns: int
 

@@ -73,7 +73,7 @@ class DeadlineAware:
     def choose(self, contenders: Sequence[Contender], start_ns: int) -> Decided:
         """See `Strategy.choose`."""
         outlook = look(contenders, self.forecasts, start_ns)
-        choice = lead(outlook)
+        choice = lead(outlook) or _tight_critical(outlook)
         if choice is not None:
             return choice
         best = best_option(outlook)
@@ -220,17 +220,29 @@ def _all_in_order(outlook: Outlook, best: Option) -> Option:
 
 def _loses(outlook: Outlook, option: Option) -> int:
     """Return how many are late if this batch runs and the rest in order of deadlines."""
-    one = option.one
+    one, end = option.one, option.skip + option.count
+    deadlines_ns = one.line.timely.times_ns
+    rest_ns = deadlines_ns[option.window.first : option.skip] + deadlines_ns[end:]
     free_ns = outlook.start_ns + one.times_ns[option.count] + one.switch_ns
+    return _lost_from(outlook, free_ns, one, rest_ns)
+
+
+def _lost_from(outlook: Outlook, free_ns: int, one: Contender, own_ns: Sequence[int]) -> int:
+    """Return how many are late that could be in time now, if served in order of deadlines.
+
+    Args:
+        free_ns: When the worker begins with them.
+        one: Whose model it runs until then.
+        own_ns: The deadlines that are left of that lane.
+    """
     waiting: list[tuple[Contender, Sequence[int]]] = []
     first_ns, last_ns = FOREVER_NS, free_ns
     for other, window in outlook.pairs:
         if not window.count:
             continue
-        deadlines_ns = other.line.timely.times_ns
+        deadlines_ns: Sequence[int] = other.line.timely.times_ns
         if other is one:
-            end = option.skip + option.count
-            deadlines_ns = deadlines_ns[window.first : option.skip] + deadlines_ns[end:]
+            deadlines_ns = own_ns
         elif window.first:
             deadlines_ns = deadlines_ns[window.first :]
         if deadlines_ns:
@@ -276,14 +288,44 @@ def _in_time(requests: list[Request], one: Contender, begins_ns: int) -> list[Re
 
 
 def _wait_for_critical(outlook: Outlook) -> Wait | None:
-    """Return until when to wait for who is expected, if that costs nobody a deadline."""
+    """Return until when to wait for who is expected, if that costs nobody a deadline.
+
+    Not while the first of them is overdue: then they come so irregularly that waiting costs more.
+    """
+    one, own = outlook.pairs[0]
+    now_ns = outlook.start_ns - one.delay_ns
     expected_ns = outlook.critical.next_expected_ns()
-    if expected_ns is None or expected_ns <= outlook.start_ns - ABOUT_TO_COME_NS:
+    if expected_ns is None or expected_ns <= now_ns - ABOUT_TO_COME_NS:
         return None
-    comes_ns = max(expected_ns, outlook.start_ns)
-    for one, window in outlook.pairs:
+    comes_ns = max(expected_ns, now_ns)
+    begins_ns = comes_ns + one.delay_ns + MARGIN_NS
+    for other, window in outlook.pairs:
         if window.count:
-            last_ns = one.line.timely.times_ns[window.first] - one.times_ns[1]
-            if comes_ns >= last_ns - one.usual_switch_ns - MARGIN_NS:
+            last_ns = other.line.timely.times_ns[window.first] - other.times_ns[1]
+            if begins_ns >= last_ns - other.usual_switch_ns:
                 return None
+    rest_ns = one.line.timely.times_ns[own.first :]
+    begins_ns += SETTLE_NS
+    if _lost_from(outlook, begins_ns, one, rest_ns) > _lost_from(
+        outlook, outlook.start_ns, one, rest_ns
+    ):
+        return None
     return Wait(comes_ns + SETTLE_NS)
+
+
+def _tight_critical(outlook: Outlook) -> Choice | None:
+    """Return the batch of one of tier 0 who is in time only if all goes well, if it costs nobody.
+
+    To those that are planned for with care it is lost, as it may be late.
+    """
+    for one, window in outlook.pairs:
+        if not one.line.critical.requests:
+            continue
+        timely, begins_ns = one.line.timely, outlook.start_ns + one.switch_ns
+        first = window.first if window.count else len(timely.requests)
+        for request in timely.requests[:first]:
+            if request.tier == 0 and begins_ns + one.alone_ns <= request.deadline_ns:
+                free_ns = begins_ns + one.times_ns[1]
+                if not _lost_from(outlook, free_ns, one, timely.times_ns[first:]):
+                    return Choice(one.lane, [request])
+    return None

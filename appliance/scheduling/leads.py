@@ -59,10 +59,8 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
     wait: Wait | None = None
     for one, _ in outlook.pairs:
         alone_ns = outlook.alone_ns(one)
-        hurried_ns = outlook.start_ns + one.switch_ns + one.alone_ns
         for request in one.line:
-            is_tight = request.firm and alone_ns > request.deadline_ns
-            if request.background or (is_tight and hurried_ns > request.deadline_ns):
+            if request.background or (request.firm and alone_ns > request.deadline_ns):
                 continue
             limit_ns = _limit_ns(outlook, one, request)
             until_ns = request.arrived_ns + PATIENCE * one.times_ns[1]
@@ -70,8 +68,7 @@ def without_deadline(outlook: Outlook) -> Choice | Wait | None:
                 wait = Wait(until_ns)
                 continue
             members = [request]
-            if not is_tight:
-                fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
+            fill(outlook, one, members, one.line, limit_ns or FOREVER_NS)
             return Choice(one.lane, members)
     for one, _ in outlook.pairs:
         members = _background(outlook, one)

@@ -31,7 +31,8 @@ IDLE = 0.03
 and letting in less would not help."""
 
 HOPELESS = 0.5
-"""Share of a stream's requests that are lost, beyond which its losses do not count."""
+"""Share of a stream's requests that are lost, beyond which it does not count: its deadlines cannot
+be met. Unless most of what comes is of such streams: then it is the load."""
 
 LEAST = 0.05
 CALM = 0.97
@@ -45,12 +46,16 @@ class Gate:
     Attributes:
         asked: What it wants to let in, 0 to 1.
         passing: What it lets in.
+        arrived, lost, idle_ns: In this interval.
+        hopeless, hopeless_lost: So many of these arrived and were lost of streams that lose most.
     """
 
     asked: float = 1.0
     passing: float = 1.0
     arrived: int = 0
     lost: int = 0
+    hopeless: int = 0
+    hopeless_lost: int = 0
     idle_ns: int = 0
     _losing: float = field(default=0.0, init=False)
     _idling: float = field(default=0.0, init=False)
@@ -58,13 +63,16 @@ class Gate:
     def adjust(self) -> None:
         """Look at what became of the last interval."""
         self._idling += SMOOTHING * (min(1.0, self.idle_ns / INTERVAL_NS) - self._idling)
-        self._losing += SMOOTHING * (self.lost / max(1, self.arrived) - self._losing)
+        arrived, lost = self.arrived, self.lost
+        if self.hopeless < arrived / 2:
+            arrived, lost = arrived - self.hopeless, lost - self.hopeless_lost
+        self._losing += SMOOTHING * (lost / max(1, arrived) - self._losing)
         if self._losing > TARGET and self._idling < IDLE:
             lower = LOWER * (self._losing - TARGET) + LEAST_LOWER
             self.asked = max(LEAST, self.asked * (1 - min(MOST_LOWER, lower)))
         elif self._losing < TARGET / 2 or self._idling >= IDLE:
             self.asked = min(1.0, self.asked + RAISE)
-        self.arrived = self.lost = self.idle_ns = 0
+        self.arrived = self.lost = self.hopeless = self.hopeless_lost = self.idle_ns = 0
 
 
 @define(eq=False)
@@ -95,6 +103,7 @@ class Shedding:
         if gate is None:
             gate = self._gates[model] = Gate()
         gate.arrived += 1
+        gate.hopeless += stream.losing > HOPELESS
         if now_ns >= self._next_ns:
             self._adjust(now_ns)
         if request.tier == 0 or gate.passing >= 1:
@@ -106,16 +115,12 @@ class Shedding:
         return True
 
     def lost(self, model: ModelRef, stream: Stream) -> None:
-        """Note that a firm request was let in and did not make its deadline.
-
-        Of a stream that loses most of them it says nothing: its deadlines cannot be met.
-        """
+        """Note that a firm request was let in and did not make its deadline."""
         stream.missed()
-        if stream.losing > HOPELESS:
-            return
         gate = self._gates.get(model)
         if gate is not None:
             gate.lost += 1
+            gate.hopeless_lost += stream.losing > HOPELESS
 
     def idled(self, model: ModelRef, idle_ns: int) -> None:
         """Note that a worker that hosts a model had nothing to do."""

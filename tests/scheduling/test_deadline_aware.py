@@ -51,6 +51,7 @@ class Setting:
     runs: Lane = POLICY
     calm: bool = True
     careful: float = 1.0
+    delay_ms: float = 0
     streams: Streams = Factory(Streams)
 
     def choose(self, *requests: Request) -> list[int] | float | None:
@@ -63,7 +64,7 @@ class Setting:
         strategy = DeadlineAware(self.streams.forecasts, shedding)
         lanes = {**dict.fromkeys(self._expected(), Line()), **room.lines}
         contenders = [self._contender(lane, line) for lane, line in lanes.items()]
-        decided = strategy.choose(contenders, START * MS)
+        decided = strategy.choose(contenders, round((START + self.delay_ms) * MS))
         if isinstance(decided, Wait):
             return decided.until_ns / MS - START
         if decided is None:
@@ -85,6 +86,7 @@ class Setting:
             careful_ns if line.critical.requests else times_ns,
             careful_ns,
             times_ns[1],
+            round(self.delay_ms * MS),
             0 if lane is self.runs else switch_ns,
             switch_ns,
             FOREVER_NS
@@ -218,6 +220,31 @@ def test_a_worker_waits_for_tier_0_that_is_expected_and_would_be_lost() -> None:
 def test_it_does_not_wait_where_that_costs_a_deadline() -> None:
     found = chosen(request(1, 12), request(2, 12), streams=expecting(3, lead=15))
     assert found == [1, 2]
+
+
+def test_it_does_not_wait_where_more_fit_now_than_then() -> None:
+    waiting = [request(n, 16) for n in (1, 2, 3, 4)]
+    assert chosen(*waiting, streams=expecting(3, lead=15)) == [1, 2, 3, 4]
+
+
+def test_it_does_not_wait_where_only_one_of_two_lanes_could_be_in_time_then() -> None:
+    waiting = (request(1, 21), request(2, 21, VISION))
+    assert chosen(*waiting, streams=expecting(0.4, lead=12)) == [2]
+
+
+def test_waiting_counts_what_answers_take_beside_the_batch() -> None:
+    streams = expecting(3, lead=15)
+    assert chosen(request(1, 15), streams=streams) == 3.25
+    assert chosen(request(1, 15), streams=streams, delay_ms=2) == [1]
+    assert chosen(request(1, 17), streams=streams, delay_ms=2) == 3.25
+
+
+def test_tier_0_that_is_tight_is_tried_where_that_costs_nobody_a_deadline() -> None:
+    tight = request(9, 11, VISION, tier=0)  # planned for with care, it takes 13 ms
+    assert chosen(tight, careful=1.3) == [9]
+    assert chosen(tight, request(1, 1000), careful=1.3) == [9]
+    assert chosen(tight, request(1, 19), careful=1.3) == [1]
+    assert chosen(request(9, 9, VISION, tier=0), careful=1.3) is None
 
 
 def test_it_waits_for_nobody_who_is_expected_in_time_for_both() -> None:

@@ -960,3 +960,28 @@ def test_requests_wait_for_a_worker_to_come_up() -> None:
     record = world.run()
     assert outcomes(record)["robot"] == [Outcome.EXPIRED]
     assert isinstance(record.turns[0].events[0], Arrived)
+
+
+def test_each_worker_is_given_what_it_takes() -> None:
+    policy = ModelRef("policy", "1")
+    large, small = WorkerRef("large", 1), WorkerRef("small", 1)
+    scheduler = Scheduler()
+    ready = [
+        WorkerReady(large, {policy: {1: 5 * MS, 8: 9 * MS}}, {policy: 8}),
+        WorkerReady(small, {policy: {1: 5 * MS, 2: 6 * MS}}, {policy: 2}),
+    ]
+    asked = [
+        Request(
+            id=number,
+            session=number,
+            client=str(number),
+            lane=Lane(policy),
+            arrived_ns=0,
+            deadline_ns=500 * MS,
+            expires_ns=900 * MS,
+        )
+        for number in range(1, 13)
+    ]
+    decision = scheduler.handle([*ready, *map(Arrived, asked)], 0)
+    staged = [effect.batch for effect in decision.effects if isinstance(effect, Stage)]
+    assert {batch.worker: len(batch.requests) for batch in staged} == {large: 8, small: 2}

@@ -151,6 +151,27 @@ def test_idle_workers_end_it() -> None:
     assert shedding.passing(POLICY) == 1.0
 
 
+def losing_most(asking: int) -> Shedding:
+    """Let `asking` of ten streams lose all they ask, and the others nothing, for 5 s."""
+    shedding = Shedding(lambda _: 0)
+    streams = [stream() for _ in range(10)]
+    for number in range(20 * 100):
+        now_ns = number * INTERVAL_NS // 100
+        for each in streams:
+            refused = shedding.refuses(request(), each, now_ns)
+            if not refused and streams.index(each) < asking:
+                shedding.lost(POLICY, each)
+    return shedding
+
+
+def test_deadlines_that_cannot_be_met_are_no_sign_of_too_much() -> None:
+    assert losing_most(2).passing(POLICY) == 1.0
+
+
+def test_where_most_streams_lose_most_there_is_too_much() -> None:
+    assert losing_most(10).passing(POLICY) < 0.2
+
+
 def test_no_model_is_let_in_much_more_than_another() -> None:
     shedding = after(1, lost=0.0, models=(POLICY, VISION))
     shedding._gates[POLICY].asked = 0.4
