@@ -96,12 +96,30 @@ class Transport:
 
 
 @frozen(kw_only=True)
+class GrpcTls:
+    """TLS of the gRPC door. Files are PEM, and are read again when they have changed.
+
+    Attributes:
+        certificate: With those between it and its root; empty: there is no TLS.
+        key: Its private key, without a password.
+        client_ca: Who signs the certificates of clients. Each then needs one, and is who its
+            common name says; empty: clients need none.
+    """
+
+    certificate: str = ""
+    key: str = ""
+    client_ca: str = ""
+
+
+@frozen(kw_only=True)
 class GrpcIngest:
     """The door for clients of the Open Inference Protocol.
 
     Attributes:
         bind: `HOST:PORT`; empty: there is no such door.
         insecure: Written consent to listen beyond loopback without TLS.
+        tls: Certificates.
+        tokens: Every call needs a token of `keys.directory`, and a client is whose that is.
         max_message_bytes: A longer message is refused by gRPC.
         max_calls: Calls under way; more are refused.
         model_control: Let clients load and unload models, as `appliance models` does.
@@ -113,6 +131,8 @@ class GrpcIngest:
 
     bind: str = field(default="", validator=matches_re(r"(.+:\d{1,5})?"))
     insecure: bool = False
+    tls: GrpcTls = GrpcTls()
+    tokens: bool = False
     max_message_bytes: int = field(default=64 * MIB, validator=and_(ge(1024), le(1024 * MIB)))
     max_calls: int = field(default=1024, validator=and_(ge(1), le(100_000)))
     model_control: bool = False
@@ -488,10 +508,18 @@ def _check_binds(config: Config, where: str) -> None:
                 "bind to 127.0.0.1, or write transport.insecure = true"
             )
     grpc = config.ingest.grpc
-    if grpc.bind and not (grpc.insecure or _is_loopback(grpc.bind)):
+    tls = grpc.tls
+    if grpc.bind and not (grpc.insecure or tls.certificate or _is_loopback(grpc.bind)):
         raise ConfigError(
             f"{where}: ingest.grpc.bind: found {grpc.bind!r}, which others can reach, and there is "
-            "no TLS; bind to 127.0.0.1, or write ingest.grpc.insecure = true"
+            "no TLS; write ingest.grpc.tls.certificate and key, bind to 127.0.0.1, or write "
+            "ingest.grpc.insecure = true"
+        )
+    if bool(tls.certificate) != bool(tls.key) or (tls.client_ca and not tls.certificate):
+        raise ConfigError(
+            f"{where}: ingest.grpc.tls: certificate and key are needed together, and both for "
+            f"client_ca; found certificate {tls.certificate!r}, key {tls.key!r}, client_ca "
+            f"{tls.client_ca!r}"
         )
     for address in keys.server_key_of:
         if address not in transport.bind:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from math import prod
@@ -29,6 +30,8 @@ SERVICE = "/inference.GRPCInferenceService/"
 SHOWN = 6
 """Values of an output that are shown, and its largest ones."""
 MICROSECONDS = 1e6
+TOKEN_VARIABLE = "APPLIANCE_TOKEN"  # noqa: S105  a name, no token
+"""The environment variable of an API token: what stands in a command line, others can read."""
 
 Metadata = inference_pb2.ModelMetadataResponse.TensorMetadata
 
@@ -54,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         for text in getattr(arguments, kind)
     ]
     timeout_s = arguments.timeout_ms / 1000
-    with grpc.insecure_channel(arguments.grpc) as channel:
+    with _channel(arguments) as channel:
         asks = inference_pb2.ModelMetadataRequest(name=arguments.model)
         model = _call(channel, "ModelMetadata", asks, timeout_s, arguments.grpc)
         request = build(model, given)
@@ -69,6 +72,19 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _channel(arguments: argparse.Namespace) -> grpc.Channel:
+    """Return a channel to where the user says, over TLS if a file for that is named."""
+    names = (arguments.ca, arguments.key, arguments.certificate)
+    if not any(names):
+        return grpc.insecure_channel(arguments.grpc)
+    try:
+        ca, key, certificate = (Path(name).read_bytes() if name else None for name in names)
+    except OSError as error:
+        raise InferenceError(f"{error.filename}: {error.strerror}") from None
+    credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+    return grpc.secure_channel(arguments.grpc, credentials)
+
+
 def _given(kind: str, text: str) -> Given:
     name, equals, value = text.partition("=")
     return Given(name, kind, value) if equals and "/" not in name else Given("", kind, text)
@@ -78,7 +94,9 @@ def _call(channel: grpc.Channel, name: str, request: Any, timeout_s: float, addr
     answer = getattr(inference_pb2, f"{name}Response")
     method: Any = channel.unary_unary(SERVICE + name, _serialized, answer.FromString)
     try:
-        return method(request, timeout=timeout_s)
+        token = os.environ.get(TOKEN_VARIABLE)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        return method(request, timeout=timeout_s, metadata=metadata)
     except grpc.RpcError as error:
         _explain(error, address)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from appliance.config import Keys, load
 from appliance.errors import KeyFileError
 from appliance.keys.directory import KeyDirectory, Listed, check_name
 from appliance.keys.files import ClientKeys, KeyPair
+from appliance.keys.tokens import Tokens
 
 
 def new(arguments: argparse.Namespace) -> int:
@@ -102,12 +104,50 @@ def show(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def new_token(arguments: argparse.Namespace) -> int:
+    """Make a client's API token, and show it once."""
+    _, directory = _where(arguments)
+    tokens = Tokens(directory.path)
+    token = tokens.add(arguments.name)
+    print(token)
+    print(
+        f"This is the token of {arguments.name}; nobody can see it again. Calls carry it as\n"
+        f"metadata: authorization: Bearer TOKEN. Only its hash is kept, in {tokens.directory}.",
+        file=sys.stderr,
+    )
+    return OK
+
+
+def revoke_token(arguments: argparse.Namespace) -> int:
+    """Let a client's API token hold no more."""
+    _, directory = _where(arguments)
+    removed = Tokens(directory.path).revoke(arguments.name)
+    print(f"the token of {arguments.name} is revoked: {removed} is removed")
+    print("An appliance that runs refuses its calls within a second or two.")
+    return OK
+
+
+def tokens(arguments: argparse.Namespace) -> int:
+    """Show who has an API token."""
+    _, directory = _where(arguments)
+    found = Tokens(directory.path)
+    found.look()
+    for client in found.clients():
+        print(client)
+    for problem in found.problems:
+        print(plain(problem), file=sys.stderr)
+    return NOT_QUITE if found.problems else OK
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "new": new,
     "new-server": new_server,
     "list": list_,
     "revoke": revoke,
     "show": show,
+    "new-token": new_token,
+    "revoke-token": revoke_token,
+    "tokens": tokens,
 }
 
 

@@ -59,6 +59,12 @@ def _infer(commands: Commands) -> None:
             help=what,
         )
     infer.add_argument("--grpc", metavar="HOST:PORT", default="127.0.0.1:8001", help="whom to ask")
+    for name, what in (
+        ("ca", "who signs its certificate (PEM): ask over TLS; its token is in APPLIANCE_TOKEN"),
+        ("certificate", "our own certificate (PEM), where it asks for one"),
+        ("key", "the key of that (PEM)"),
+    ):
+        infer.add_argument(f"--{name}", metavar="FILE", help=what)
     infer.add_argument(
         "--timeout-ms", metavar="MS", type=_positive(float), default=10_000.0, help="(10000)"
     )
@@ -145,7 +151,12 @@ def _keys(commands: Commands) -> None:
     revoke.add_argument("name", metavar="NAME", help="the client's id")
     show = actions.add_parser("show", help="a client's public key, or the appliance's own")
     show.add_argument("name", metavar="NAME", nargs="?", help="the client's id")
-    for each in (new, new_server, listing, revoke, show):
+    new_token = actions.add_parser("new-token", help="make an API token for the gRPC door")
+    new_token.add_argument("name", metavar="NAME", help="the client's id")
+    revoke_token = actions.add_parser("revoke-token", help="let a client's API token hold no more")
+    revoke_token.add_argument("name", metavar="NAME", help="the client's id")
+    tokens = actions.add_parser("tokens", help="who has an API token")
+    for each in (new, new_server, listing, revoke, show, new_token, revoke_token, tokens):
         each.add_argument("--config", metavar="FILE", help="configuration that says where they are")
         each.add_argument("--directory", metavar="DIR", help="where they are: keys.directory")
 

@@ -15,6 +15,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from pathlib import Path
 
 import grpc.aio
 import trio
@@ -23,11 +24,14 @@ from attrs import define, field
 from appliance.config import GrpcIngest
 from appliance.dispatch.intake import Intake
 from appliance.errors import ConfigError
+from appliance.ingest.callers import Callers, TokenCheck
 from appliance.ingest.calls import Call, Item, Question
+from appliance.ingest.certificates import Certificates
 from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
 from appliance.ingest.regions import Regions
 from appliance.ingest.service import Service
+from appliance.keys.tokens import Tokens
 
 BURST = 64
 """So many are taken before others on the loop have their turn."""
@@ -36,6 +40,14 @@ STOP_S = 1.0
 PATIENCE_S = 5.0
 """How long the thread may take to end on top of that."""
 EXPIRY_S = 1.0
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+"""A client that has gone without a word is found within 30 s; one that pings without need, more
+often than every 5 s, is sent away."""
 
 
 @define(eq=False)
@@ -153,23 +165,33 @@ class Bridge:
     async def _serve(self) -> None:
         settings = self.settings
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        keys = self.intake.admission.config.keys
+        callers = Callers(
+            Tokens(Path(keys.directory)) if settings.tokens else None,
+            # Where keys say who the others are, nobody is one of them for saying so.
+            believes_names=not keys.required,
+        )
         server = grpc.aio.server(
+            interceptors=[TokenCheck(callers)] if settings.tokens else [],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
+                *KEEPALIVE,
             ],
             maximum_concurrent_rpcs=settings.max_calls,
         )
         regions = Regions(settings)
-        # Where keys say who the others are, nobody is one of them for saying so.
-        believes_names = not self.intake.admission.config.keys.required
-        service = Service(self.door, self._post, regions, settings.model_control, believes_names)
+        service = Service(self.door, self._post, regions, callers, settings.model_control)
         server.add_generic_rpc_handlers((service.handler(),))
         self._health = Health(server)
         host = settings.bind.rpartition(":")[0]
         try:
-            port = server.add_insecure_port(settings.bind)
+            if settings.tls.certificate:
+                credentials = Certificates(settings.tls).credentials()
+                port = server.add_secure_port(settings.bind, credentials)
+            else:
+                port = server.add_insecure_port(settings.bind)
         except RuntimeError as error:
             raise ConfigError(
                 f"ingest.grpc.bind: {settings.bind} cannot be bound: {error}"

@@ -18,19 +18,17 @@ from google.protobuf.message import DecodeError
 
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
+from appliance.ingest.callers import Callers
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
 from appliance.ingest.status import RefusedWith, status_of, trailers
-from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import FINAL
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
 from appliance.wire.pb import inference_pb2
 
 NAME = "inference.GRPCInferenceService"
-CLIENT = "client-id"
-"""The metadata in which a caller may say who it is."""
 STREAM_AHEAD = 64
 """Requests of a stream that are under way; the next one is not read before the first has ended."""
 SECOND_NS = 1_000_000_000
@@ -46,15 +44,15 @@ class Service:
         door: Asked questions; only ever called in Trio's thread.
         post: Hands something over to Trio's thread.
         regions: Shared memory of clients.
-        model_control: Clients may load and unload models.
-        believes_names: Callers are who they say; else, the address they come from.
+        callers: Says who they are.
+        model_control: They may load and unload models.
     """
 
     door: GrpcDoor
     post: Callable[[Item], None]
     regions: Regions
+    callers: Callers
     model_control: bool
-    believes_names: bool
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the methods by name, with how their messages are read and written."""
@@ -238,7 +236,7 @@ class Service:
                 refusal = rejected
         call = Call(
             request=request,
-            client=_client(context, believes_names=self.believes_names),
+            client=self.callers.name(context),
             received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
             response=asyncio.get_running_loop().create_future(),
@@ -328,15 +326,6 @@ def _reads(message: Any) -> Callable[[bytes], Any]:
 
 def _serialized(message: Any) -> bytes:
     return message.SerializeToString()
-
-
-def _client(context: Context, *, believes_names: bool) -> str:
-    """Return who a call counts for: who it says it is, or the address it comes from."""
-    for key, text in (context.invocation_metadata() or ()) if believes_names else ():
-        if key == CLIENT and isinstance(text, str) and 0 < len(text.encode()) <= MAX_NAME_BYTES:
-            return text
-    peer = context.peer()
-    return peer.rpartition(":")[0] or peer
 
 
 async def _refuse(context: Context, rejected: Rejected) -> NoReturn:

@@ -4,6 +4,7 @@
 keys/
 ├── server/main.key          0600: a key pair of the appliance's own
 ├── authorised/robot-3.pub   the public key of the client "robot-3"
+├── tokens/site-2.token      see `tokens`
 └── revoked/robot-4~1.pub    one that it does not accept any more
 ```
 
@@ -194,7 +195,7 @@ class KeyDirectory:
     def is_stale(self, now_ns: int) -> bool:
         """Return whether `read` may find something new. Costs three system calls."""
         directories = (self.path, self.path / AUTHORISED, self.path / REVOKED)
-        stamps = tuple(map(_directory_stamp, directories))
+        stamps = tuple(map(directory_stamp, directories))
         if stamps != self._stamps:
             self._stamps, self._changed_ns, self._is_settled = stamps, now_ns, False
             return True
@@ -342,7 +343,8 @@ def _files(directory: Path, suffix: str) -> list[Path]:
     )
 
 
-def _directory_stamp(directory: Path) -> Stamp:
+def directory_stamp(directory: Path) -> Stamp:
+    """Return what differs when a directory, or who may write there, has changed."""
     try:
         found = directory.stat()
     except OSError:

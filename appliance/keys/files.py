@@ -135,6 +135,15 @@ def write_public(path: Path, client: str, key: str) -> None:
     write_new(path, text, PUBLIC_MODE)
 
 
+def read_plain(path: Path) -> dict[str, str]:
+    """Read the lines of a file that holds no secret.
+
+    Raises:
+        KeyFileError: It cannot be read, others may write to it, or a line is none.
+    """
+    return parse(_read(path, secret=False), str(path), ())
+
+
 def read_secret(path: Path) -> str:
     """Return the text of a file that only its owner, we or root, can read.
 

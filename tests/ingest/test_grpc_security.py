@@ -1,0 +1,239 @@
+"""Who may call, over TLS, with certificates and tokens that change while it runs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.box import Box, box
+from support.fleet_models import add_sleeper
+from support.grpc import OVERRIDE, grpc_address, method, refusal, request, stream
+
+from appliance.cli import main
+from appliance.wire.pb import inference_pb2 as pb
+
+SAID = "log.access_sample=1"
+"""Each request is in the log, with its client."""
+X = np.zeros((1, 4), np.float32)
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def make_ca(directory: Path, name: str) -> Path:
+    """Make an authority; return its certificate."""
+    certificate = directory / f"{name}.pem"
+    openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-keyout", str(directory / f"{name}.key"), "-out", str(certificate)),
+        *("-subj", f"/CN={name}", "-days", "2"),
+    )
+    return certificate
+
+
+def make_certificate(directory: Path, name: str, ca: str, subject: str = "localhost") -> Path:
+    """Make a certificate that an authority has signed, and its key beside it."""
+    request_file, certificate = directory / f"{name}.csr", directory / f"{name}.pem"
+    openssl(
+        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+        *("-keyout", str(directory / f"{name}.key"), "-out", str(request_file)),
+        *("-subj", f"/CN={subject}"),
+    )
+    extensions = directory / "extensions"
+    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl(
+        *("x509", "-req", "-in", str(request_file), "-out", str(certificate), "-days", "2"),
+        *("-CA", str(directory / f"{ca}.pem"), "-CAkey", str(directory / f"{ca}.key")),
+        *("-CAcreateserial", "-extfile", str(extensions)),
+    )
+    return certificate
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    add_sleeper(directory, ms=1)
+    return directory
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    make_ca(tmp_path, "ca")
+    make_certificate(tmp_path, "server", "ca")
+    return tmp_path
+
+
+def tls(files: Path, **more: str) -> tuple[str, ...]:
+    names = {"certificate": "server.pem", "key": "server.key", **more}
+    return tuple(f'ingest.grpc.tls.{key}="{files / name}"' for key, name in names.items())
+
+
+def secure(running: Box, files: Path, *, ca: str = "ca.pem", client: str = "") -> grpc.Channel:
+    own = [(files / f"{client}.{kind}").read_bytes() for kind in ("key", "pem")] if client else []
+    credentials = grpc.ssl_channel_credentials((files / ca).read_bytes(), *own)
+    # Each channel a connection of its own.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return grpc.secure_channel(grpc_address(running), credentials, options)
+
+
+def infer(channel: grpc.Channel, **more: object) -> pb.ModelInferResponse:
+    return method(channel, "ModelInfer")(request("sleeper", X), timeout=10, **more)
+
+
+# ---------------------------------------------------------------------------------- TLS
+
+
+def test_calls_go_over_tls_and_only_so(models: Path, files: Path) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        with secure(running, files) as channel:
+            assert infer(channel).model_name == "sleeper"
+        with grpc.insecure_channel(grpc_address(running)) as plain:
+            assert refusal(lambda: infer(plain)).code() is grpc.StatusCode.UNAVAILABLE
+        make_ca(files, "other")
+        with secure(running, files, ca="other.pem") as distrusting:
+            assert refusal(lambda: infer(distrusting)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_certificate_that_was_renewed_holds_for_who_comes_then(models: Path, files: Path) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        before = secure(running, files)
+        infer(before)
+        make_ca(files, "next")
+        for name in (make_certificate(files, "renewed", "next"), files / "renewed.key"):
+            name.replace(files / name.name.replace("renewed", "server"))
+        with secure(running, files, ca="next.pem") as channel:
+            infer(channel)
+        infer(before)  # its connection stays
+        before.close()
+        with secure(running, files) as old:
+            assert refusal(lambda: infer(old)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_certificate_that_cannot_be_used_changes_nothing(models: Path, files: Path) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        (files / "server.pem").write_text("no certificate")
+        with secure(running, files) as channel:
+            infer(channel)
+        assert "certificate not renewed" in running.log()
+
+
+def test_clients_need_a_certificate_where_one_is_asked_for(models: Path, files: Path) -> None:
+    make_certificate(files, "site", "ca", subject="site-2")
+    with box(models, overrides=(OVERRIDE, SAID, *tls(files, client_ca="ca.pem"))) as running:
+        running.wait_settled()
+        with secure(running, files, client="site") as channel:
+            infer(channel, metadata=(("client-id", "somebody-else"),))
+        assert '"client": "site-2"' in running.log()
+        assert "somebody-else" not in running.log()
+        with secure(running, files) as nobody:
+            assert refusal(lambda: infer(nobody)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (('ingest.grpc.tls.certificate="server.pem"',), "certificate and key are needed together"),
+        (('ingest.grpc.tls.client_ca="ca.pem"',), "both for client_ca"),
+        (
+            (
+                'ingest.grpc.tls.certificate="/nowhere.pem"',
+                'ingest.grpc.tls.key="/nowhere.key"',
+            ),
+            "ingest.grpc.tls: /nowhere.pem",
+        ),
+        (('ingest.grpc.bind="0.0.0.0:0"',), "there is no TLS"),
+    ],
+)
+def test_what_cannot_be_secured_is_said_at_the_start(
+    models: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(AssertionError) as failed, box(models, overrides=(OVERRIDE, *overrides)):
+        pass
+    assert said in str(failed.value)
+
+
+# ------------------------------------------------------------------------------- tokens
+
+
+@pytest.fixture
+def guarded(models: Path, tmp_path: Path) -> Iterator[Box]:
+    overrides = (OVERRIDE, SAID, "ingest.grpc.tokens=true", f'keys.directory="{tmp_path}/keys"')
+    with box(models, overrides=overrides) as running:
+        running.wait_settled()
+        yield running
+
+
+def test_each_call_needs_a_token_and_is_its_holders(
+    guarded: Box, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ("--directory", str(tmp_path / "keys"))
+    assert main(["keys", "new-token", "site-2", *keys]) == 0
+    token = capsys.readouterr().out.strip()
+    assert token not in "".join(
+        path.read_text() for path in (tmp_path / "keys").rglob("*") if path.is_file()
+    )
+    held = (("authorization", f"Bearer {token}"), ("client-id", "somebody-else"))
+    with grpc.insecure_channel(grpc_address(guarded)) as channel:
+        assert infer(channel, metadata=held).model_name == "sleeper"
+        assert '"client": "site-2"' in guarded.log()
+        assert "somebody-else" not in guarded.log()
+        for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", token),)):
+            refused = refusal(lambda metadata=metadata: infer(channel, metadata=metadata))
+            assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+        silent = stream(channel)(iter(lambda: None, None), metadata=())
+        assert refusal(lambda: next(silent)).code() is grpc.StatusCode.UNAUTHENTICATED
+        ready = method(channel, "ServerReady")
+        assert (
+            refusal(lambda: ready(pb.ServerReadyRequest())).code()
+            is grpc.StatusCode.UNAUTHENTICATED
+        )
+        health = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest()
+        assert health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+
+        assert main(["keys", "tokens", *keys]) == 0
+        assert capsys.readouterr().out == "site-2\n"
+        assert main(["keys", "revoke-token", "site-2", *keys]) == 0
+        guarded.wait_until(lambda _: _is_refused(channel, held))
+
+
+def _is_refused(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> bool:
+    try:
+        infer(channel, metadata=metadata)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAUTHENTICATED
+    return False
+
+
+def test_the_command_for_people_takes_certificates_and_a_token(
+    models: Path,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = str(files / "keys")
+    assert main(["keys", "new-token", "me", "--directory", directory]) == 0
+    token = capsys.readouterr().out.strip()
+    np.save(files / "x.npy", X)
+    overrides = (
+        *(OVERRIDE, "ingest.grpc.tokens=true", f'keys.directory="{directory}"'),
+        *tls(files),
+    )
+    with box(models, overrides=overrides) as running:
+        running.wait_settled()
+        asked = ["infer", "sleeper", "--tensor", str(files / "x.npy"), "--ca", f"{files}/ca.pem"]
+        asked += ["--grpc", grpc_address(running)]
+        assert main(asked) == 2
+        assert "UNAUTHENTICATED" in capsys.readouterr().err
+        monkeypatch.setenv("APPLIANCE_TOKEN", token)
+        assert main(asked) == 0
+        assert "action" in capsys.readouterr().out
