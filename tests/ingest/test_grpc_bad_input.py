@@ -1,0 +1,186 @@
+"""Clients that keep no rules get an error, or nothing; it costs nobody else anything."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from support.box import Box, box
+from support.fleet_models import CAMERA_POLICY, add_sleeper
+from support.grpc import OVERRIDE, SERVICE, channel, grpc_address, method, refusal, request, stream
+from support.http2 import DATA, HEADERS, RawClient, message
+from support.repository import add_python_model
+
+from appliance.wire.pb import inference_pb2 as pb
+
+X = np.zeros((1, 4), np.float32)
+INFER = SERVICE + "ModelInfer"
+STREAM = SERVICE + "ModelStreamInfer"
+MIB = 1 << 20
+MESSAGE_BYTES = 64 * MIB
+"""What a message may have: so far it is unpacked."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    models = tmp_path_factory.mktemp("models")
+    add_sleeper(models, ms=1, max_batch=8)
+    echo = "def run(batch):\n    return {'size': batch['image'].sum(axis=(1, 2, 3))}\n"
+    manifest = CAMERA_POLICY.partition("[chunk]")[0]
+    add_python_model(models, "camera", echo, manifest)
+    with box(models, overrides=(OVERRIDE,)) as running:
+        running.wait_settled()
+        yield running
+        assert running.stop() == 0
+
+
+def infer(running: Box) -> None:
+    with channel(running) as open_channel:
+        answer = method(open_channel, "ModelInfer")(request("sleeper", X), timeout=10)
+        assert answer.model_name == "sleeper"
+
+
+def rss_bytes(running: Box) -> int:
+    text = Path(f"/proc/{running.process.pid}/statm").read_text("ascii")
+    return int(text.split()[1]) * 4096
+
+
+@contextmanager
+def unharmed(running: Box, most_bytes: int = 40 * MIB) -> Iterator[None]:
+    """Others are served during and after it; it costs little memory; the count is right."""
+    infer(running)
+    before = rss_bytes(running)
+    yield
+    infer(running)
+    assert rss_bytes(running) - before < most_bytes
+    status = running.wait_until(lambda status: status["requests"]["in_flight"] == 0)
+    assert status["state"] == "ready"
+    assert status["ledger"]["balanced"]
+
+
+# ------------------------------------------------------------------------------ too much
+
+
+def test_a_gibibyte_is_refused_by_its_first_bytes(running: Box) -> None:
+    with unharmed(running), RawClient(grpc_address(running)) as client:
+        client.open(1, INFER)
+        client.frame(DATA, 0, 1, message(1 << 30, bytes(1000)))
+        came = client.wait_for(b"grpc-message")
+        assert b"grpc-status" in came
+        assert b"larger than max" in came
+
+
+def test_what_unpacks_to_too_much_is_refused(running: Box) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    with (
+        unharmed(running, 40 * MIB + MESSAGE_BYTES),
+        grpc.insecure_channel(grpc_address(running), options, grpc.Compression.Gzip) as packing,
+    ):
+        asks = packing.unary_unary(INFER, request_serializer=bytes, response_deserializer=bytes)
+        refused = refusal(lambda: asks(bytes(256 * MIB), timeout=60))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in refused.details()
+
+
+def png(width: int, height: int, body: bytes) -> bytes:
+    """Return a file that says it is so large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_an_image_that_unpacks_to_too_much_is_refused(running: Box) -> None:
+    asked = request("camera", np.zeros((1, 7), np.float32))
+    picture = png(60_000, 60_000, zlib.compress(bytes(MIB)))
+    asked.inputs.add(name="camera", datatype="BYTES", shape=[1, 1])
+    asked.raw_input_contents.append(struct.pack("<I", len(picture)) + picture)
+    with unharmed(running), channel(running) as open_channel:
+        refused = refusal(lambda: method(open_channel, "ModelInfer")(asked, timeout=10))
+        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "60000" in refused.details()
+
+
+# ------------------------------------------------------------------------------- too slow
+
+
+def test_messages_that_never_end_hold_up_nobody(running: Box) -> None:
+    clients = [RawClient(grpc_address(running)) for _ in range(50)]
+    with unharmed(running):
+        for client in clients:
+            client.open(1, STREAM)
+            client.frame(DATA, 0, 1, message(1000, b"\n"))
+        for _ in range(5):
+            infer(running)
+        for client in clients:
+            client.socket.close()
+
+
+def test_a_thousand_streams_opened_and_abandoned_cost_nothing(running: Box) -> None:
+    with unharmed(running):
+        for _ in range(4):
+            with RawClient(grpc_address(running)) as client:
+                for number in range(250):
+                    client.open(2 * number + 1, STREAM)
+                infer(running)
+        with channel(running) as open_channel:
+            calls = [stream(open_channel)(iter([request("sleeper", X)])) for _ in range(1000)]
+            answered = 0
+            for call in calls:
+                try:
+                    answered += bool(next(call).infer_response.model_name)
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # noqa: PT017
+                call.cancel()
+            assert answered > 500
+
+
+# -------------------------------------------------------------------------- broken off
+
+
+@pytest.mark.parametrize("how", ["reset", "vanish", "close", "half"])
+def test_a_message_that_breaks_off_ends_there(running: Box, how: str) -> None:
+    body = request("sleeper", X).SerializeToString()
+    with unharmed(running):
+        for _ in range(20):
+            client = RawClient(grpc_address(running))
+            client.open(1, INFER)
+            client.frame(DATA, 0, 1, message(len(body), body[: len(body) // 2]))
+            if how == "reset":
+                client.reset(1)
+            elif how == "vanish":
+                client.vanish()
+                continue
+            elif how == "half":
+                client.socket.shutdown(socket.SHUT_WR)
+            client.socket.close()
+
+
+def test_bytes_that_are_no_message_are_an_invalid_argument(running: Box) -> None:
+    with unharmed(running), channel(running) as open_channel:
+        garbage = open_channel.unary_unary(
+            INFER, request_serializer=bytes, response_deserializer=pb.ModelInferResponse.FromString
+        )
+        for data in (b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x7f", bytes(range(256)) * 20):
+            refused = refusal(lambda data=data: garbage(data, timeout=10))
+            assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_frames_that_are_none_end_their_connection_only(running: Box) -> None:
+    with unharmed(running):
+        for payload in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, b""):
+            with RawClient(grpc_address(running)) as client, suppress(ConnectionError):
+                client.socket.sendall(payload)
+                client.frame(HEADERS, 0, 1, b"\xff" * 200)
+                client.frame(DATA, 0, 7, bytes(100))
+                client.wait_for(b"never")
