@@ -8,6 +8,7 @@ TEST_ARGS ?=
 PYTHONS ?=
 BENCH_ARGS ?=
 BENCH_SCHEDULING_ARGS ?=
+BENCH_GRPC_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,13 +20,14 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
 	@echo "make test         all tests                               TEST_ARGS='-k wire -x'"
 	@echo "make check        ruff, pyright, import contracts"
 	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
+	@echo "make bench-grpc   the gRPC door beside a bare handler and Triton, under perf_analyzer   BENCH_GRPC_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
 	@echo "make bench-scheduling-real   the same fleets on the real stack    BENCH_SCHEDULING_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
@@ -63,6 +65,9 @@ check: $(BUILD)/dev.stamp
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-grpc: $(BUILD)/dev.stamp $(PEERS)/perf.stamp $(PEERS)/triton.stamp
+	@$(BIN)/python -m benchmarks.inference $(BENCH_GRPC_ARGS)
 
 bench-scheduling: $(BUILD)/dev.stamp
 	@$(BIN)/python -m benchmarks.scheduling $(BENCH_SCHEDULING_ARGS)
@@ -119,6 +124,37 @@ $(PEERS)/tritonclient.stamp:
 	@$(PYTHON) -m venv $(PEERS)/tritonclient >&2
 	@$(PEERS)/tritonclient/bin/python -m pip install --quiet --disable-pip-version-check \
 		'tritonclient[grpc]==2.73.0' >&2
+	@touch $@
+
+# perf_analyzer lies in tritonclient's wheel for Linux (2.51.0 is the newest for the C library of
+# Debian 12), and needs two libraries that are nowhere else: Debian's, and NVIDIA's for a GPU.
+$(PEERS)/perf.stamp: | $(BIN)/python
+	@echo "fetching perf_analyzer into $(BUILD)/peers/perf" >&2
+	@rm -rf $(PEERS)/perf && mkdir -p $(PEERS)/perf/lib
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--platform manylinux1_x86_64 --platform manylinux2014_x86_64 --dest $(PEERS)/perf \
+		tritonclient==2.51.0 'nvidia-cuda-runtime-cu12>=12.4,<13' >&2
+	@cd $(PEERS)/perf && for wheel in *.whl; do $(abspath $(BIN))/python -m zipfile -e $$wheel unpacked; done
+	@cd $(PEERS)/perf && cp $$(find unpacked -name perf_analyzer -type f | head -1) . && chmod +x perf_analyzer
+	@cd $(PEERS)/perf && cp $$(find unpacked -name 'libcudart.so.12*' | head -1) lib/libcudart.so.12
+	@cd $(PEERS)/perf && apt-get download -qq libb64-0d >&2 && dpkg-deb -x libb64-0d*.deb deb && \
+		cp $$(find deb -name 'libb64.so.0d*' -type f | head -1) lib/libb64.so.0d
+	@rm -rf $(PEERS)/perf/unpacked $(PEERS)/perf/deb $(PEERS)/perf/*.whl $(PEERS)/perf/*.deb
+	@touch $@
+
+# Triton with its python backend lies in PyTriton's wheel; that backend wants the system's Python.
+TRITON_PYTHON ?= /usr/bin/python3
+$(PEERS)/triton.stamp: | $(BIN)/python
+	@echo "fetching Triton into $(BUILD)/peers/triton" >&2
+	@rm -rf $(PEERS)/triton && mkdir -p $(PEERS)/triton
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--platform manylinux_2_35_x86_64 --dest $(PEERS)/triton nvidia-pytriton==0.7.0 >&2
+	@cd $(PEERS)/triton && $(abspath $(BIN))/python -m zipfile -e nvidia_pytriton*.whl . && rm *.whl
+	@$(TRITON_PYTHON) -m venv $(PEERS)/triton/python >&2
+	@$(PEERS)/triton/python/bin/python -m pip install --quiet --disable-pip-version-check numpy >&2
+	@cd $(PEERS)/triton/pytriton/tritonserver && cp "python_backend_stubs/$$($(PEERS)/triton/python/bin/python -c \
+		'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub" backends/python/ && \
+		chmod +x bin/tritonserver backends/python/triton_python_backend_stub
 	@touch $@
 
 # It needs Python 3.11: with an older one, what needs it is skipped.
