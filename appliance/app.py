@@ -7,7 +7,7 @@ root                                  (cancelled last)
    ├─ worker pool → supervise(slot)
    ├─ dispatcher                      (sole owner of the scheduler)
    ├─ recorder                        (the ring; recordings; their files in a thread)
-   └─ doors                           (ZeroMQ; gRPC in a thread of its own)
+   └─ doors                           (ZeroMQ; gRPC, whose asyncio is hosted)
 ```
 
 Start: addresses tried → workers settled → dispatcher → doors → ready. Drain: the admission gate

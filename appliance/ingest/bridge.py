@@ -1,18 +1,17 @@
-"""grpc.aio in the one thread of this package, and the way between it and Trio.
+"""grpc.aio inside Trio, and the way between the two.
 
 ```
-gRPC's thread:  Service ──post──▶ inbox ──run_sync_soon──▶ pump (Trio) ──▶ GrpcDoor.take
-                Service ◀─future── outbox ◀──call_soon_threadsafe── GrpcDoor.answer
+asyncio's turn:  Service ──post──▶ inbox ──▶ GrpcDoor.take (after the turn)
+                 Service ◀─future── outbox ◀── GrpcDoor.answer
 ```
 
-Both ways are lists that one side fills and the other takes whole, so that many calls cost one
-wake-up. How much may be under way is bounded by gRPC, which refuses more concurrent calls.
+Both ways are lists that one side fills and the other takes whole, so that many calls cost one turn
+of the dispatcher. How much may be under way is bounded by gRPC, which refuses more calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -31,14 +30,13 @@ from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
 from appliance.ingest.regions import Regions
 from appliance.ingest.service import Service
+from appliance.io.hosted_loop import HostedLoop
 from appliance.keys.tokens import Tokens
 
-BURST = 64
-"""So many are taken before others on the loop have their turn."""
 STOP_S = 1.0
 """How long calls that are being answered may take to leave when the door closes."""
 PATIENCE_S = 5.0
-"""How long the thread may take to end on top of that."""
+"""How long the server may take to end on top of that."""
 EXPIRY_S = 1.0
 KEEPALIVE = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -60,16 +58,12 @@ class Bridge:
     door: GrpcDoor = field(init=False)
     _inbox: deque[Item] = field(factory=deque[Item], init=False)
     _outbox: deque[Call | Question] = field(factory=deque["Call | Question"], init=False)
-    _is_woken: bool = field(default=False, init=False)
     _is_open: bool = field(default=False, init=False)
     _is_told: bool = field(default=False, init=False)
-    _there: trio.Event = field(factory=trio.Event, init=False)
-    _ended: trio.Event = field(factory=trio.Event, init=False)
     _started: trio.Event = field(factory=trio.Event, init=False)
+    _ended: trio.Event = field(factory=trio.Event, init=False)
     _address: str = field(default="", init=False)
-    _error: BaseException | None = field(default=None, init=False)
-    _token: trio.lowlevel.TrioToken = field(init=False)
-    _loop: asyncio.AbstractEventLoop = field(init=False)
+    _loop: HostedLoop = field(init=False)
     _health: Health = field(init=False)
     _told: dict[str, bool] = field(factory=dict[str, bool], init=False)
     _stop: asyncio.Event = field(init=False)
@@ -77,7 +71,7 @@ class Bridge:
     def __attrs_post_init__(self) -> None:
         self.door = GrpcDoor(self.intake, self._answer, time.monotonic_ns, self.models)
 
-    # ------------------------------------------------------------------------- in Trio's thread
+    # --------------------------------------------------------------------------------- in Trio
 
     async def run(
         self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
@@ -87,43 +81,46 @@ class Bridge:
         Raises:
             ConfigError: The address cannot be bound.
         """
-        self._token = trio.lowlevel.current_trio_token()
-        thread = threading.Thread(target=self._run_thread, name="grpc")
-        thread.start()
+        self._loop = HostedLoop()
+        serving = self._loop.create_task(self._serve())
+        serving.add_done_callback(lambda _: self._ended.set())
         try:
-            await self._started.wait()
-            if self._error is not None:
-                raise self._error
-            self._is_open = True
-            task_status.started([f"grpc://{self._address}"])
             async with trio.open_nursery() as nursery:
-                self.look()
-                nursery.start_soon(self._expire)
-                nursery.start_soon(self._watch)
                 self.door.start_soon = nursery.start_soon
-                await self._pump()
+                nursery.start_soon(self._loop.turns, self._take)
+                nursery.start_soon(self._watch, serving)
+                await self._started.wait()
+                task_status.started([f"grpc://{self._address}"])
+                self._is_open = True
+                self.look()
+                await self._expire()
         finally:
             self._is_open = False
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_S + PATIENCE_S):
-                await self._started.wait()
-                if not self._ended.is_set():
-                    self._loop.call_soon_threadsafe(self._stop.set)
+                await self._close()
+
+    async def _close(self) -> None:
+        """Let what is being answered leave, and the server end."""
+        if not self._ended.is_set():
+            self._loop.call_soon(self._stop.set)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._loop.turns, self._take)
                 await self._ended.wait()
-                thread.join()
+                nursery.cancel_scope.cancel()
+        self._loop.close()
 
-    async def _pump(self) -> None:
-        while True:
-            await self._there.wait()
-            self._there = trio.Event()
-            self._is_woken = False
-            while self._inbox:
-                self.door.take([self._inbox.popleft() for _ in range(min(BURST, len(self._inbox)))])
-                await trio.lowlevel.checkpoint()
+    def _take(self) -> None:
+        """Take what came in a turn of asyncio's."""
+        if self._inbox:
+            items = list(self._inbox)
+            self._inbox.clear()
+            self.door.take(items)
 
-    async def _watch(self) -> None:
-        """End with the thread, if that ends by itself."""
+    async def _watch(self, serving: asyncio.Task[None]) -> None:
+        """End with the server, if that ends by itself."""
         await self._ended.wait()
-        raise self._error or RuntimeError("the thread of gRPC has ended")
+        serving.result()
+        raise RuntimeError("the gRPC server has ended")
 
     async def _expire(self) -> None:
         while True:
@@ -131,40 +128,25 @@ class Bridge:
             self.door.expire()
 
     def look(self) -> None:
-        """Tell whoever watches who can answer, if that has changed. In Trio's thread."""
+        """Tell whoever watches who can answer, if that has changed."""
         readiness = self.door.readiness()
         if self._is_open and readiness != self._told:
             self._told = readiness
             self._loop.call_soon_threadsafe(self._health.tell, readiness)
 
-    def _wake(self) -> None:
-        self._there.set()
-
     def _answer(self, ended: list[Call | Question]) -> None:
         if not self._is_open:
             return  # the loop may be closed, and nobody waits
         self._outbox.extend(ended)
-        if not self._is_told:  # looked at after it is there, as the other side does it in between
+        if not self._is_told:
             self._is_told = True
-            self._loop.call_soon_threadsafe(self._hand_out)
+            self._loop.call_soon_threadsafe(self._hand_out)  # which makes it look at once
 
-    # ------------------------------------------------------------------------ in gRPC's thread
-
-    def _run_thread(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  it is raised in Trio's thread
-            self._error = error
-        finally:
-            self._token.run_sync_soon(self._note_end)
-
-    def _note_end(self) -> None:
-        self._ended.set()
-        self._started.set()
+    # ------------------------------------------------------------------------------ in asyncio
 
     async def _serve(self) -> None:
         settings = self.settings
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._stop = asyncio.Event()
         keys = self.intake.admission.config.keys
         callers = Callers(
             Tokens(Path(keys.directory)) if settings.tokens else None,
@@ -198,7 +180,7 @@ class Bridge:
             ) from None
         await server.start()
         self._address = f"{host}:{port}"
-        self._token.run_sync_soon(self._started.set)
+        self._started.set()
         await self._stop.wait()
         await self._health.stop()
         await server.stop(STOP_S)
@@ -206,9 +188,6 @@ class Bridge:
 
     def _post(self, item: Item) -> None:
         self._inbox.append(item)
-        if not self._is_woken:  # as in `_answer`; each wake-up is a system call
-            self._is_woken = True
-            self._token.run_sync_soon(self._wake)
 
     def _hand_out(self) -> None:
         self._is_told = False

@@ -1,6 +1,6 @@
 """Who calls: by its API token, its certificate, or its own word where that is believed.
 
-Runs in gRPC's thread.
+Runs in asyncio.
 """
 
 from __future__ import annotations

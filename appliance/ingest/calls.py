@@ -18,7 +18,7 @@ NOBODY: Hashable = ()
 
 @define(eq=False, kw_only=True)
 class Call:
-    """One inference request: made in gRPC's thread, served in Trio's, answered in gRPC's.
+    """One inference request: made in asyncio, served in Trio, answered in asyncio.
 
     Attributes:
         received_ns: Monotonic.
@@ -62,7 +62,7 @@ class GivenUp:
 
 @define(eq=False)
 class Question:
-    """Something that is answered in Trio's thread, where what it is about lives.
+    """Something that is answered by Trio's side, where what it is about lives.
 
     Attributes:
         ask: Gives the answer, or what to wait for until it is there; or raises Rejected.

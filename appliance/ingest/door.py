@@ -68,8 +68,8 @@ class GrpcDoor:
     """See the module's docstring.
 
     Args:
-        answer: Takes calls and questions that have ended back to gRPC's thread. Seldom called, with
-            many: it costs a wake-up, and a wait for the interpreter.
+        answer: Takes calls and questions that have ended back to gRPC. Seldom called, with many:
+            it costs a wake-up.
         clock: Monotonic nanoseconds.
         models: Changes what is served.
 

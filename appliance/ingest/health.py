@@ -1,6 +1,6 @@
 """Who can answer, by gRPC's own health protocol; and what there is, by its reflection.
 
-Runs in gRPC's thread. The empty name is the whole appliance, the protocol's service too; each model
+Runs in asyncio. The empty name is the whole appliance, the protocol's service too; each model
 is a service by its name.
 """
 

@@ -1,7 +1,7 @@
 """Shared memory of clients on this machine: named regions, read and written by the system's calls.
 
 What a client can shrink is never mapped: reading what is not there any more is an error here, and
-would be the end of the process there. All of it happens in gRPC's thread; it is a copy of memory.
+would be the end of the process there. It is a copy of memory, and waits for nothing.
 """
 
 from __future__ import annotations

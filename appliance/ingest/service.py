@@ -1,4 +1,4 @@
-"""What runs in gRPC's thread: the protocol's methods, as asyncio has them.
+"""What asyncio runs: the protocol's methods.
 
 Nothing of the appliance is touched here. A method makes a `Call` or a `Question`, hands it over,
 and waits for its end.
@@ -41,8 +41,8 @@ class Service:
     """See the module's docstring.
 
     Args:
-        door: Asked questions; only ever called in Trio's thread.
-        post: Hands something over to Trio's thread.
+        door: Asked questions; only ever called by Trio's side.
+        post: Hands something over to Trio's side.
         regions: Shared memory of clients.
         callers: Says who they are.
         model_control: They may load and unload models.
