@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from attrs import define, field, frozen
 
+from appliance.values import new_list
 from appliance.wire.answers import encode_headers
 from appliance.wire.pb import worker_pb2
 from appliance.wire.types import DType, Tensor
@@ -84,7 +85,7 @@ class _Output:
     shape: tuple[int, ...]
     offset: int
     row_length: int
-    row_lengths: list[int] = field(factory=list[int])
+    row_lengths: list[int] = field(factory=new_list)
 
     @classmethod
     def of(cls, output: worker_pb2.Output) -> _Output:

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from appliance.errors import Outcome
 from appliance.scheduling.events import Answer
-from appliance.values import value
+from appliance.values import new_list, value
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation, Tensor, Timing
 from appliance.workers.allocator import Block
@@ -90,7 +90,7 @@ class Ticket:
     state_key: StateKey | None = None
     block: Block | None = None
     row: bytes = b""
-    state_out: list[Block] = field(factory=list[Block])
+    state_out: list[Block] = field(factory=new_list)
     prefix: bytes | None = None
     holds: int = 0
     ended: bool = False

@@ -9,6 +9,7 @@ from typing import Any, Union
 from attrs import define, field
 
 from appliance.errors import Rejected
+from appliance.values import new_list
 from appliance.wire.inference import Output, RowOutputs
 from appliance.wire.pb import inference_pb2
 from appliance.wire.spec import ModelSpec
@@ -40,13 +41,13 @@ class Call:
     received_ns: int
     timeout_ns: int | None
     response: asyncio.Future[None]
-    contents: list[bytes] = field(factory=list[bytes])
+    contents: list[bytes] = field(factory=new_list)
     number: int = 0
     session: Hashable = NOBODY
     spec: ModelSpec | None = None
     ends_sequence: bool = False
-    outputs: list[Output] = field(factory=list[Output])
-    rows: list[RowOutputs | None] = field(factory=list["RowOutputs | None"])
+    outputs: list[Output] = field(factory=new_list)
+    rows: list[RowOutputs | None] = field(factory=new_list)
     is_batched: bool = False
     left: int = 0
     is_closed: bool = False

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from attrs import define, field, frozen
 
 from appliance.errors import Outcome
-from appliance.values import value
+from appliance.values import new_dict, value
 
 if TYPE_CHECKING:
     from appliance.scheduling.streams import Stream
@@ -210,7 +210,7 @@ class BatchDone:
     worker: WorkerRef
     batch_id: int
     busy_ns: int
-    failed_rows: dict[int, tuple[Outcome, str]] = field(factory=dict[int, "tuple[Outcome, str]"])
+    failed_rows: dict[int, tuple[Outcome, str]] = field(factory=new_dict)
     error: str = ""
     finished_ns: int = 0
     answering_ns: int = 0

@@ -9,6 +9,7 @@ from itertools import chain
 from attrs import define, field
 
 from appliance.scheduling.events import Rank, Request
+from appliance.values import new_dict, new_list
 
 TIER_VALUE = 0.25
 """What answering a request in time is worth, of what one of the next better tier is, from 1 on."""
@@ -30,11 +31,11 @@ class Ranked:
         usual: What each is worth if they are all worth the same; else 1.
     """
 
-    requests: list[Request] = field(factory=list[Request])
-    times_ns: list[int] = field(factory=list[int])
-    values: list[float] = field(factory=list[float])
-    kinds: dict[float, int] = field(factory=dict[float, int])
-    ranks: list[Rank] = field(factory=list[Rank])
+    requests: list[Request] = field(factory=new_list)
+    times_ns: list[int] = field(factory=new_list)
+    values: list[float] = field(factory=new_list)
+    kinds: dict[float, int] = field(factory=new_dict)
+    ranks: list[Rank] = field(factory=new_list)
     odd: bool = False
     usual: float = 1.0
 

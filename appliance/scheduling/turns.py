@@ -26,6 +26,7 @@ import heapq
 from attrs import define, field
 
 from appliance.scheduling.events import Request
+from appliance.values import new_dict, new_list
 
 SELDOM = 10
 """A client goes first again after this many times the time of its last batch."""
@@ -45,7 +46,7 @@ class Mailbox:
     """
 
     client: Client
-    requests: dict[int, Request] = field(factory=dict[int, Request], init=False)
+    requests: dict[int, Request] = field(factory=new_dict, init=False)
     latest: Request | None = field(default=None, init=False)
 
 
@@ -76,7 +77,7 @@ class Client:
     again_ns: int = field(default=0, init=False)
     before: tuple[int, int, int] = field(default=(-1, 0, 0), init=False)
     first: Request | None = field(default=None, init=False)
-    yielding: dict[int, Request] = field(factory=dict[int, Request], init=False)
+    yielding: dict[int, Request] = field(factory=new_dict, init=False)
     reminder: int = field(default=0, init=False)
 
 
@@ -94,12 +95,8 @@ class Turns:
 
     started: int = 0
     waiting: int = 0
-    _by_turn: list[tuple[int, int, Client]] = field(
-        factory=list[tuple[int, int, Client]], init=False
-    )
-    _by_time: list[tuple[int, int, Client]] = field(
-        factory=list[tuple[int, int, Client]], init=False
-    )
+    _by_turn: list[tuple[int, int, Client]] = field(factory=new_list, init=False)
+    _by_time: list[tuple[int, int, Client]] = field(factory=new_list, init=False)
     _number: int = field(default=0, init=False)
     _reminders: int = field(default=0, init=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import field
 
 from appliance.errors import Outcome, Rejected
-from appliance.values import value
+from appliance.values import new_list, value
 from appliance.wire.pb import inference_pb2
 from appliance.wire.spec import METADATA, InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Tensor
@@ -99,7 +99,7 @@ class RowOutputs:
     """The outputs of one row, and their bytes one by one."""
 
     tensors: Sequence[Tensor]
-    parts: Sequence[bytes] = field(factory=list[bytes])
+    parts: Sequence[bytes] = field(factory=new_list)
 
 
 def invalid(message: str) -> Rejected:

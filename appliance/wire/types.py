@@ -9,7 +9,7 @@ import numpy as np
 from attrs import field
 
 from appliance.errors import Outcome
-from appliance.values import value
+from appliance.values import new_dict, value
 
 if TYPE_CHECKING:
     from appliance.wire.spec import ModelSpec
@@ -105,7 +105,7 @@ class Observation:
     client_type: str = ""
     model_id: str = ""
     tensors: tuple[Tensor, ...] = ()
-    metadata: dict[str, str] = field(factory=dict[str, str])
+    metadata: dict[str, str] = field(factory=new_dict)
     timestamp_ns: int = 0
     urgency: float = 0.0
     priority: int | None = None
@@ -154,7 +154,7 @@ class Response:
     model_id: str = ""
     response_id: str = ""
     tensors: tuple[Tensor, ...] = ()
-    metadata: dict[str, str] = field(factory=dict[str, str])
+    metadata: dict[str, str] = field(factory=new_dict)
     timestamp_ns: int = 0
     inference_latency_ms: float = 0.0
     protocol_version: int = 0
