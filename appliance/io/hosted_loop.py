@@ -53,17 +53,21 @@ class HostedLoop(asyncio.SelectorEventLoop):
             if self._is_ready:
                 await trio.lowlevel.checkpoint()
                 continue
-            with trio.move_on_after(self._pause_s()):
+            due_s = self._due_s()
+            if due_s is None:
                 await trio.lowlevel.wait_readable(self._descriptor)
+            else:
+                with trio.move_on_after(due_s):
+                    await trio.lowlevel.wait_readable(self._descriptor)
 
     def _turn(self) -> None:
         super().call_soon(self.stop)
         self._is_ready = False
         self.run_forever()  # until `stop`, which is ready: what was ready runs, once
 
-    def _pause_s(self) -> float:
-        """Return how long there is nothing to do, if nobody comes."""
+    def _due_s(self) -> float | None:
+        """Return how long there is nothing to do if nobody comes; None: for ever."""
         now_s = self.time()
         while self._timers_s and self._timers_s[0] <= now_s:
             heapq.heappop(self._timers_s)
-        return self._timers_s[0] - now_s if self._timers_s else float("inf")
+        return self._timers_s[0] - now_s if self._timers_s else None
