@@ -5,6 +5,7 @@ Runs in asyncio.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Any, Union, cast
@@ -24,6 +25,8 @@ AUTHORIZATION, SCHEME = "authorization", "Bearer "
 OPEN = "/grpc.health.v1.Health/"
 """Needs no token: whoever watches over the box has none."""
 LOOK_NS = 1_000_000_000
+TRACE = "traceparent"
+_TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, level 1
 
 Metadata = Iterable[tuple[str, Union[str, bytes]]]  # noqa: UP007
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,6 +83,15 @@ class Callers:
             if problem not in self._problems:
                 structlog.get_logger("appliance").warning("token left out", error=problem)
         self._problems = problems
+
+
+def trace_of(metadata: Metadata) -> str:
+    """Return the id of the trace that a call belongs to; empty: of none."""
+    for key, text in metadata:
+        if key == TRACE and isinstance(text, str):
+            found = _TRACE.fullmatch(text)
+            return found[1] if found is not None else ""
+    return ""
 
 
 @define(eq=False)

@@ -22,6 +22,7 @@ class Call:
     """One inference request: made in asyncio, served in Trio, answered in asyncio.
 
     Attributes:
+        trace_id: Of the trace it belongs to, as the caller says; empty: of none.
         received_ns: Monotonic.
         timeout_ns: What its caller gave it from then on; None: no bound.
         response: Set when it has ended.
@@ -38,6 +39,7 @@ class Call:
 
     request: inference_pb2.ModelInferRequest
     client: str
+    trace_id: str
     received_ns: int
     timeout_ns: int | None
     response: asyncio.Future[None]

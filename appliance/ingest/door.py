@@ -141,7 +141,11 @@ class GrpcDoor:
             call.refusal = rejected
             self._open(call, (PROTOCOL, call.client))
             self.intake.refuse(
-                Observation(model_id=_bounded(request.model_name), wants_status=True),
+                Observation(
+                    model_id=_bounded(request.model_name),
+                    wants_status=True,
+                    trace_id=call.trace_id,
+                ),
                 rejected,
                 door=self,
                 route=(call, 0),
@@ -204,6 +208,7 @@ class GrpcDoor:
                 latency_budget_us=budget_us,
                 lateness=lateness,
                 keep=Keep.LATEST if options.latest else Keep.ALL,
+                trace_id=call.trace_id,
                 wants_status=True,
                 **row,  # pyright: ignore[reportArgumentType]
             )

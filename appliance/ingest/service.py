@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
-from appliance.ingest.callers import Callers
+from appliance.ingest.callers import Callers, trace_of
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
@@ -237,6 +237,7 @@ class Service:
         call = Call(
             request=request,
             client=self.callers.name(context),
+            trace_id=trace_of(context.invocation_metadata() or ()),
             received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
             response=asyncio.get_running_loop().create_future(),

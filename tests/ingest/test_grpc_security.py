@@ -206,6 +206,17 @@ def test_each_call_needs_a_token_and_is_its_holders(
         guarded.wait_until(lambda _: _is_refused(channel, held))
 
 
+def test_the_trace_that_a_call_belongs_to_is_in_the_log(models: Path) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with box(models, overrides=(OVERRIDE, SAID)) as running:
+        running.wait_settled()
+        with grpc.insecure_channel(grpc_address(running)) as channel:
+            infer(channel, metadata=(("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),))
+            infer(channel, metadata=(("traceparent", "00-nonsense"),))
+        assert running.log().count(f'"trace_id": "{trace}"') == 1
+        assert "nonsense" not in running.log()
+
+
 def _is_refused(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> bool:
     try:
         infer(channel, metadata=metadata)
