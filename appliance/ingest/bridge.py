@@ -81,7 +81,7 @@ class Bridge:
         Raises:
             ConfigError: The address cannot be bound.
         """
-        self._loop = HostedLoop()
+        self._loop, self._stop = HostedLoop(), asyncio.Event()
         serving = self._loop.create_task(self._serve())
         serving.add_done_callback(lambda _: self._ended.set())
         try:
@@ -146,7 +146,6 @@ class Bridge:
 
     async def _serve(self) -> None:
         settings = self.settings
-        self._stop = asyncio.Event()
         keys = self.intake.admission.config.keys
         callers = Callers(
             Tokens(Path(keys.directory)) if settings.tokens else None,
