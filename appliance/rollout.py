@@ -121,6 +121,7 @@ class Rollout:
                 pages[slot.name] = self.pool.succeed(slot)
             for slot in changed:
                 await self._until_up(slot, name)
+            self._check_alive(name)
             self._check_specs(name)
             self._check_room()
         except BaseException:
@@ -155,11 +156,17 @@ class Rollout:
                     return
                 if isinstance(event, ModelFailed):
                     self._check_failure(slot.models[event.model].name, name, event.message)
-                elif isinstance(event, WorkerDown):
-                    text = "; ".join((event.cause, *event.stderr[-3:]))
-                    raise Rejected(Outcome.ENGINE_FAILED, f"model {name!r}: its worker {text}")
+            self._check_alive(name)
             self._news = trio.Event()
             await self._news.wait()
+
+    def _check_alive(self, name: str) -> None:
+        """Refuse the change if a successor has ended, also after it was up."""
+        for events in self._heard.values():
+            for event in events:
+                if isinstance(event, WorkerDown):
+                    text = "; ".join((event.cause, *event.stderr[-3:]))
+                    raise Rejected(Outcome.ENGINE_FAILED, f"model {name!r}: its worker {text}")
 
     def _check_failure(self, failed: str, name: str, message: str) -> None:
         """Refuse the change for a model that fails and is to be new, or was served."""
@@ -248,7 +255,7 @@ class Rollout:
             if former is not None:
                 retired.append(former)
             refs = [ModelRef(model.name, model.version) for model in slot.models]
-            fleet.succeed(slot.name, refs, pages[slot.name], events[0].worker.generation)
+            fleet.succeed(slot.name, refs, pages[slot.name])
             for event in events:
                 self.dispatcher.on_pool_event(event)
         for worker in retired:

@@ -107,7 +107,6 @@ class Fleet:
         ),
         init=False,
     )  # of the ledger, that each slot's processes count in; the present one is the last
-    _since: dict[str, int] = field(factory=dict[str, int], init=False)
     _claimed: dict[int, int] = field(factory=dict[int, int], init=False)
     _hosts: dict[WorkerRef, Host] = field(factory=dict[WorkerRef, Host], init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -119,9 +118,7 @@ class Fleet:
     def on_pool_event(self, event: PoolEvent) -> list[Event]:
         """Take in an event (other than a finished batch); return it as the scheduler's."""
         worker = event.worker
-        if worker not in self._hosts:
-            if worker.generation < self._since.get(worker.slot, 0):
-                return []  # it was still loading when its successor took over
+        if worker not in self._hosts and not isinstance(event, WorkerDown):
             self._hosts[worker] = Host(self.slots[worker.slot], self._pages[worker.slot][-1])
         if isinstance(event, ModelLoaded):
             self._model_loaded(event, self._hosts[worker])
@@ -133,12 +130,11 @@ class Fleet:
             return [self._worker_down(event)]
         return []
 
-    def succeed(self, slot: str, models: list[ModelRef], page: int, generation: int) -> None:
-        """From this generation on a slot hosts these models, and counts in that ledger."""
+    def succeed(self, slot: str, models: list[ModelRef], page: int) -> None:
+        """From now on a slot's workers host these models, and count in that ledger."""
         self.slots[slot] = models
         pages = self._pages[slot]
         self._pages[slot] = [*(each for each in pages if each != page), page]
-        self._since[slot] = generation
 
     def output_bytes(self, specs: Iterable[ModelSpec]) -> int:
         """Return what a worker that hosts such models needs in the arena."""
@@ -202,14 +198,15 @@ class Fleet:
         return WorkerReady(worker, host.times_ns, host.max_batch)
 
     def _worker_down(self, event: WorkerDown) -> WorkerLost:
-        host = self._hosts.pop(event.worker)
+        host = self._hosts.pop(event.worker, None)
         for served in self.catalog.models.values():
             served.workers.discard(event.worker)
-        for sent in host.sent:
-            self._release(sent)
-        for block in host.outputs:
-            self.memory.arena.allocator.free(block)
-        self._claim(host.page, ABANDONED if host.abandoned else "worker_lost")
+        if host is not None:
+            for sent in host.sent:
+                self._release(sent)
+            for block in host.outputs:
+                self.memory.arena.allocator.free(block)
+            self._claim(host.page, ABANDONED if host.abandoned else "worker_lost")
         if event.cause == STOPPED:
             self._log.info("worker stopped", worker=event.worker.slot)
         else:

@@ -95,7 +95,7 @@ class Bridge:
                 self.look()
                 await self._expire()
         finally:
-            self._is_open = False
+            self._is_open, self.door.start_soon = False, None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_S + PATIENCE_S):
                 await self._close()
 

@@ -22,8 +22,8 @@ from appliance.wire.checks import MAX_NAME_BYTES
 CLIENT = "client-id"
 """The metadata in which a caller may say who it is."""
 AUTHORIZATION, SCHEME = "authorization", "Bearer "
-OPEN = "/grpc.health.v1.Health/"
-"""Needs no token: whoever watches over the box has none."""
+OPEN = "/grpc.health.v1.Health/Check"
+"""Needs no token, as it ends at once: whoever watches over the box has none."""
 LOOK_NS = 1_000_000_000
 TRACE = "traceparent"
 _TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, level 1
@@ -50,7 +50,7 @@ class Callers:
         """Return who a call counts for; without anything better, the address it comes from."""
         metadata = context.invocation_metadata() or ()
         if self.tokens is not None:
-            return self.holder(metadata) or ""  # else it would not have come here
+            return self.holder(metadata) or ""  # revoked since its stream was opened
         for name in context.auth_context().get("x509_common_name", ()):
             return name.decode(errors="replace")[:MAX_NAME_BYTES]
         for key, text in metadata if self.believes_names else ():
@@ -103,7 +103,7 @@ class TokenCheck(grpc.aio.ServerInterceptor):
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """See `grpc.aio.ServerInterceptor`."""
         metadata = handler_call_details.invocation_metadata or ()
-        if handler_call_details.method.startswith(OPEN) or self.callers.holder(metadata):
+        if handler_call_details.method == OPEN or self.callers.holder(metadata):
             return await continuation(handler_call_details)
         return _REFUSING
 

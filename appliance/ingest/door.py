@@ -74,14 +74,14 @@ class GrpcDoor:
         models: Changes what is served.
 
     Attributes:
-        start_soon: Starts what takes longer, in the nursery of the door.
+        start_soon: Starts what takes longer, in the nursery of the door; None: it is closing.
     """
 
     intake: Intake
     answer: Callable[[list[Call | Question]], None]
     clock: Callable[[], int]
     models: ModelControl
-    start_soon: Callable[..., None] = field(init=False)
+    start_soon: Callable[..., None] | None = field(default=None, init=False)
     _ended: list[Call | Question] = field(factory=list["Call | Question"], init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
     _sessions: dict[Hashable, _Session] = field(factory=dict[Hashable, _Session], init=False)
@@ -111,9 +111,13 @@ class GrpcDoor:
             question.answer = question.ask()
         except Rejected as rejected:
             question.refusal = rejected
-        if inspect.isawaitable(question.answer):
+        if not inspect.iscoroutine(question.answer):
+            self._ended.append(question)
+        elif self.start_soon is not None:
             self.start_soon(self._finish, question, question.answer)
         else:
+            question.answer.close()
+            question.refusal = Rejected(Outcome.DRAINING, "the appliance is shutting down")
             self._ended.append(question)
 
     async def _finish(self, question: Question, answer: Awaitable[object]) -> None:
@@ -121,6 +125,8 @@ class GrpcDoor:
             question.answer = await answer
         except Rejected as rejected:
             question.refusal = rejected
+        except Exception as error:  # noqa: BLE001  a fault of ours here is not the robots' affair
+            question.refusal = Rejected(Outcome.ENGINE_FAILED, f"{type(error).__name__}: {error}")
         self.answer([question])
 
     def _infer(self, call: Call) -> None:

@@ -226,9 +226,12 @@ class Service:
         """Hand a request over."""
         remaining_s = cast("float | None", context.time_remaining())
         received_ns = time.monotonic_ns()
+        client = self.callers.name(context)
         refusal, contents = None, list[bytes]()
         if isinstance(request, Rejected):
             request, refusal = inference_pb2.ModelInferRequest(), request
+        elif not client:
+            refusal = Rejected(Outcome.UNAUTHENTICATED, "the token of this stream holds no more")
         else:
             try:
                 contents = read_contents(request, self.regions.read)
@@ -236,7 +239,7 @@ class Service:
                 refusal = rejected
         call = Call(
             request=request,
-            client=self.callers.name(context),
+            client=client,
             trace_id=trace_of(context.invocation_metadata() or ()),
             received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),

@@ -68,6 +68,8 @@ class HostedLoop(asyncio.SelectorEventLoop):
     def _due_s(self) -> float | None:
         """Return how long there is nothing to do if nobody comes; None: for ever."""
         now_s = self.time()
-        while self._timers_s and self._timers_s[0] <= now_s:
-            heapq.heappop(self._timers_s)
+        if self._timers_s and self._timers_s[0] <= now_s:
+            while self._timers_s and self._timers_s[0] <= now_s:
+                heapq.heappop(self._timers_s)
+            return 0.0  # it may have become due after the turn had looked
         return self._timers_s[0] - now_s if self._timers_s else None

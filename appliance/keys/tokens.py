@@ -45,7 +45,7 @@ class Tokens:
     path: Path
     problems: tuple[str, ...] = field(default=(), init=False)
     _clients: dict[str, str] = field(factory=dict[str, str], init=False)  # by digest
-    _stamp: tuple[int, ...] | None = field(default=None, init=False)
+    _stamp: tuple[tuple[int, ...], ...] | None = field(default=None, init=False)
 
     @property
     def directory(self) -> Path:
@@ -85,12 +85,13 @@ class Tokens:
         return path
 
     def look(self) -> None:
-        """Read them again if the directory has changed.
+        """Read them again if any of them, or who may write there, has changed.
 
         Raises:
             KeyFileError: It cannot be read, or others may write there. Nobody comes in then.
         """
-        stamp = directory_stamp(self.directory)
+        paths = sorted(self.directory.glob(f"*{SUFFIX}"))
+        stamp = tuple(map(directory_stamp, (self.path, self.directory, *paths)))
         if stamp == self._stamp:
             return
         self._clients, self.problems = {}, ()
@@ -101,9 +102,8 @@ class Tokens:
                 found = each.stat()
                 check_owner(str(each), found)
                 check_writers(str(each), found)
-            paths = sorted(self.directory.glob(f"*{SUFFIX}"))
         except FileNotFoundError:
-            paths = []  # none was made yet
+            pass  # none was made yet
         except OSError as error:
             raise KeyFileError(f"{self.directory}: cannot be read: {error.strerror}") from error
         for path in paths:

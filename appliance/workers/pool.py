@@ -154,6 +154,7 @@ class WorkerPool:
         former.retire()
         self._leaving.append(former)
         if not serves:
+            former.is_silent = True
             former.stop()
         return WorkerRef(slot, former.number) if serves else None
 

@@ -51,6 +51,8 @@ class Supervisor:
         number: Of the present or latest generation; 0 before the first.
         has_served: It is the one that serves the slot, or was.
         has_stopped: Nothing of it runs any more.
+        is_silent: Of what it does, only the end of a process is told: another one has taken over
+            before it was ready.
     """
 
     def __init__(self, slot: Slot, page: int, numbers: Iterator[int], around: Surroundings) -> None:
@@ -60,6 +62,7 @@ class Supervisor:
         self.number = 0
         self.has_served = False
         self.has_stopped = False
+        self.is_silent = False
         self._ledger_offset = around.arena.ledger_offset(page)
         self._around = around
         self._hang = HangBound(floor_ns=slot.hang_floor_ns, factor=slot.hang_factor)
@@ -158,7 +161,11 @@ class Supervisor:
         )
         if conversation.loading is not None:
             self._quarantine.died(conversation.loading, self._latest.cause)
-        around.on_event(WorkerDown(worker, self._latest.cause, self._latest.stderr))
+        self._tell(WorkerDown(worker, self._latest.cause, self._latest.stderr))
+
+    def _tell(self, event: PoolEvent) -> None:
+        if not self.is_silent or isinstance(event, WorkerDown):
+            self._around.on_event(event)
 
     async def _run(self, conversation: Conversation) -> Ending:
         around = self._around
@@ -170,7 +177,7 @@ class Supervisor:
             process,
             channel,
             conversation,
-            on_event=around.on_event,
+            on_event=self._tell,
             on_line=lambda line: around.on_log(self.slot.name, line),
             clock=around.clock,
         )
