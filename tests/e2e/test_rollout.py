@@ -227,6 +227,33 @@ def test_models_are_not_changed_through_a_door_that_is_not_let(models: Path) -> 
         assert "ingest.grpc.model_control" in error.details()
 
 
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_the_one_that_serves_may_die_while_its_successor_loads(
+    running: Box, models: Path, action: str
+) -> None:
+    slow = "import time\ntime.sleep(1)\n"
+    add_version(models, 2, "vision", source=slow + "def run(batch):\n    return batch\n")
+    with channel(running) as open_channel:
+        load(open_channel, "vision")  # whoever loads it again takes a second
+        if action == "load":
+            add_version(models, 2)
+            asked = method(open_channel, "RepositoryModelLoad").future(
+                pb.RepositoryModelLoadRequest(model_name="policy"), timeout=60
+            )
+        else:
+            asked = method(open_channel, "RepositoryModelUnload").future(
+                pb.RepositoryModelUnloadRequest(model_name="policy"), timeout=60
+            )
+        running.kill_worker("cpu-0")
+        asked.result()
+        if action == "load":
+            assert infer(open_channel) == ("2", 2.0)
+        running.wait_until(lambda status: status["state"] == "ready")
+        if action == "load":
+            assert infer(open_channel) == ("2", 2.0)
+    assert running.status()["ledger"]["balanced"]
+
+
 # ----------------------------------------------------------------------------- more, and fewer
 
 

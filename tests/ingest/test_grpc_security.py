@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,8 +203,15 @@ def test_each_call_needs_a_token_and_is_its_holders(
 
         assert main(["keys", "tokens", *keys]) == 0
         assert capsys.readouterr().out == "site-2\n"
+        sent: queue.Queue[pb.ModelInferRequest | None] = queue.Queue()
+        answers = stream(channel)(iter(sent.get, None), metadata=held)
+        sent.put(request("sleeper", X))
+        assert not next(answers).error_message
         assert main(["keys", "revoke-token", "site-2", *keys]) == 0
         guarded.wait_until(lambda _: _is_refused(channel, held))
+        sent.put(request("sleeper", X))
+        assert "UNAUTHENTICATED" in next(answers).error_message
+        sent.put(None)
 
 
 def test_the_trace_that_a_call_belongs_to_is_in_the_log(models: Path) -> None:

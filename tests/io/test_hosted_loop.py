@@ -141,3 +141,24 @@ async def test_what_comes_after_each_turns_is_told() -> None:
             nursery.cancel_scope.cancel()
     loop.close()
     assert seen == [0, 1, 2]
+
+
+async def test_a_timer_that_becomes_due_behind_a_turn_fires() -> None:
+    loop = HostedLoop()
+    fired = trio.Event()
+    loop.call_later(0.01, fired.set)
+    is_first = True
+
+    def after() -> None:
+        nonlocal is_first
+        while is_first and loop.time() < begin_s + 0.02:
+            pass  # as a long turn of the dispatcher
+        is_first = False
+
+    begin_s = loop.time()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.turns, after)
+            await fired.wait()
+            nursery.cancel_scope.cancel()
+    loop.close()
