@@ -118,15 +118,16 @@ class Guard:
         self, decided: Wait | None, contenders: Sequence[Contender], start_ns: int
     ) -> Decided:
         """Let a worker have nothing for a while, and ask again soon if somebody could run."""
+        now_ns = start_ns - contenders[0].delay_ns if contenders else start_ns
         if decided is not None and (
             not isinstance(cast("object", decided), Wait)
             or type(decided.until_ns) is not int
-            or decided.until_ns <= start_ns
+            or decided.until_ns <= now_ns
         ):
             raise StrategyError(
                 "nonsense",
                 f"it answered {_kind(decided)}; expected a Choice, None, or a Wait with an integer "
-                f"until_ns after {start_ns}",
+                f"until_ns after {now_ns}",
             )
         if not any(_could_run(one, start_ns) for one in contenders):
             return decided
@@ -163,7 +164,8 @@ def checked(choice: Choice, contenders: Sequence[Contender], start_ns: int) -> C
         raise StrategyError(
             "too_many", f"it chose {len(members)} of the model {model!r}, which takes {one.most}"
         )
-    finish_ns = start_ns + one.switch_ns + one.times_ns[len(members)]
+    takes_ns = one.alone_ns if len(members) == 1 else one.times_ns[len(members)]
+    finish_ns = start_ns + one.switch_ns + takes_ns
     for request in members:
         if not isinstance(cast("object", request), Request) or not _waits(one.line, request):
             raise StrategyError(

@@ -245,7 +245,9 @@ def test_nobody_is_to_be_chosen_who_could_not_be_in_time() -> None:
             firm=True,
         )
     )
-    hopeless: Any = SimpleNamespace(lane=lane, line=line, times_ns=[0, 5 * MS], switch_ns=0)
+    hopeless: Any = SimpleNamespace(
+        lane=lane, line=line, times_ns=[0, 5 * MS], switch_ns=0, delay_ns=0
+    )
     mine = Mine(lambda *_: None)
     guard = Guard("mine", mine, mine)
     assert all(guard.choose([hopeless], n * 10 * MS) is None for n in range(1000))
