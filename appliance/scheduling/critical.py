@@ -38,7 +38,7 @@ class CriticalLane:
     waiting: Ranked
     expected: Sequence[Expected]
     together: float
-    _latest_start_ns: int = field(default=-1, init=False)
+    _latest_start_ns: int = field(default=-1, init=False)  # -1: not looked for yet
 
     def batch_ns(self, waiting: int, expected: int) -> int:
         """Return how long the batch takes in which those that wait are answered."""

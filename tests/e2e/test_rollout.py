@@ -275,7 +275,11 @@ def test_a_model_comes_and_goes(
     assert running.status()["ledger"]["balanced"]
 
 
-def test_the_admin_door_says_what_is_wrong(running: Box) -> None:
+def test_the_admin_door_says_what_is_wrong(
+    running: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "load", "nothing", "--socket", running.socket]) == 2
+    assert "'nothing' is not in" in capsys.readouterr().err
     with pytest.raises(AdminError, match="name: a text is expected"):
         admin.post(running.socket, "/v1/models/load", 5.0, {})
     with pytest.raises(AdminError, match="'nothing' is not in"):

@@ -176,6 +176,13 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(running: Box) -> None
             assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_who_pings_without_need_is_sent_away(running: Box) -> None:
+    with unharmed(running), RawClient(grpc_address(running)) as client, suppress(BrokenPipeError):
+        for _ in range(10):
+            client.ping()
+        assert b"too_many_pings" in client.wait_for(b"too_many_pings")
+
+
 def test_frames_that_are_none_end_their_connection_only(running: Box) -> None:
     with unharmed(running):
         for payload in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, b""):

@@ -200,6 +200,8 @@ def test_each_call_needs_a_token_and_is_its_holders(
         health = health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest()
         assert health.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+        watching = health.Watch(asked)  # a stream takes one of `max_calls` for as long as it likes
+        assert refusal(lambda: next(watching)).code() is grpc.StatusCode.UNAUTHENTICATED
 
         assert main(["keys", "tokens", *keys]) == 0
         assert capsys.readouterr().out == "site-2\n"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS = 0, 1, 3, 4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 END_STREAM, END_HEADERS = 1, 4
 CANCEL = 8
 
@@ -57,6 +57,10 @@ class RawClient:
             for name, value in fields.items()
         )
         self.frame(HEADERS, END_HEADERS, stream, payload)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self.frame(PING, 0, 0, bytes(8))
 
     def reset(self, stream: int) -> None:
         self.frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))
