@@ -255,6 +255,7 @@ def test_everything_returns_at_once_without_an_appliance(tmp_path: Path, state: 
         statistics = connection.statistics()
         assert (statistics.asked, statistics.sent, statistics.outstanding) == (500, 0, 1)
         assert statistics.superseded_locally == 499
+        assert model.get_result(5) is None  # an age of less than 1 ms is not told
         fake.start()
         while not fake.has_message():
             assert model.get_result(10) is None
