@@ -398,7 +398,10 @@ class Appliance:
         return AdminSources(
             status=documents.status,
             clients=lambda: {"clients": documents.clients()},
-            models=lambda: {"models": documents.status()["models"]},
+            models=lambda: {
+                "directory": str(self.models.directory.absolute()),
+                "models": documents.status()["models"],
+            },
             workers=lambda: {"workers": documents.status()["workers"]},
             metrics_text=self._metrics_text,
             drain=self._drain_document,

@@ -9,7 +9,11 @@ from numpy.typing import NDArray
 class ExecutionMode(enum.Enum):
     ORT_SEQUENTIAL = 0
 
+class GraphOptimizationLevel(enum.Enum):
+    ORT_DISABLE_ALL = 0
+
 class SessionOptions:
+    graph_optimization_level: GraphOptimizationLevel
     intra_op_num_threads: int
     inter_op_num_threads: int
     execution_mode: ExecutionMode

@@ -87,6 +87,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from appliance.cli import record, trace
 
         return record.record(arguments) if command == "record" else trace.trace(arguments)
+    if command == "models" and arguments.action not in ("list", "load", "unload"):
+        from appliance.cli import versions
+
+        return versions.COMMANDS[arguments.action](arguments)
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

@@ -125,11 +125,42 @@ def _asking(commands: Commands) -> None:
     for each in (load, unload):
         _add_socket(each)
         each.add_argument("model", metavar="MODEL")
+    _versions(actions)
     drain = commands.add_parser("drain", help="finish what is in flight, then stop")
     _add_socket(drain)
     drain.add_argument("--wait", action="store_true", help="return when it has stopped")
     reload = commands.add_parser("reload", help="read the configuration again, and apply it")
     _add_socket(reload)
+
+
+def _versions(actions: Commands) -> None:
+    versions = actions.add_parser("versions", help="what the repository holds")
+    verify = actions.add_parser("verify", help="compare what a version answers; 0 if it is good")
+    activate = actions.add_parser("activate", help="verify a version, and have it served")
+    rollback = actions.add_parser("rollback", help="have the version before served again")
+    for each in (versions, verify, activate, rollback):
+        _add_socket(each)
+        each.add_argument(
+            "--models", metavar="DIR", help="model repository (that of the appliance that runs)"
+        )
+    for each in (versions, verify, activate):
+        each.add_argument("--json", action="store_true", help="a document instead of text")
+    for each in (verify, activate, rollback):
+        each.add_argument("model", metavar="MODEL")
+    for each in (verify, activate):
+        each.add_argument("version", metavar="VERSION", nargs="?", help="(the latest)")
+        each.add_argument(
+            "--rounds",
+            metavar="N",
+            type=_positive(int),
+            default=3,
+            help="runs of each batch size (3)",
+        )
+        each.add_argument("--seed", metavar="N", type=int, help="of the made-up rows (any)")
+        each.add_argument(
+            "--recording", metavar="FILE", help="its observations instead of made-up rows"
+        )
+    activate.add_argument("--unverified", action="store_true", help="whatever it answers")
 
 
 def _keys(commands: Commands) -> None:

@@ -12,8 +12,11 @@ gather     rows -> batched arrays              preprocess one input's rows
 images     Pillow, only where needed           sounds     libsndfile, only where needed
 outputs    results -> arena                    arena      the shared memory, checked
 registry   engine by name                      onnxruntime, python   the engines
+samples    made-up rows                        warmup     how long batches take
+verification   does a version answer what it should?
 ```
 
 Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as
-`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it.
+`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it, but that
+`cli` verifies versions.
 """

@@ -44,8 +44,11 @@ class OnnxRuntimeEngine:
 
     keeps_inputs = False
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, optimised: bool = True) -> None:
         """Load it.
+
+        Args:
+            optimised: The runtime may replace operations by others that give about the same.
 
         Raises:
             EngineError: The file is missing, unreadable or no model that the runtime can run.
@@ -55,7 +58,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{path}: is missing")
         try:
             self._session = ort.InferenceSession(
-                str(path), _options(), providers=["CPUExecutionProvider"]
+                str(path), _options(optimised), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime has a class of its own for each reason
             raise EngineError(f"{path}: no usable ONNX model: {error}") from error
@@ -74,8 +77,10 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def _options() -> ort.SessionOptions:
+def _options(optimised: bool) -> ort.SessionOptions:  # noqa: FBT001  passed on
     options = ort.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.models.active import ACTIVE
 from appliance.models.manifest import MANIFEST
 from appliance.models.repository import ModelEntry
 
@@ -53,7 +54,7 @@ def stamp(directory: Path) -> Stamp:
     paths = [directory]
     try:
         for model in sorted(directory.iterdir()):
-            paths += [model, model / MANIFEST]
+            paths += [model, model / MANIFEST, model / ACTIVE]
     except OSError:
         return ()
     return tuple(_stamp_of(path) for path in paths)

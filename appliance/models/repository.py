@@ -1,4 +1,4 @@
-"""What lies in a model repository: `<model>/model.toml` and `<model>/<version>/...`.
+"""What lies in a model repository: `<model>/model.toml`, `<model>/<version>/...`, what is active.
 
 One model that cannot be used never hides the others.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 from attrs import frozen
 
 from appliance.errors import ConfigError
+from appliance.models.active import ACTIVE, NAME, Active, read_active
 from appliance.models.manifest import MANIFEST, parse_manifest
 from appliance.structure import read_text
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(NAME)
 
 
 @frozen
@@ -23,11 +24,12 @@ class ModelEntry:
     """One model found.
 
     Attributes:
-        version: The latest; empty if there is none.
+        version: To serve: the active one or, where none is, the latest; empty: there is none.
         manifest: What `model.toml` says; empty if it cannot be read.
         versions: All, oldest first.
-        directory: Of the latest version; of the model if there is none.
+        directory: Of the version to serve; of the model if there is none.
         error: Why the model cannot be used; None if nothing is wrong so far.
+        active: Which version somebody has said to serve; None: nobody has.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelEntry:
     manifest_path: Path
     directory: Path
     error: str | None = None
+    active: Active | None = None
 
 
 class Repository:
@@ -62,14 +65,22 @@ def version_key(version: str) -> tuple[tuple[int, str], ...]:
 
 def _entry(model: Path) -> ModelEntry:
     versions: list[str] = []
-    manifest, error = "", None
+    manifest, error, active = "", None, None
     try:
         versions = sorted((path.name for path in _directories(model)), key=version_key)
         manifest = _manifest(model)
         error = _what_is_wrong(model, versions, manifest)
+        active = read_active(model)
+        if error is None and active is not None and active.version not in versions:
+            error = (
+                f"{model / ACTIVE}: version: found {active.version!r}; there is "
+                f"{', '.join(versions)}"
+            )
     except ConfigError as problem:
         error = str(problem)
     version = versions[-1] if versions else ""
+    if active is not None and active.version in versions:
+        version = active.version
     return ModelEntry(
         name=model.name,
         version=version,
@@ -78,6 +89,7 @@ def _entry(model: Path) -> ModelEntry:
         manifest_path=model / MANIFEST,
         directory=model / version,
         error=error,
+        active=active,
     )
 
 
@@ -90,8 +102,8 @@ def _manifest(model: Path) -> str:
 
 def _what_is_wrong(model: Path, versions: list[str], manifest: str) -> str | None:
     for name in (model.name, *versions):
-        if not NAME.fullmatch(name):
-            return f"{model}: found the name {name!r}; allowed: {NAME.pattern}"
+        if not _NAME.fullmatch(name):
+            return f"{model}: found the name {name!r}; allowed: {NAME}"
     parse_manifest(manifest, str(model / MANIFEST))
     return None if versions else f"{model}: no version; expected a directory such as {model}/1"
 
