@@ -72,8 +72,9 @@ def _end_at_signals() -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
+    code: int
     if command in ("demo", "infer", "plan", "replay", "top"):
-        code: int = import_module(f"appliance.cli.{command}").run(arguments)
+        code = import_module(f"appliance.cli.{command}").run(arguments)
         return code
     if command in ("serve", "check-config"):
         from appliance.cli import server
@@ -88,9 +89,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
         return record.record(arguments) if command == "record" else trace.trace(arguments)
     if command == "models" and arguments.action not in ("list", "load", "unload"):
-        from appliance.cli import versions
-
-        return versions.COMMANDS[arguments.action](arguments)
+        name = "building" if arguments.action in ("build", "gc") else "versions"
+        code = import_module(f"appliance.cli.{name}").COMMANDS[arguments.action](arguments)
+        return code
     from appliance.cli import asking
 
     return asking.COMMANDS[command](arguments)

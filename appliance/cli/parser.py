@@ -138,17 +138,20 @@ def _versions(actions: Commands) -> None:
     verify = actions.add_parser("verify", help="compare what a version answers; 0 if it is good")
     activate = actions.add_parser("activate", help="verify a version, and have it served")
     rollback = actions.add_parser("rollback", help="have the version before served again")
-    for each in (versions, verify, activate, rollback):
+    build = actions.add_parser("build", help="build the TensorRT engine of a version")
+    collect = actions.add_parser("gc", help="remove the engines of versions that are gone")
+    for each in (versions, verify, activate, rollback, build, collect):
         _add_socket(each)
         each.add_argument(
             "--models", metavar="DIR", help="model repository (that of the appliance that runs)"
         )
-    for each in (versions, verify, activate):
+    for each in (versions, verify, activate, build):
         each.add_argument("--json", action="store_true", help="a document instead of text")
-    for each in (verify, activate, rollback):
+    for each in (verify, activate, rollback, build):
         each.add_argument("model", metavar="MODEL")
-    for each in (verify, activate):
+    for each in (verify, activate, build):
         each.add_argument("version", metavar="VERSION", nargs="?", help="(the latest)")
+    for each in (verify, activate):
         each.add_argument(
             "--rounds",
             metavar="N",
@@ -159,6 +162,16 @@ def _versions(actions: Commands) -> None:
         each.add_argument("--seed", metavar="N", type=int, help="of the made-up rows (any)")
         each.add_argument(
             "--recording", metavar="FILE", help="its observations instead of made-up rows"
+        )
+    build.add_argument(
+        "--capability",
+        metavar="X.Y",
+        action="append",
+        help="compute capability of the GPU, such as 8.6; may be repeated (any supported)",
+    )
+    for each in (build, collect):
+        each.add_argument(
+            "--cache", metavar="DIR", help="of engines (/var/cache/appliance/engines)"
         )
     activate.add_argument("--unverified", action="store_true", help="whatever it answers")
 

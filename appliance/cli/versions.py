@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 def versions(arguments: argparse.Namespace) -> int:
     """Show what lies in the repository, and which version of each model is to be served."""
-    entries = _repository(arguments).scan()
+    entries = repository_of(arguments).scan()
     if arguments.json:
         print(json.dumps({"models": [_document(entry) for entry in entries]}, indent=2))
         return OK
@@ -55,16 +55,16 @@ def versions(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Compare a version with its reference; 0 if it is good, else 1."""
-    entry = _entry(_repository(arguments), arguments.model)
-    version = _chosen(entry, arguments.version)
+    entry = entry_of(repository_of(arguments), arguments.model)
+    version = version_of(entry, arguments.version)
     return OK if _is_good(entry, version, arguments) else NOT_QUITE
 
 
 def activate(arguments: argparse.Namespace) -> int:
     """Verify a version and have it served; 0 if it is, else 1 and all is as before."""
-    entry = _entry(_repository(arguments), arguments.model)
+    entry = entry_of(repository_of(arguments), arguments.model)
     with _alone(entry):
-        version = _chosen(entry, arguments.version)
+        version = version_of(entry, arguments.version)
         if not arguments.unverified and not _is_good(entry, version, arguments):
             print(f"{entry.name}: version {version} is not activated", file=sys.stderr)
             return NOT_QUITE
@@ -75,7 +75,7 @@ def activate(arguments: argparse.Namespace) -> int:
 
 def rollback(arguments: argparse.Namespace) -> int:
     """Have the version before served again; 0 if it is, else 1 and all is as before."""
-    entry = _entry(_repository(arguments), arguments.model)
+    entry = entry_of(repository_of(arguments), arguments.model)
     with _alone(entry):
         active = entry.active
         if active is None or not active.previous:
@@ -83,7 +83,7 @@ def rollback(arguments: argparse.Namespace) -> int:
                 f"model {entry.name!r}: no version was active before; "
                 f"there is {', '.join(entry.versions)}"
             )
-        back = Active(version=_chosen(entry, active.previous), previous=active.version)
+        back = Active(version=version_of(entry, active.previous), previous=active.version)
         return _switch(arguments, entry, back)
 
 
@@ -98,8 +98,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 # ----------------------------------------------------------------------------- the repository
 
 
-def _repository(arguments: argparse.Namespace) -> Repository:
-    """Return the one that was named or, if none was, that of the appliance that runs."""
+def repository_of(arguments: argparse.Namespace) -> Repository:
+    """Return the one that was named or, if none was, that of the appliance that runs.
+
+    Raises:
+        ConfigError: None was, and none runs.
+    """
     if arguments.models:
         return Repository(arguments.models)
     try:
@@ -112,7 +116,12 @@ def _repository(arguments: argparse.Namespace) -> Repository:
         return Repository(cast("dict[str, Any]", answer)["directory"])
 
 
-def _entry(repository: Repository, name: str) -> ModelEntry:
+def entry_of(repository: Repository, name: str) -> ModelEntry:
+    """Return a model that has some version.
+
+    Raises:
+        ConfigError: There is none.
+    """
     entries = {entry.name: entry for entry in repository.scan()}
     if name not in entries:
         there = ", ".join(sorted(entries)) or "nothing"
@@ -123,8 +132,12 @@ def _entry(repository: Repository, name: str) -> ModelEntry:
     return entry
 
 
-def _chosen(entry: ModelEntry, version: str | None) -> str:
-    """Return the version that is meant; the latest, if none is named."""
+def version_of(entry: ModelEntry, version: str | None) -> str:
+    """Return the version that is meant; the latest, if none is named.
+
+    Raises:
+        ConfigError: It is not there.
+    """
     chosen = version or entry.versions[-1]
     if chosen not in entry.versions:
         there = ", ".join(entry.versions)

@@ -14,9 +14,10 @@ outputs    results -> arena                    arena      the shared memory, che
 registry   engine by name                      onnxruntime, python   the engines
 samples    made-up rows                        warmup     how long batches take
 verification   does a version answer what it should?
+tensorrt/  engines for NVIDIA's GPUs are built
 ```
 
 Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as
-`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it, but that
-`cli` verifies versions.
+`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it, but
+`cli` to verify versions and to build engines.
 """

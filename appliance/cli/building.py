@@ -1,0 +1,171 @@
+"""`appliance models build | gc`: engines for a GPU, made ahead of the time that they are needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from appliance.cli import INTERRUPTED, OK
+from appliance.cli.text import plain, size
+from appliance.cli.versions import entry_of, repository_of, version_of
+from appliance.engines.registry import MODEL_FILE
+from appliance.engines.tensorrt.building import BuildCancelled, Network, Profile, profile_of
+from appliance.engines.tensorrt.flavour import Flavour, find_driver, find_flavour
+from appliance.errors import ConfigError
+from appliance.models.engine_cache import (
+    Cached,
+    EngineCache,
+    EngineRecipe,
+    default_cache,
+    version_sha256,
+)
+from appliance.models.manifest import parse_manifest
+from appliance.models.repository import ModelEntry
+from appliance.models.resolve import resolve
+
+BAR = 30
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Build the engine of a version, unless it is there.
+
+    Raises:
+        ConfigError, EngineError, ExtraMissing: It cannot be built.
+    """
+    entry = entry_of(repository_of(arguments), arguments.model)
+    version = version_of(entry, arguments.version)
+    model = entry.manifest_path.parent / version / MODEL_FILE
+    if not model.is_file():
+        raise ConfigError(f"{model}: is missing; an engine is built of it")
+    flavour = find_flavour()
+    if not flavour.builds_for_others:
+        find_driver()
+    capabilities = tuple(sorted(set(arguments.capability or ())))
+    cache = _cache(arguments)
+    network = Network(flavour, model)
+    recipe, profile = _recipe(entry, version, flavour, network, capabilities)
+    found = cache.find(recipe)
+    if found is not None:
+        return _told(found, "is there already", as_json=arguments.json)
+    started = time.monotonic()
+    with _interruptible() as is_wanted, _bar(f"{entry.name} {version}") as on_progress:
+        try:
+            built = network.build(
+                profile, capabilities, cache.timings(recipe), on_progress, is_wanted
+            )
+        except BuildCancelled:
+            return INTERRUPTED
+    about = {"model": entry.name, "version": version}
+    made = cache.add(recipe, built.engine, built.timings, about)
+    took = f"built in {time.monotonic() - started:.1f} s"
+    return _told(made, took, as_json=arguments.json)
+
+
+def collect(arguments: argparse.Namespace) -> int:
+    """Remove the engines of versions that are not in the repository any more."""
+    cache = _cache(arguments)
+    there = {
+        version_sha256(entry.manifest_path.parent / version)
+        for entry in repository_of(arguments).scan()
+        for version in entry.versions
+    }
+    entries = cache.entries()
+    keep = {each.key for each in entries if each.about["recipe"]["model_sha256"] in there}
+    freed = sum(each.bytes for each in entries if each.key not in keep)
+    for key in cache.collect(keep):
+        print(f"removed: {cache.directory / key}")
+    print(f"{len(keep)} engines kept, {size(freed)} freed")
+    return OK
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": build, "gc": collect}
+
+
+def _cache(arguments: argparse.Namespace) -> EngineCache:
+    return EngineCache(Path(arguments.cache) if arguments.cache else default_cache())
+
+
+def _recipe(
+    entry: ModelEntry,
+    version: str,
+    flavour: Flavour,
+    network: Network,
+    capabilities: tuple[str, ...],
+) -> tuple[EngineRecipe, Profile]:
+    where = str(entry.manifest_path)
+    manifest = parse_manifest(entry.manifest, where)
+    resolved = resolve(manifest, network.signature, entry.name, version, where=where)
+    try:
+        profile = profile_of(resolved, network.signature, manifest.warmup)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    recipe = EngineRecipe(
+        model_sha256=version_sha256(entry.manifest_path.parent / version),
+        builder=f"{flavour.package} {flavour.version}",
+        target=",".join(capabilities) or flavour.default_target,
+        profile=profile,
+    )
+    return recipe, profile
+
+
+def _told(found: Cached, how: str, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"path": str(found.path), "bytes": found.bytes, **found.about}, indent=2))
+    else:
+        about = found.about
+        print(plain(f"{about['model']}: engine of version {about['version']} {how}"))
+        print(f"  for {about['recipe']['target']}, by {about['recipe']['builder']}")
+        print(f"  {found.path} ({size(found.bytes)})")
+    return OK
+
+
+@contextmanager
+def _interruptible() -> Generator[Callable[[], bool], None, None]:
+    """Let Ctrl-C end the build at its next step: an exception would get lost inside the builder."""
+    is_wanted = True
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        nonlocal is_wanted
+        is_wanted = False
+
+    before = {each: signal.signal(each, on_signal) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: is_wanted
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _bar(title: str) -> Generator[Callable[[str, float], None], None, None]:
+    """Show how far it is: a bar at a terminal, else a line for each tenth."""
+    shows = sys.stderr.isatty()
+    tenths = -1
+
+    def on_progress(step: str, fraction: float) -> None:
+        nonlocal tenths
+        if shows:
+            done = int(fraction * BAR)
+            bar = "#" * done + "-" * (BAR - done)
+            print(
+                f"\r\x1b[K{title} [{bar}] {fraction:4.0%} {plain(step)[:30]}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif int(fraction * 10) > tenths:
+            tenths = int(fraction * 10)
+            print(f"{title}: {tenths * 10} %  {plain(step)}", file=sys.stderr, flush=True)
+
+    try:
+        yield on_progress
+    finally:
+        if shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,211 @@
+"""Engines that were built, by what they were built of and for. Files only.
+
+```
+DIRECTORY/
+  <key>/engine.plan      the engine
+  <key>/about.json       what it is of and for, and the checksum of the engine
+  timings-<key>          how long parts take, by TensorRT version and target
+```
+
+An entry appears whole or not at all; one that is damaged is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+from attrs import define, frozen
+
+from appliance.errors import ConfigError
+
+ENGINE, ABOUT = "engine.plan", "about.json"
+PARTIAL, TIMINGS = ".partial-", "timings-"
+KEY_DIGITS = 32
+
+
+@frozen(kw_only=True)
+class EngineRecipe:
+    """All that an engine depends on.
+
+    Attributes:
+        model_sha256: Of the version's files.
+        builder: Package and version.
+        target: The GPU or compute capabilities.
+        profile: Input name to least, usual and largest shape.
+    """
+
+    model_sha256: str
+    builder: str
+    target: str
+    profile: Mapping[str, tuple[tuple[int, ...], ...]]
+
+    @property
+    def key(self) -> str:
+        """Its name in the cache."""
+        return _digest(json.dumps(attrs.asdict(self), sort_keys=True).encode())[:KEY_DIGITS]
+
+    @property
+    def timings_key(self) -> str:
+        """The name of its builder's timings."""
+        return TIMINGS + _digest(f"{self.builder} {self.target}".encode())[:KEY_DIGITS]
+
+
+@frozen
+class Cached:
+    """An engine in the cache.
+
+    Attributes:
+        about: What `about.json` says.
+        bytes: Of the engine.
+    """
+
+    key: str
+    path: Path
+    about: Mapping[str, Any]
+    bytes: int
+
+
+@define
+class EngineCache:
+    """See the module's docstring."""
+
+    directory: Path
+
+    def find(self, recipe: EngineRecipe) -> Cached | None:
+        """Return the engine of a recipe; None: there is none, or it is damaged."""
+        return self._entry(self.directory / recipe.key)
+
+    def entries(self) -> list[Cached]:
+        """Return every engine that is whole."""
+        found = [self._entry(path) for path in self._paths()]
+        return [entry for entry in found if entry is not None]
+
+    def timings(self, recipe: EngineRecipe) -> bytes:
+        """Return what earlier builds have learnt; nothing, if there were none."""
+        try:
+            return (self.directory / recipe.timings_key).read_bytes()
+        except OSError:
+            return b""
+
+    def add(
+        self, recipe: EngineRecipe, engine: bytes, timings: bytes, about: Mapping[str, str]
+    ) -> Cached:
+        """Keep an engine; it takes the place of a damaged one.
+
+        Args:
+            about: For people, beside the recipe: model and version.
+
+        Raises:
+            ConfigError: It cannot be written; then nothing is left of it.
+        """
+        told = {**about, "engine_sha256": _digest(engine), "recipe": attrs.asdict(recipe)}
+        place = self.directory / recipe.key
+        partial: Path | None = None
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
+            _write(partial / ENGINE, engine)
+            _write(partial / ABOUT, (json.dumps(told, indent=2) + "\n").encode())
+            if timings:
+                _write(partial / TIMINGS, timings)
+                (partial / TIMINGS).replace(self.directory / recipe.timings_key)
+            if place.exists():
+                shutil.rmtree(place)
+            partial.chmod(0o755)  # workers of another user read it
+            partial.rename(place)
+        except OSError as error:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise ConfigError(f"{place}: cannot be written: {error.strerror}") from error
+        entry = self._entry(place)
+        assert entry is not None
+        return entry
+
+    def collect(self, keep: Collection[str]) -> list[str]:
+        """Remove every engine but those of these keys, and what builds left that were killed.
+
+        Raises:
+            ConfigError: One cannot be removed.
+        """
+        removed: list[str] = []
+        for path in [*self._paths(), *self.directory.glob(f"{PARTIAL}*")]:
+            if path.name in keep:
+                continue
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be removed: {error.strerror}") from error
+            if not path.name.startswith(PARTIAL):
+                removed.append(path.name)
+        return removed
+
+    def _paths(self) -> list[Path]:
+        with contextlib.suppress(OSError):
+            return [
+                path
+                for path in sorted(self.directory.iterdir())
+                if len(path.name) == KEY_DIGITS and path.is_dir()
+            ]
+        return []
+
+    def _entry(self, path: Path) -> Cached | None:
+        try:
+            about = json.loads((path / ABOUT).read_bytes())
+            engine = (path / ENGINE).read_bytes()
+        except (OSError, ValueError):
+            return None
+        if not isinstance(about, dict):
+            return None
+        told = cast("dict[str, Any]", about)
+        if told.get("engine_sha256") != _digest(engine):
+            return None
+        return Cached(path.name, path / ENGINE, told, len(engine))
+
+
+def default_cache() -> Path:
+    """Return `/var/cache/appliance/engines` if that can be written, else the user's own."""
+    system = Path("/var/cache/appliance")
+    if os.access(system, os.W_OK | os.X_OK):
+        return system / "engines"
+    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) / "appliance" / "engines"
+
+
+def version_sha256(directory: Path) -> str:
+    """Return a checksum of all files of a version: weights may lie beside the model.
+
+    Raises:
+        ConfigError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(directory.rglob("*")):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            digest.update(f"{path.relative_to(directory)}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

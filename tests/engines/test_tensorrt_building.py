@@ -1,0 +1,282 @@
+"""Engines are built of real models by the real TensorRT for RTX, which needs no GPU for that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.repository import add_onnx_mlp, add_onnx_model
+
+from appliance.cli import main
+from appliance.cli.demo.models import Wheel, build_repository
+from appliance.engines.tensorrt.flavour import find_driver, find_flavour
+from appliance.engines.tensorrt.progress import BuildProgress
+from appliance.errors import EngineError, ExtraMissing
+
+Capture = pytest.CaptureFixture[str]
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed (x86_64 only)"
+)
+TEXT_FINDER = Wheel("rapidocr", "rapidocr==3.10.0", "models/PP-OCRv6_det_small.onnx")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's three, and one that finds text in whole frames."""
+    root = tmp_path_factory.mktemp("models")
+    build_repository(root)
+    version = root / "text_finder" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "model.toml").write_text(
+        "max_batch = 2\noutput_bytes = 409600\n"
+        '[[inputs]]\nname = "x"\nresize = [320, 320]\nlayout = "CHW"\n'
+    )
+    shutil.copyfile(TEXT_FINDER.locate(), version / "model.onnx")
+    return root
+
+
+def build(root: Path, cache: Path, *words: str) -> int:
+    return main(["models", "build", *words, "--models", str(root), "--cache", str(cache)])
+
+
+def built(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
+    assert build(root, cache, *words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# ------------------------------------------------------------------------------------ for real
+
+
+@needs_rtx
+@pytest.mark.parametrize("model", ["text_direction", "voice", "policy", "text_finder"])
+def test_a_real_model_is_built_once(
+    models: Path, tmp_path: Path, capsys: Capture, model: str
+) -> None:
+    first = built(models, tmp_path, capsys, model)
+    path = Path(str(first["path"]))
+    assert path.stat().st_size == first["bytes"]
+    written = path.stat().st_mtime_ns
+    assert build(models, tmp_path, model) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == written
+
+
+@needs_rtx
+def test_an_engine_takes_batches_up_to_the_largest(
+    models: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    recipe = built(models, tmp_path, capsys, "text_direction")["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["profile"] == {"x": [[1, 3, 48, 192], [8, 3, 48, 192], [8, 3, 48, 192]]}
+    recipe = built(models, tmp_path, capsys, "voice")["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["profile"] == {"input": [[1, 576]] * 3, "state": [[2, 1, 128]] * 3}
+
+
+@needs_rtx
+def test_for_which_gpus(models: Path, tmp_path: Path, capsys: Capture) -> None:
+    ways = [(), ("--capability", "8.9"), ("--capability", "8.9", "--capability", "8.6")]
+    recipes = [built(models, tmp_path, capsys, "policy", *words)["recipe"] for words in ways]
+    targets = [recipe["target"] for recipe in recipes if isinstance(recipe, dict)]
+    assert targets == ["any GPU that it supports", "8.9", "8.6,8.9"]
+    assert build(models, tmp_path, "policy", "--capability", "1.0") == 2
+    assert "compute capability '1.0'" in capsys.readouterr().err
+
+
+@needs_rtx
+def test_what_tensorrt_does_not_know_is_named(tmp_path: Path, capsys: Capture) -> None:
+    from onnx import TensorProto, helper
+
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")
+    ]
+    node = helper.make_node("Wobble", ["x"], ["y"], name="wobbling", domain="robots")
+    graph = helper.make_graph([node], "g", tensors[:1], tensors[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("robots", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    add_onnx_model(tmp_path / "models", "odd", model.SerializeToString())
+    assert build(tmp_path / "models", tmp_path / "cache", "odd") == 2
+    said = capsys.readouterr().err
+    assert "operator Wobble" in said
+    assert "wobbling" in said
+    assert not (tmp_path / "cache").exists()
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("content", "manifest", "told"),
+    [
+        (b"not ONNX", "", "TensorRT cannot build it"),
+        (b"", "", "TensorRT cannot build it"),
+        (None, "[warmup]\nshapes = { x = [0] }", "warmup"),
+    ],
+)
+def test_what_cannot_be_built_is_said(
+    tmp_path: Path, capsys: Capture, content: bytes | None, manifest: str, told: str
+) -> None:
+    if content is None:
+        add_onnx_mlp(tmp_path / "models", "broken", manifest)
+    else:
+        add_onnx_model(tmp_path / "models", "broken", content, manifest)
+    assert build(tmp_path / "models", tmp_path / "cache", "broken") == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+@needs_rtx
+def test_an_open_dimension_has_to_be_said(models: Path, tmp_path: Path, capsys: Capture) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(models / "text_finder", root / "text_finder")
+    (root / "text_finder" / "model.toml").write_text("max_batch = 2\noutput_bytes = 409600\n")
+    assert build(root, tmp_path / "cache", "text_finder") == 2
+    said = capsys.readouterr().err
+    assert "model.toml: warmup.shapes.x: is missing" in said
+
+
+@needs_rtx
+def test_engines_of_versions_that_are_gone_are_collected(tmp_path: Path, capsys: Capture) -> None:
+    root, cache = tmp_path / "models", tmp_path / "cache"
+    add_onnx_mlp(root, "mlp")
+    add_onnx_mlp(root, "mlp", seed=1, version="2")
+    kept = [built(root, cache, capsys, "mlp", version)["path"] for version in ("1", "2")]
+    shutil.rmtree(root / "mlp" / "1")
+    assert main(["models", "gc", "--models", str(root), "--cache", str(cache)]) == 0
+    assert "1 engines kept" in capsys.readouterr().out
+    assert [Path(str(path)).exists() for path in kept] == [False, True]
+
+
+@needs_rtx
+def test_an_interrupted_build_leaves_nothing_and_the_next_one_builds(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    @contextmanager
+    def interrupting(_: str) -> Generator[Callable[[str, float], None], None, None]:
+        def on_progress(step: str, _: float) -> None:
+            if not steps:
+                signal.raise_signal(signal.SIGINT)
+            steps.append(step)
+
+        yield on_progress
+
+    with monkeypatch.context() as patched:
+        patched.setattr("appliance.cli.building._bar", interrupting)
+        assert build(models, tmp_path, "text_finder") == 130
+    assert steps
+    assert list(tmp_path.iterdir()) == []
+    assert build(models, tmp_path, "text_finder") == 0
+
+
+# -------------------------------------------------------------------------------- what is there
+
+
+def _api(version: str) -> ModuleType:
+    module = ModuleType("tensorrt")
+    module.__version__ = version  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({"tensorrt": "10.3.0"}, ("tensorrt", "10.3.0")),
+        ({"tensorrt": "11.4.1"}, ("tensorrt", "11.4.1")),
+        ({"tensorrt": "10.3.0", "tensorrt_rtx": "1.7.1.116"}, ("tensorrt_rtx", "1.7.1.116")),
+    ],
+)
+def test_whichever_there_is(there: dict[str, str], found: tuple[str, str]) -> None:
+    def load(package: str) -> ModuleType:
+        if package not in there:
+            raise ModuleNotFoundError(package)
+        return _api(there[package])
+
+    flavour = find_flavour(load)
+    assert (flavour.package, flavour.version) == found
+
+
+def test_none_is_said_with_what_to_install() -> None:
+    def load(package: str) -> ModuleType:
+        raise ModuleNotFoundError(package)
+
+    with pytest.raises(ExtraMissing, match=r"pip install 'appliance\[gpu\]'"):
+        find_flavour(load)
+
+
+def test_one_that_is_too_old_or_broken_is_said() -> None:
+    with pytest.raises(EngineError, match=r"tensorrt_rtx 1\.3\.0 is too old: 1\.4"):
+        find_flavour(lambda _: _api("1.3.0"))
+
+    def broken(_: str) -> ModuleType:
+        raise ImportError("libnvinfer.so.10: cannot open shared object file")
+
+    with pytest.raises(EngineError, match=r"cannot be used: libnvinfer\.so\.10"):
+        find_flavour(broken)
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
+def test_no_driver_is_said() -> None:
+    with pytest.raises(EngineError, match=r"no NVIDIA driver|finds no GPU"):
+        find_driver()
+
+
+@pytest.mark.parametrize(("code", "count"), [(100, 0), (0, 0)])
+def test_a_driver_without_a_gpu_is_said(
+    monkeypatch: pytest.MonkeyPatch, code: int, count: int
+) -> None:
+    driver = SimpleNamespace(cuInit=lambda _: code, cuDeviceGetCount=lambda _: count)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: driver)
+    with pytest.raises(EngineError, match=f"finds no GPU .CUDA error {code}"):
+        find_driver()
+
+
+# ------------------------------------------------------------------------------------- progress
+
+
+def test_a_step_that_holds_a_phase_is_as_far_as_that() -> None:
+    progress = BuildProgress()
+    progress.started("whole", None, 4)
+    progress.stepped("whole", 0)
+    assert progress.fraction == 0.25
+    progress.started("part", "whole", 2)
+    progress.stepped("part", 0)
+    assert (progress.fraction, progress.step) == (0.375, "part")
+    progress.finished("part")
+    assert (progress.fraction, progress.step) == (0.5, "whole")
+    progress.finished("whole")
+    assert (progress.fraction, progress.step) == (1.0, "")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["started", "stepped", "finished"]),
+            st.sampled_from("abc"),
+            st.integers(-1, 9),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_is_reported_it_only_grows(reports: list[tuple[str, str, int]]) -> None:
+    progress = BuildProgress()
+    seen = [0.0]
+    for kind, name, number in reports:
+        if kind == "started":
+            progress.started(name, None, number)
+        elif kind == "stepped":
+            progress.stepped(name, number)
+        else:
+            progress.finished(name)
+        seen.append(progress.fraction)
+    assert seen == sorted(seen)
+    assert seen[-1] <= 1.0

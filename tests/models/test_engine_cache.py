@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.errors import ConfigError
+from appliance.models.engine_cache import (
+    ABOUT,
+    ENGINE,
+    PARTIAL,
+    EngineCache,
+    EngineRecipe,
+    version_sha256,
+)
+
+RECIPE = EngineRecipe(
+    model_sha256="a" * 64,
+    builder="tensorrt_rtx 1.7.1",
+    target="8.6",
+    profile={"x": ((1, 4), (8, 4), (8, 4))},
+)
+ABOUT_IT = {"model": "policy", "version": "2"}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / "engines")
+
+
+def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
+    assert cache.find(RECIPE) is None
+    made = cache.add(RECIPE, b"engine", b"timings", ABOUT_IT)
+    assert cache.find(RECIPE) == made
+    assert made.path.read_bytes() == b"engine"
+    assert (made.about["model"], made.bytes) == ("policy", 6)
+    assert cache.timings(RECIPE) == b"timings"
+    assert {path.name for path in cache.directory.iterdir()} == {RECIPE.key, RECIPE.timings_key}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_sha256": "b" * 64},
+        {"builder": "tensorrt_rtx 1.7.2"},
+        {"target": "8.9"},
+        {"profile": {"x": ((1, 4), (4, 4), (4, 4))}},
+    ],
+)
+def test_all_that_an_engine_depends_on_is_in_its_key(
+    cache: EngineCache, other: dict[str, object]
+) -> None:
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    assert cache.find(attrs.evolve(RECIPE, **other)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [ENGINE, ABOUT])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_damaged_engine_is_none_and_is_built_again(
+    cache: EngineCache, name: str, how: str
+) -> None:
+    path = cache.add(RECIPE, b"engine" * 100, b"", ABOUT_IT).path.parent / name
+    whole = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-7] if how == "cut" else whole[:9] + b"?" + whole[10:])
+    if (name, how) != (ABOUT, "flipped"):  # a letter of the text for people may be any
+        assert cache.find(RECIPE) is None
+        assert cache.entries() == []
+    assert cache.add(RECIPE, b"another", b"", ABOUT_IT) == cache.find(RECIPE)
+
+
+def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCache) -> None:
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    other = attrs.evolve(RECIPE, target="8.9")
+    cache.add(other, b"engine", b"", ABOUT_IT)
+    (cache.directory / f"{PARTIAL}killed").mkdir()
+    (cache.directory / "notes").mkdir()  # not ours
+    assert cache.collect({RECIPE.key}) == [other.key]
+    assert cache.find(RECIPE) is not None
+    assert {path.name for path in cache.directory.iterdir() if path.is_dir()} == {
+        RECIPE.key,
+        "notes",
+    }
+    assert EngineCache(cache.directory / "nowhere").collect(()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+        cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_each_file_of_a_version_counts(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    seen = {version_sha256(tmp_path)}
+    (tmp_path / "weights.bin").write_bytes(b"weights")
+    seen.add(version_sha256(tmp_path))
+    (tmp_path / "weights.bin").write_bytes(b"Weights")
+    seen.add(version_sha256(tmp_path))
+    (tmp_path / "weights.bin").rename(tmp_path / "other.bin")
+    seen.add(version_sha256(tmp_path))
+    assert len(seen) == 4
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "policy.pyc").write_bytes(b"")
+    assert version_sha256(tmp_path) in seen
+
+
+@given(st.binary(max_size=200))
+def test_whatever_about_says_it_is_an_engine_or_none(
+    tmp_path_factory: pytest.TempPathFactory, said: bytes
+) -> None:
+    cache = EngineCache(tmp_path_factory.mktemp("engines"))
+    path = cache.add(RECIPE, b"engine", b"", ABOUT_IT).path.parent
+    (path / ABOUT).write_bytes(said)
+    assert cache.find(RECIPE) is None
+    (path / ABOUT).write_text(json.dumps([said.hex()]))
+    assert cache.find(RECIPE) is None
