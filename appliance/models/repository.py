@@ -23,6 +23,7 @@ class ModelEntry:
     """One model found.
 
     Attributes:
+        name: Of its directory; with escapes, and an `error`, if that is no UTF-8.
         version: The latest; empty if there is none.
         manifest: What `model.toml` says; empty if it cannot be read.
         versions: All, oldest first.
@@ -64,14 +65,15 @@ def _entry(model: Path) -> ModelEntry:
     versions: list[str] = []
     manifest, error = "", None
     try:
-        versions = sorted((path.name for path in _directories(model)), key=version_key)
+        versions = sorted((_text(path.name) for path in _directories(model)), key=version_key)
         manifest = _manifest(model)
         error = _what_is_wrong(model, versions, manifest)
     except ConfigError as problem:
         error = str(problem)
+    error = error and _text(error)  # it may name a path
     version = versions[-1] if versions else ""
     return ModelEntry(
-        name=model.name,
+        name=_text(model.name),
         version=version,
         versions=tuple(versions),
         manifest=manifest,
@@ -79,6 +81,14 @@ def _entry(model: Path) -> ModelEntry:
         directory=model / version,
         error=error,
     )
+
+
+def _text(name: str) -> str:
+    """Return a name that can be told to anybody: bytes that are no text become escapes.
+
+    They have none in protobuf, and so would break whatever answer lists them.
+    """
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _manifest(model: Path) -> str:

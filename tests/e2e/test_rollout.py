@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -217,6 +218,24 @@ def test_what_cannot_be_loaded_is_said(running: Box, models: Path) -> None:
         overridden = refusal(lambda: method(open_channel, "RepositoryModelLoad")(asked))
         assert overridden.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "config" in overridden.details()
+
+
+def test_names_that_are_no_text_are_told_with_escapes(models: Path) -> None:
+    (models / os.fsdecode(b"caf\xe9")).mkdir()
+    overrides = (OVERRIDE, CONTROL)
+    with (
+        box(models, overrides=overrides, state="degraded") as running,
+        channel(running) as open_channel,
+    ):
+        (models / os.fsdecode(b"na\xefve")).mkdir()
+        unknown = refusal(lambda: load(open_channel, "nothing"))
+        assert unknown.code() is grpc.StatusCode.NOT_FOUND
+        assert "there is caf\\xe9, na\\xefve, policy, vision" in unknown.details()
+        index = method(open_channel, "RepositoryIndex")(pb.RepositoryIndexRequest(), timeout=10)
+        assert {each.name for each in index.models} == {"caf\\xe9", "policy", "vision"}
+        unserved = refusal(lambda: infer(open_channel, "nothing"))
+        assert unserved.code() is grpc.StatusCode.NOT_FOUND
+        assert infer(open_channel) == ("1", 1.0)
 
 
 def test_models_are_not_changed_through_a_door_that_is_not_let(models: Path) -> None:
