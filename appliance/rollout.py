@@ -188,19 +188,28 @@ class Rollout:
 
     def _check_specs(self, name: str) -> None:
         """Refuse what requests that were admitted before could not be answered by."""
+        found = [spec for specs in self._specs().values() for spec in specs]
+        for spec in found:
+            served = self.catalog.models.get(spec.model_id)
+            before = served.spec if served is not None else None
+            if before is None or spec.version != before.version or spec.hash == before.hash:
+                continue
+            if spec.model_id == name:
+                text = (
+                    f"model {name!r}: version {before.version} is served with other inputs or "
+                    "outputs; put this one into a directory of a new version"
+                )
+            else:
+                text = (
+                    f"model {spec.model_id!r}, which shares a worker with {name!r}, has other "
+                    f"inputs or outputs by now than version {before.version} that is served; put "
+                    "those files back, and the new ones into a directory of a new version"
+                )
+            raise Rejected(Outcome.INVALID, text)
         served = self.catalog.models.get(name)
         before = served.spec if served is not None else None
-        after = [
-            spec for specs in self._specs().values() for spec in specs if spec.model_id == name
-        ]
-        if before is None or not after:
+        if before is None or all(spec.model_id != name for spec in found):
             return
-        if any(spec.version == before.version and spec.hash != before.hash for spec in after):
-            raise Rejected(
-                Outcome.INVALID,
-                f"model {name!r}: version {before.version} is served with other inputs or outputs; "
-                "put this one into a directory of a new version",
-            )
         queued = self.dispatcher.scheduler.statistics().queued_by_model
         waits = ModelRef(name, before.version) in queued
         if before.recurrent and (waits or self.dispatcher.endings.memory.states.has(name)):

@@ -273,6 +273,57 @@ def test_the_one_that_serves_may_die_while_its_successor_loads(
     assert running.status()["ledger"]["balanced"]
 
 
+# ---------------------------------------------------------------------------- its neighbours
+
+
+def test_a_neighbour_whose_files_give_something_else_by_now_stays_as_it_is(
+    running: Box, models: Path
+) -> None:
+    widened = "def run(batch):\n    return {'other': batch['state'][:, :2]}\n"
+    (models / "vision" / "1" / "policy.py").write_text(widened)
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "'vision', which shares a worker with 'policy'" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+        gone = refusal(
+            lambda: method(open_channel, "RepositoryModelUnload")(
+                pb.RepositoryModelUnloadRequest(model_name="policy"), timeout=60
+            )
+        )
+        assert "'vision'" in gone.details()
+        add_version(models, 1, "vision")
+        load(open_channel)
+        assert infer(open_channel) == ("2", 2.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+
+
+def test_a_neighbour_that_does_not_load_any_more_stays_as_it_is(running: Box, models: Path) -> None:
+    (models / "vision" / "1" / "policy.py").write_text("raise ValueError('no weights here')")
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "'vision', which shares a worker with 'policy', failed" in error.details()
+        assert "no weights here" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+    assert running.status()["state"] == "ready"
+
+
+def test_a_neighbour_is_served_by_the_manifest_and_version_it_was(
+    running: Box, models: Path
+) -> None:
+    add_version(models, 2, "vision", width=5)  # for both versions
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        load(open_channel)
+        assert infer(open_channel) == ("2", 2.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+
+
 # ----------------------------------------------------------------------------- more, and fewer
 
 
