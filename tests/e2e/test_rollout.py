@@ -324,6 +324,49 @@ def test_a_neighbour_is_served_by_the_manifest_and_version_it_was(
         assert infer(open_channel, "vision") == ("1", 1.0)
 
 
+WIDE = """
+import numpy as np
+def run(batch):
+    return {{"action": np.zeros((len(batch["state"]), {floats}), np.float32)}}
+"""
+
+
+def test_a_successor_needs_room_for_its_largest_outputs_alone(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    manifest = MANIFEST.format(width=4).replace("max_batch = 8", "max_batch = 1")
+    large, small = 1 << 20, 3 << 18
+    for name, size in (("a-small", small), ("b-large", large)):  # loaded in this order
+        add_python_model(models, name, WIDE.format(floats=size // 4), manifest)
+    # Two blocks of the larger for the one that serves, and two for its successor; no more beside
+    # them than is lost between them.
+    arena = f"arena.bytes={4 * large + small}"
+    with box(models, overrides=(OVERRIDE, CONTROL, arena)) as running:
+        running.wait_settled()
+        with channel(running) as open_channel:
+            load(open_channel, "a-small")
+            for name, size in (("a-small", small), ("b-large", large)):
+                answer = method(open_channel, "ModelInfer")(request(name, X), timeout=10)
+                assert len(answer.raw_output_contents[0]) == size
+        running.wait_settled()
+        status = running.status()
+        assert status["state"] == "ready", status["reasons"]
+
+
+def test_a_successor_whose_outputs_have_no_room_changes_nothing(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    manifest = MANIFEST.format(width=4).replace("max_batch = 8", "max_batch = 1")
+    add_python_model(models, "policy", WIDE.format(floats=1 << 18), manifest)
+    arena = f"arena.bytes={7 << 19}"
+    with box(models, overrides=(OVERRIDE, CONTROL, arena)) as running:
+        running.wait_settled()
+        used = running.status()["arena"]["used"]
+        with channel(running) as open_channel:
+            error = refusal(lambda: load(open_channel))
+            assert "the arena has no room for 2097152 bytes" in error.details()
+            method(open_channel, "ModelInfer")(request("policy", X), timeout=10)
+        assert running.wait_settled()["arena"]["used"] == used
+
+
 # ----------------------------------------------------------------------------- more, and fewer
 
 
