@@ -417,12 +417,15 @@ class Appliance:
 
     def _clients(self) -> list[Client]:
         now_ns = time.monotonic_ns()
-        return client_documents(
-            self.door.table,
-            lambda client: self._admission.policy(client).tier,
-            self.dispatcher.scheduler.overdue_ns(now_ns),
-            now_ns,
-        )
+
+        def tier_of(client: str) -> int:
+            return self._admission.policy(client).tier
+
+        overdue_ns = self.dispatcher.scheduler.overdue_ns(now_ns)
+        robots = client_documents(self.door.table, tier_of, overdue_ns, now_ns)
+        if self.bridge is None:
+            return robots
+        return robots + self.bridge.door.clients.documents(tier_of, now_ns)
 
     def _problems(self) -> list[str]:
         """Say what is wrong beside models and workers."""

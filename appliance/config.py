@@ -101,7 +101,7 @@ class GrpcTls:
 
     Attributes:
         certificate: With those between it and its root; empty: there is no TLS.
-        key: Its private key, without a password.
+        key: Its private key, without a password; only its owner may be able to read it.
         client_ca: Who signs the certificates of clients. Each then needs one, and is who its
             common name says; empty: clients need none.
     """

@@ -25,6 +25,7 @@ from appliance.models.repository import ModelEntry, Repository
 from appliance.reload import ModelWatch
 from appliance.scheduling.events import ModelRef, WorkerRef, WorkerRetired
 from appliance.wire.spec import ModelSpec
+from appliance.workers.allocator import Block
 from appliance.workers.events import ModelFailed, ModelLoaded, PoolEvent, WorkerDown, WorkerUp
 from appliance.workers.placement import slots_of
 from appliance.workers.pool import WorkerPool
@@ -123,12 +124,12 @@ class Rollout:
                 await self._until_up(slot, name)
             self._check_alive(name)
             self._check_specs(name)
-            self._check_room()
+            outputs = self._reserved()
         except BaseException:
             for slot in changed:
                 self.pool.abandon(slot.name)
             raise
-        retired = self._take_over(entries, changed, pages, name)
+        retired = self._take_over(entries, changed, pages, outputs, name)
         await self.watch.look()  # what is there is no news any more
         await self._until_left(retired)
 
@@ -188,19 +189,28 @@ class Rollout:
 
     def _check_specs(self, name: str) -> None:
         """Refuse what requests that were admitted before could not be answered by."""
+        found = [spec for specs in self._specs().values() for spec in specs]
+        for spec in found:
+            served = self.catalog.models.get(spec.model_id)
+            before = served.spec if served is not None else None
+            if before is None or spec.version != before.version or spec.hash == before.hash:
+                continue
+            if spec.model_id == name:
+                text = (
+                    f"model {name!r}: version {before.version} is served with other inputs or "
+                    "outputs; put this one into a directory of a new version"
+                )
+            else:
+                text = (
+                    f"model {spec.model_id!r}, which shares a worker with {name!r}, has other "
+                    f"inputs or outputs by now than version {before.version} that is served; put "
+                    "those files back, and the new ones into a directory of a new version"
+                )
+            raise Rejected(Outcome.INVALID, text)
         served = self.catalog.models.get(name)
         before = served.spec if served is not None else None
-        after = [
-            spec for specs in self._specs().values() for spec in specs if spec.model_id == name
-        ]
-        if before is None or not after:
+        if before is None or all(spec.model_id != name for spec in found):
             return
-        if any(spec.version == before.version and spec.hash != before.hash for spec in after):
-            raise Rejected(
-                Outcome.INVALID,
-                f"model {name!r}: version {before.version} is served with other inputs or outputs; "
-                "put this one into a directory of a new version",
-            )
         queued = self.dispatcher.scheduler.statistics().queued_by_model
         waits = ModelRef(name, before.version) in queued
         if before.recurrent and (waits or self.dispatcher.endings.memory.states.has(name)):
@@ -210,24 +220,27 @@ class Rollout:
                 "are over, or start another instance (appliance serve --standby), drain this one",
             )
 
-    def _check_room(self) -> None:
-        """Refuse what the arena has no room for beside what is served.
+    def _reserved(self) -> dict[str, list[Block]]:
+        """Return the blocks for the outputs of each successor, beside those of what is served.
 
         Raises:
-            Rejected: TOO_LARGE.
+            Rejected: TOO_LARGE, the arena has no room for them.
         """
-        allocator = self.dispatcher.fleet.memory.arena.allocator
-        sizes = [self.dispatcher.fleet.output_bytes(specs) for specs in self._specs().values()]
-        blocks = [allocator.allocate(size // 2) for size in sizes if size for _ in range(2)]
-        for block in blocks:
-            if block is not None:
-                allocator.free(block)
-        if None in blocks:
-            raise Rejected(
-                Outcome.TOO_LARGE,
-                f"the arena has no room for {sum(sizes)} bytes of outputs beside those that are "
-                "served; raise arena.bytes",
-            )
+        fleet = self.dispatcher.fleet
+        sizes = {slot: fleet.output_bytes(specs) for slot, specs in self._specs().items()}
+        allocator = fleet.memory.arena.allocator
+        outputs: dict[str, list[Block]] = {}
+        for slot, size in sizes.items():
+            blocks = outputs[slot] = fleet.output_blocks(size // 2) if size else []
+            if size and not blocks:
+                for block in (each for held in outputs.values() for each in held):
+                    allocator.free(block)
+                raise Rejected(
+                    Outcome.TOO_LARGE,
+                    f"the arena has no room for {sum(sizes.values())} bytes of outputs beside "
+                    "those that are served; raise arena.bytes",
+                )
+        return outputs
 
     # -------------------------------------------------------------------------------- the swap
 
@@ -236,6 +249,7 @@ class Rollout:
         entries: Sequence[ModelEntry],
         changed: Sequence[Slot],
         pages: dict[str, int],
+        outputs: dict[str, list[Block]],
         name: str,
     ) -> list[WorkerRef]:
         """Let the successors serve from now on; return whom they succeed."""
@@ -255,7 +269,7 @@ class Rollout:
             if former is not None:
                 retired.append(former)
             refs = [ModelRef(model.name, model.version) for model in slot.models]
-            fleet.succeed(slot.name, refs, pages[slot.name])
+            fleet.succeed(slot.name, refs, pages[slot.name], outputs[slot.name])
             for event in events:
                 self.dispatcher.on_pool_event(event)
         for worker in retired:

@@ -107,6 +107,7 @@ class Fleet:
         ),
         init=False,
     )  # of the ledger, that each slot's processes count in; the present one is the last
+    _promised: dict[str, list[Block]] = field(factory=dict[str, "list[Block]"], init=False)
     _claimed: dict[int, int] = field(factory=dict[int, int], init=False)
     _hosts: dict[WorkerRef, Host] = field(factory=dict[WorkerRef, Host], init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -119,7 +120,9 @@ class Fleet:
         """Take in an event (other than a finished batch); return it as the scheduler's."""
         worker = event.worker
         if worker not in self._hosts and not isinstance(event, WorkerDown):
-            self._hosts[worker] = Host(self.slots[worker.slot], self._pages[worker.slot][-1])
+            slot = worker.slot
+            outputs = self._promised.pop(slot, [])
+            self._hosts[worker] = Host(self.slots[slot], self._pages[slot][-1], outputs=outputs)
         if isinstance(event, ModelLoaded):
             self._model_loaded(event, self._hosts[worker])
         elif isinstance(event, ModelFailed):
@@ -130,9 +133,14 @@ class Fleet:
             return [self._worker_down(event)]
         return []
 
-    def succeed(self, slot: str, models: list[ModelRef], page: int) -> None:
-        """From now on a slot's workers host these models, and count in that ledger."""
+    def succeed(self, slot: str, models: list[ModelRef], page: int, outputs: list[Block]) -> None:
+        """From now on a slot's workers host these models, and count in that ledger.
+
+        Args:
+            outputs: Where the next one writes, as `output_blocks` gave them; empty: it hosts none.
+        """
         self.slots[slot] = models
+        self._promised[slot] = outputs
         pages = self._pages[slot]
         self._pages[slot] = [*(each for each in pages if each != page), page]
 
@@ -161,24 +169,25 @@ class Fleet:
             return
         needed = spec.max_batch * spec.output_bytes_per_row
         if not host.outputs or host.outputs[0].bytes < needed:
-            blocks = self._output_blocks(needed)
-            if not blocks:
+            smaller = host.outputs[0].bytes if host.outputs else 0
+            for block in host.outputs:  # first, or there would have to be room for both
+                self.memory.arena.allocator.free(block)
+            host.outputs = self.output_blocks(needed)
+            if not host.outputs:
+                host.outputs = self.output_blocks(smaller) if smaller else []
                 served.error = (
                     f"the arena has no room for twice {needed} bytes of outputs "
                     f"(max_batch x output bytes of a row); raise arena.bytes"
                 )
                 return
-            for block in host.outputs:
-                self.memory.arena.allocator.free(block)
-            host.outputs = blocks
         host.indices[ref] = event.model
         host.times_ns[ref] = dict(event.times_ns)
         host.max_batch[ref] = spec.max_batch
         served.spec = spec
         served.error = ""
 
-    def _output_blocks(self, size: int) -> list[Block]:
-        """Return two blocks; none if there is no room for both."""
+    def output_blocks(self, size: int) -> list[Block]:
+        """Return two blocks for the outputs of a worker; none if there is no room for both."""
         allocator = self.memory.arena.allocator
         first = allocator.allocate(size)
         second = allocator.allocate(size) if first is not None else None

@@ -9,6 +9,7 @@ from typing import Any, Union
 from attrs import define, field
 
 from appliance.errors import Rejected
+from appliance.ingest import clients
 from appliance.values import new_list
 from appliance.wire.inference import Output, RowOutputs
 from appliance.wire.pb import inference_pb2
@@ -27,6 +28,7 @@ class Call:
         timeout_ns: What its caller gave it from then on; None: no bound.
         response: Set when it has ended.
         number: Of this call, unique within the process; its rows' tag.
+        caller: What is known of its client.
         session: Whose mailbox its rows wait in.
         ends_sequence: The state of its session is not carried on after it.
         outputs: What is wanted of each row.
@@ -45,6 +47,7 @@ class Call:
     response: asyncio.Future[None]
     contents: list[bytes] = field(factory=new_list)
     number: int = 0
+    caller: clients.Caller = clients.NOBODY
     session: Hashable = NOBODY
     spec: ModelSpec | None = None
     ends_sequence: bool = False

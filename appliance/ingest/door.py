@@ -18,6 +18,7 @@ from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
 from appliance.ingest.calls import Call, GivenUp, Item, Question
+from appliance.ingest.clients import PROTOCOL, CallerTable
 from appliance.ingest.statistics import ModelStatistics
 from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import (
@@ -31,7 +32,6 @@ from appliance.wire.pb import inference_pb2
 from appliance.wire.types import Keep, Lateness, Observation
 
 MICROSECOND_NS = 1_000
-PROTOCOL = "grpc"
 IDLE_NS = 10_000_000_000
 """A session that asked nothing for so long is over; the state of its models is forgotten."""
 
@@ -74,6 +74,7 @@ class GrpcDoor:
         models: Changes what is served.
 
     Attributes:
+        clients: Who asks.
         start_soon: Starts what takes longer, in the nursery of the door; None: it is closing.
     """
 
@@ -81,6 +82,7 @@ class GrpcDoor:
     answer: Callable[[list[Call | Question]], None]
     clock: Callable[[], int]
     models: ModelControl
+    clients: CallerTable = field(factory=CallerTable, init=False)
     start_soon: Callable[..., None] | None = field(default=None, init=False)
     _ended: list[Call | Question] = field(factory=list["Call | Question"], init=False)
     _numbers: count[int] = field(factory=lambda: count(1), init=False)
@@ -131,6 +133,7 @@ class GrpcDoor:
 
     def _infer(self, call: Call) -> None:
         call.number = next(self._numbers)
+        caller = call.caller = self.clients.called(call.client, call.received_ns)
         request = call.request
         try:
             if call.refusal is not None:
@@ -146,6 +149,7 @@ class GrpcDoor:
         except Rejected as rejected:
             call.refusal = rejected
             self._open(call, (PROTOCOL, call.client))
+            caller.asked += 1
             self.intake.refuse(
                 Observation(
                     model_id=_bounded(request.model_name),
@@ -171,6 +175,7 @@ class GrpcDoor:
         for row, tensors in enumerate(rows.tensors):
             if call.is_closed:
                 break  # one before was refused
+            caller.asked += 1
             self.intake.offer(
                 about(tensors=tensors, metadata=rows.metadata[row]),
                 rows.payload,
@@ -243,12 +248,13 @@ class GrpcDoor:
         session.last_ns = self.clock()
 
     def expire(self) -> None:
-        """End sessions that have been idle for long."""
+        """End sessions that have been idle for long, and forget clients that have been longer."""
         before_ns = self.clock() - IDLE_NS
         over = [key for key, s in self._sessions.items() if not s.open and s.last_ns < before_ns]
         for key in over:
             del self._sessions[key]
             self.intake.gone(key)
+        self.clients.expire(self.clock())
 
     # ------------------------------------------------------------------------------------ out
 
@@ -262,7 +268,11 @@ class GrpcDoor:
         call, row = ticket.route
         if call.is_closed:
             # Its caller has its answer already, or has gone.
-            return Delivery.GONE if reply.outcome is _OK else Delivery.SILENT
+            gone = reply.outcome is _OK
+            outcome = Outcome.CLIENT_GONE if gone else reply.outcome
+            call.caller.ended(outcome, late=False, slack_us=0)
+            return Delivery.GONE if gone else Delivery.SILENT
+        call.caller.ended(reply.outcome, late=reply.late, slack_us=reply.slack_us)
         statistics = self._statistics_of(call.request.model_name)
         took_ns = self.clock() - call.received_ns
         if reply.outcome is _OK:

@@ -22,7 +22,7 @@ from appliance.ingest.callers import Callers, trace_of
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
-from appliance.ingest.status import RefusedWith, status_of, trailers
+from appliance.ingest.status import RefusedWith, message_of, status_of, trailers
 from appliance.wire.inference import FINAL
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
@@ -276,7 +276,7 @@ class Service:
             refused = inference_pb2.ModelInferResponse(id=call.request.id)
             refused.parameters[FINAL].bool_param = True
             return inference_pb2.ModelStreamInferResponse(
-                error_message=f"[{status_of(rejected).name}] {rejected.message}",
+                error_message=f"[{status_of(rejected).name}] {message_of(rejected)}",
                 infer_response=refused,
             )
         response.parameters[FINAL].bool_param = True
@@ -335,7 +335,7 @@ def _serialized(message: Any) -> bytes:
 async def _refuse(context: Context, rejected: Rejected) -> NoReturn:
     await context.abort(
         status_of(rejected),
-        rejected.message,
+        message_of(rejected),
         trailers(rejected.outcome, rejected.retry_after_ns),
     )
     raise AssertionError("abort raises")

@@ -47,6 +47,14 @@ def status_of(rejected: Rejected) -> StatusCode:
     return rejected.status if isinstance(rejected, RefusedWith) else CODES[rejected.outcome]
 
 
+def message_of(rejected: Rejected) -> str:
+    """Return what a refusal says, as text that gRPC can send.
+
+    A path in it may have bytes that are none; with them the call would never be answered.
+    """
+    return rejected.message.encode(errors="backslashreplace").decode()
+
+
 def trailers(outcome: Outcome, retry_after_ns: int | None) -> tuple[tuple[str, str], ...]:
     """Return what goes with a refusal: its stable code, and when to ask again."""
     if retry_after_ns is None:

@@ -215,7 +215,7 @@ def _read(path: Path, *, secret: bool, owner: int | None = None) -> str:
         if found.st_uid != owner:
             check_owner(str(path), found)
         if secret:
-            _check_secret(path, found)
+            check_secret(str(path), found)
         else:
             check_writers(str(path), found)
         data = os.read(descriptor, MAX_BYTES + 1)
@@ -257,12 +257,16 @@ def check_writers(where: str, found: os.stat_result) -> None:
         )
 
 
-def _check_secret(path: Path, found: os.stat_result) -> None:
-    """Refuse the file of a secret that others may know."""
+def check_secret(where: str, found: os.stat_result) -> None:
+    """Refuse the file of a secret that others may know.
+
+    Raises:
+        KeyFileError: They may.
+    """
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~SECRET_MODE:
         raise KeyFileError(
-            f"{path}: holds a secret key, and its mode is {mode:04o}; chmod 0600 it, and make a "
+            f"{where}: holds a secret key, and its mode is {mode:04o}; chmod 600 it, and make a "
             "new key if somebody else may have read it"
         )
 

@@ -79,7 +79,7 @@ class FirstDry(TypedDict):
 
 
 class Clients(TypedDict):
-    """How many clients are connected now, are remembered, and have left.
+    """How many clients are connected at the robots' door now, are remembered, and have left.
 
     `first_dry` is the robot whose actions end first, or ended first, of those that are connected
     and have some left or wait for more; None: nothing is known of any.
@@ -148,7 +148,11 @@ class Status(TypedDict):
 
 
 class Client(TypedDict):
-    """One client's session.
+    """One client's session at the robots' door, or one client of the gRPC door.
+
+    `door` says which it comes by. One of the gRPC door is `connected` while it has asked something
+    within 10 s, each row of its calls is one of its `observations`, and its `cadence_hz` is that of
+    its calls; when it runs dry, and whether it is overdue, is not known.
 
     `cadence_hz` is how often it sends (None: not known yet), `slack_ms` the time that was left to
     the deadline at its last answer (negative: late; None: no answer yet), `runs_dry_in_ms` when its
@@ -159,6 +163,7 @@ class Client(TypedDict):
     """
 
     id: str
+    door: Literal["robots", "grpc"]
     session: str
     type: str
     protocol: int

@@ -24,6 +24,7 @@ class ModelEntry:
     """One model found.
 
     Attributes:
+        name: Of its directory; with escapes, and an `error`, if that is no UTF-8.
         version: To serve: the active one or, where none is, the latest; empty: there is none.
         manifest: What `model.toml` says; empty if it cannot be read.
         versions: All, oldest first.
@@ -67,7 +68,7 @@ def _entry(model: Path) -> ModelEntry:
     versions: list[str] = []
     manifest, error, active = "", None, None
     try:
-        versions = sorted((path.name for path in _directories(model)), key=version_key)
+        versions = sorted((_text(path.name) for path in _directories(model)), key=version_key)
         manifest = _manifest(model)
         error = _what_is_wrong(model, versions, manifest)
         active = read_active(model)
@@ -78,11 +79,12 @@ def _entry(model: Path) -> ModelEntry:
             )
     except ConfigError as problem:
         error = str(problem)
+    error = error and _text(error)  # it may name a path
     version = versions[-1] if versions else ""
     if active is not None and active.version in versions:
         version = active.version
     return ModelEntry(
-        name=model.name,
+        name=_text(model.name),
         version=version,
         versions=tuple(versions),
         manifest=manifest,
@@ -91,6 +93,14 @@ def _entry(model: Path) -> ModelEntry:
         error=error,
         active=active,
     )
+
+
+def _text(name: str) -> str:
+    """Return a name that can be told to anybody: bytes that are no text become escapes.
+
+    They have none in protobuf, and so would break whatever answer lists them.
+    """
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _manifest(model: Path) -> str:

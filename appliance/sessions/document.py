@@ -78,6 +78,7 @@ def _client(
     dry_ns = session.dry_ns
     return Client(
         id=session.client,
+        door="robots",
         session=session.routing_id.hex(),
         type=session.client_type,
         protocol=session.protocol,

@@ -97,6 +97,7 @@ def status(**changes: Any) -> Document:
 def client(name: str = "arm-1", **changes: Any) -> Document:
     return {
         "id": name,
+        "door": "robots",
         "session": "00ff",
         "type": "arm",
         "protocol": 1,

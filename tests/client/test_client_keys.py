@@ -35,7 +35,7 @@ def test_a_client_is_who_its_keys_say(face: type[Connection], file: Path) -> Non
 @pytest.mark.parametrize("face", FACES)
 def test_a_key_that_others_can_read_is_refused(face: type[Connection], file: Path) -> None:
     file.chmod(0o644)
-    with pytest.raises(KeyFileError, match="mode is 0644; chmod 0600"):
+    with pytest.raises(KeyFileError, match="mode is 0644; chmod 600"):
         face("localhost:9", keys=file)
     with pytest.raises(KeyFileError, match="No such file"):
         face("localhost:9", keys="nowhere.key")

@@ -292,7 +292,7 @@ def test_keys_that_cannot_be_used_stop_the_start(models: Path, keys: KeyMaker) -
     asked = ("keys.required=true", f"keys.directory={keys.directory.path}")
     secret = keys.directory.path / "server" / "main.key"
     for prepare, said in (
-        (lambda: secret.chmod(0o640), "its mode is 0640; chmod 0600 it"),
+        (lambda: secret.chmod(0o640), "its mode is 0640; chmod 600 it"),
         (secret.unlink, "`appliance keys new-server main` makes one"),
     ):
         prepare()

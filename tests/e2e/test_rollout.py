@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from support.box import Box, box
-from support.grpc import OVERRIDE, channel, method, refusal
-from support.versions import BUDGET_S, Asker, X, add_version, infer, wait_for
+from support.grpc import OVERRIDE, channel, method, refusal, request
+from support.repository import add_python_model
+from support.versions import BUDGET_S, MANIFEST, Asker, X, add_version, infer, wait_for
 
 from appliance.admin import client as admin
 from appliance.cli import main
@@ -154,6 +156,24 @@ def test_what_cannot_be_loaded_is_said(running: Box, models: Path) -> None:
         assert "config" in overridden.details()
 
 
+def test_names_that_are_no_text_are_told_with_escapes(models: Path) -> None:
+    (models / os.fsdecode(b"caf\xe9")).mkdir()
+    overrides = (OVERRIDE, CONTROL)
+    with (
+        box(models, overrides=overrides, state="degraded") as running,
+        channel(running) as open_channel,
+    ):
+        (models / os.fsdecode(b"na\xefve")).mkdir()
+        unknown = refusal(lambda: load(open_channel, "nothing"))
+        assert unknown.code() is grpc.StatusCode.NOT_FOUND
+        assert "there is caf\\xe9, na\\xefve, policy, vision" in unknown.details()
+        index = method(open_channel, "RepositoryIndex")(pb.RepositoryIndexRequest(), timeout=10)
+        assert {each.name for each in index.models} == {"caf\\xe9", "policy", "vision"}
+        unserved = refusal(lambda: infer(open_channel, "nothing"))
+        assert unserved.code() is grpc.StatusCode.NOT_FOUND
+        assert infer(open_channel) == ("1", 1.0)
+
+
 def test_models_are_not_changed_through_a_door_that_is_not_let(models: Path) -> None:
     with box(models, overrides=(OVERRIDE,)) as running, channel(running) as open_channel:
         running.wait_settled()
@@ -187,6 +207,100 @@ def test_the_one_that_serves_may_die_while_its_successor_loads(
         if action == "load":
             assert infer(open_channel) == ("2", 2.0)
     assert running.status()["ledger"]["balanced"]
+
+
+# ---------------------------------------------------------------------------- its neighbours
+
+
+def test_a_neighbour_whose_files_give_something_else_by_now_stays_as_it_is(
+    running: Box, models: Path
+) -> None:
+    widened = "def run(batch):\n    return {'other': batch['state'][:, :2]}\n"
+    (models / "vision" / "1" / "policy.py").write_text(widened)
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "'vision', which shares a worker with 'policy'" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+        gone = refusal(
+            lambda: method(open_channel, "RepositoryModelUnload")(
+                pb.RepositoryModelUnloadRequest(model_name="policy"), timeout=60
+            )
+        )
+        assert "'vision'" in gone.details()
+        add_version(models, 1, "vision")
+        load(open_channel)
+        assert infer(open_channel) == ("2", 2.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+
+
+def test_a_neighbour_that_does_not_load_any_more_stays_as_it_is(running: Box, models: Path) -> None:
+    (models / "vision" / "1" / "policy.py").write_text("raise ValueError('no weights here')")
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        error = refusal(lambda: load(open_channel))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "'vision', which shares a worker with 'policy', failed" in error.details()
+        assert "no weights here" in error.details()
+        assert infer(open_channel) == ("1", 1.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+    assert running.status()["state"] == "ready"
+
+
+def test_a_neighbour_is_served_by_the_manifest_and_version_it_was(
+    running: Box, models: Path
+) -> None:
+    add_version(models, 2, "vision", width=5)  # for both versions
+    add_version(models, 2)
+    with channel(running) as open_channel:
+        load(open_channel)
+        assert infer(open_channel) == ("2", 2.0)
+        assert infer(open_channel, "vision") == ("1", 1.0)
+
+
+WIDE = """
+import numpy as np
+def run(batch):
+    return {{"action": np.zeros((len(batch["state"]), {floats}), np.float32)}}
+"""
+
+
+def test_a_successor_needs_room_for_its_largest_outputs_alone(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    manifest = MANIFEST.format(width=4).replace("max_batch = 8", "max_batch = 1")
+    large, small = 1 << 20, 3 << 18
+    for name, size in (("a-small", small), ("b-large", large)):  # loaded in this order
+        add_python_model(models, name, WIDE.format(floats=size // 4), manifest)
+    # Two blocks of the larger for the one that serves, and two for its successor; no more beside
+    # them than is lost between them.
+    arena = f"arena.bytes={4 * large + small}"
+    with box(models, overrides=(OVERRIDE, CONTROL, arena)) as running:
+        running.wait_settled()
+        with channel(running) as open_channel:
+            load(open_channel, "a-small")
+            for name, size in (("a-small", small), ("b-large", large)):
+                answer = method(open_channel, "ModelInfer")(request(name, X), timeout=10)
+                assert len(answer.raw_output_contents[0]) == size
+        running.wait_settled()
+        status = running.status()
+        assert status["state"] == "ready", status["reasons"]
+
+
+def test_a_successor_whose_outputs_have_no_room_changes_nothing(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    manifest = MANIFEST.format(width=4).replace("max_batch = 8", "max_batch = 1")
+    add_python_model(models, "policy", WIDE.format(floats=1 << 18), manifest)
+    arena = f"arena.bytes={7 << 19}"
+    with box(models, overrides=(OVERRIDE, CONTROL, arena)) as running:
+        running.wait_settled()
+        used = running.status()["arena"]["used"]
+        with channel(running) as open_channel:
+            error = refusal(lambda: load(open_channel))
+            assert "the arena has no room for 2097152 bytes" in error.details()
+            method(open_channel, "ModelInfer")(request("policy", X), timeout=10)
+        assert running.wait_settled()["arena"]["used"] == used
 
 
 # ----------------------------------------------------------------------------- more, and fewer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -16,6 +16,8 @@ from support.fleet_models import add_sleeper
 from support.grpc import OVERRIDE, grpc_address, method, refusal, request, stream
 
 from appliance.cli import main
+from appliance.config import GrpcTls
+from appliance.ingest.certificates import Certificates
 from appliance.wire.pb import inference_pb2 as pb
 
 SAID = "log.access_sample=1"
@@ -125,6 +127,76 @@ def test_a_certificate_that_cannot_be_used_changes_nothing(models: Path, files: 
         with secure(running, files) as channel:
             infer(channel)
         assert "certificate not renewed" in running.log()
+
+
+def test_a_renewal_while_the_files_are_read_is_not_missed(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when they have been read, and before anything else happens."""
+    make_certificate(files, "renewed", "ca")
+    asked: list[Callable[[], object]] = []
+    configuration = grpc.ssl_server_certificate_configuration
+
+    def renew(*read: object) -> object:
+        for kind in ("pem", "key"):
+            (files / f"renewed.{kind}").replace(files / f"server.{kind}")
+        monkeypatch.setattr(grpc, "ssl_server_certificate_configuration", configuration)
+        return configuration(*read)
+
+    def credentials(_: object, again: Callable[[], object], *__: object) -> None:
+        asked.append(again)
+
+    monkeypatch.setattr(grpc, "ssl_server_certificate_configuration", renew)
+    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", credentials)
+    Certificates(
+        GrpcTls(certificate=str(files / "server.pem"), key=str(files / "server.key"))
+    ).credentials()
+    (again,) = asked
+    assert again() is not None
+    assert again() is None
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_key_that_others_can_read_is_refused_at_the_start(
+    models: Path, files: Path, mode: int
+) -> None:
+    (files / "server.key").chmod(mode)
+    overrides = (OVERRIDE, *tls(files))
+    with pytest.raises(AssertionError) as failed, box(models, overrides=overrides):
+        pass
+    assert f"ingest.grpc.tls.key: {files}/server.key: holds a secret key" in str(failed.value)
+    assert "chmod 600" in str(failed.value)
+
+
+def test_a_renewed_key_that_others_can_read_changes_nothing_until_they_cannot(
+    models: Path, files: Path
+) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        make_ca(files, "next")
+        make_certificate(files, "renewed", "next")
+        (files / "renewed.key").chmod(0o644)
+        for kind in ("pem", "key"):
+            (files / f"renewed.{kind}").replace(files / f"server.{kind}")
+        for _ in range(3):
+            with secure(running, files) as channel:
+                infer(channel)
+        assert running.log().count("certificate not renewed") == 1
+        assert "chmod 600" in running.log()
+        (files / "server.key").chmod(0o600)
+        with secure(running, files, ca="next.pem") as channel:
+            infer(channel)
+        assert "certificate renewed" in running.log()
+
+
+def test_a_certificate_that_is_gone_is_told_once(models: Path, files: Path) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        (files / "server.pem").unlink()
+        for _ in range(3):
+            with secure(running, files) as channel:
+                infer(channel)
+        assert running.log().count("certificate not renewed") == 1
 
 
 def test_clients_need_a_certificate_where_one_is_asked_for(models: Path, files: Path) -> None:

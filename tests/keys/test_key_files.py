@@ -67,7 +67,7 @@ def test_a_secret_that_others_could_know_is_refused(
     path = tmp_path / "arm-3.key"
     keys.write(path)
     path.chmod(mode)
-    with pytest.raises(KeyFileError, match=rf"its mode is {mode:04o}; chmod 0600 it"):
+    with pytest.raises(KeyFileError, match=rf"its mode is {mode:04o}; chmod 600 it"):
         ClientKeys.read(path)
     path.chmod(0o400)
     assert ClientKeys.read(path) == keys

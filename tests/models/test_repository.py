@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_one_broken_model_does_not_hide_the_others(tmp_path: Path) -> None:
     assert "model.toml is missing" in (found.pop("no-manifest") or "")
     assert "no version" in (found.pop("no-version") or "")
     assert not found
+
+
+def test_names_that_are_no_text_can_be_told(tmp_path: Path) -> None:
+    add(tmp_path, os.fsdecode(b"caf\xe9"), "1")
+    add(tmp_path, os.fsdecode(b"empty\xff"), manifest=None)
+    add(tmp_path, "policy", os.fsdecode(b"1\xe9"))
+    entries = Repository(tmp_path).scan()
+    assert [entry.name for entry in entries] == ["caf\\xe9", "empty\\xff", "policy"]
+    assert entries[2].versions == ("1\\xe9",)
+    for entry in entries:
+        assert entry.error is not None
+        entry.error.encode()
 
 
 def test_hidden_directories_are_no_versions(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ class FakeBox {
   client(id, index) {
     return {
       id,
+      door: "robots",
       session: id,
       type: "",
       protocol: 1,
