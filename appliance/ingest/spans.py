@@ -2,7 +2,7 @@
 
 Runs in asyncio. Imported only where `ingest.grpc.traces` is set: it needs the extra `otel`.
 
-A span is made where its call is answered, which takes some microseconds and never waits. It is
+A span is made where its call is answered, which takes well under 0.1 ms and never waits. It is
 encoded and sent by a thread that the SDK's BatchSpanProcessor owns: nothing of the appliance but
 `_Sender` lives there. Between the two lies a bounded queue that loses its oldest spans when it is
 full, so a collector that is away costs spans, never calls.
@@ -24,8 +24,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
-from opentelemetry.trace import SpanKind, Status, Tracer, set_span_in_context
+from opentelemetry.trace import SpanContext, SpanKind, Status, Tracer
 from opentelemetry.trace import StatusCode as SpanStatus
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -65,6 +66,7 @@ FAULTS = frozenset(
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 _ROOT = Context()
+_IDS = RandomIdGenerator()
 
 
 @define(eq=False)
@@ -113,6 +115,7 @@ class Spans:
     url: str
     instance: str = ""
     _sender: _Sender = field(init=False)
+    _queue: BatchSpanProcessor = field(init=False)
     _provider: TracerProvider = field(init=False)
     _tracer: Tracer = field(init=False)
     _made: int = field(default=0, init=False)
@@ -126,14 +129,13 @@ class Spans:
             span_limits=SpanLimits(max_span_attribute_length=MOST),
             shutdown_on_exit=False,  # it would wait for the collector
         )
-        self._provider.add_span_processor(
-            BatchSpanProcessor(
-                self._sender,
-                max_queue_size=QUEUE,
-                schedule_delay_millis=DELAY_MS,
-                max_export_batch_size=BATCH,
-            )
+        self._queue = BatchSpanProcessor(
+            self._sender,
+            max_queue_size=QUEUE,
+            schedule_delay_millis=DELAY_MS,
+            max_export_batch_size=BATCH,
         )
+        self._provider.add_span_processor(self._queue)
         self._tracer = self._provider.get_tracer("appliance", __version__)
 
     def begin(self, method: str, metadata: Metadata, received_ns: int) -> Span | None:
@@ -206,10 +208,25 @@ class Spans:
             begun_ns = call.finished_ns - timing.execute_us * MICROSECOND_NS
             gathered_ns = max(received_ns, begun_ns - timing.batch_us * MICROSECOND_NS)
             parts += [("batch", gathered_ns, begun_ns), ("execute", begun_ns, call.finished_ns)]
-        context = set_span_in_context(span, _ROOT)
+        parent = span.get_span_context()
         for name, start_ns, end_ns in parts:
-            part = self._tracer.start_span(name, context=context, start_time=start_ns + offset_ns)
-            part.end(end_ns + offset_ns)
+            # Made as they are in the end: a tracer takes several times as long.
+            part = ReadableSpan(
+                name,
+                SpanContext(
+                    parent.trace_id,
+                    _IDS.generate_span_id(),
+                    is_remote=False,
+                    trace_flags=parent.trace_flags,
+                    trace_state=parent.trace_state,
+                ),
+                parent,
+                span.resource,
+                start_time=start_ns + offset_ns,
+                end_time=end_ns + offset_ns,
+                instrumentation_scope=span.instrumentation_scope,
+            )
+            self._queue.on_end(part)
         self._made += len(parts)
 
     async def close(self) -> None:
