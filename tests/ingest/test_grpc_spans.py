@@ -332,6 +332,21 @@ async def test_what_the_queue_cannot_hold_is_lost_and_counted(
         assert told_of == [(500, 500 - len(told.spans))]
 
 
+async def test_the_end_waits_for_no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    from appliance.ingest import spans as module
+
+    monkeypatch.setattr(module, "TIMEOUT_S", 60.0)
+    with collector() as told, capture_logs() as lines:
+        told.free.clear()
+        spans = module.Spans("service", told.url)
+        _end_one(spans)
+        begun = time.monotonic()
+        await spans.close()
+        assert time.monotonic() - begun < 15
+        assert not told.free.is_set()
+        assert [line["lost"] for line in lines if line["event"] == "spans lost"] == [1]
+
+
 async def test_a_fault_of_ours_is_told_as_one() -> None:
     from appliance.ingest.spans import Spans
 
