@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 import attrs
 from attrs import field, frozen
@@ -54,6 +55,19 @@ def _not_negative(_: object, attribute: attrs.Attribute[Any], value: float) -> N
     """Refuse what is neither 0 nor a sensible number."""
     if not (value == 0 or SMALLEST <= value <= LARGEST):
         raise ValueError(f"'{attribute.name}' must be 0, or {SMALLEST:g} to {LARGEST:g}: {value}")
+
+
+def _http_url(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    """Refuse what is neither empty nor an address that HTTP reaches."""
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is none, or brackets
+        is_url = False
+    if value and not (is_url and value.isprintable() and " " not in value):
+        raise ValueError(
+            f"'{attribute.name}' must be an URL, http:// or https://, or empty: {value!r}"
+        )
 
 
 POSITIVE: Validator = and_(ge(SMALLEST), le(LARGEST))
@@ -127,6 +141,8 @@ class GrpcIngest:
         shared_memory_prefix: What the names of their regions begin with.
         shared_memory_owners: Users, by number, whose regions are taken beside those of the user
             that the appliance runs as.
+        traces: URL of an OTLP/HTTP collector that is sent spans of calls; empty: none are made.
+            Needs the extra `otel`.
     """
 
     bind: str = field(default="", validator=matches_re(r"(.+:\d{1,5})?"))
@@ -139,6 +155,7 @@ class GrpcIngest:
     shared_memory: bool = False
     shared_memory_prefix: str = field(default="/", validator=matches_re(r"/[^/]*"))
     shared_memory_owners: tuple[int, ...] = field(default=(), validator=deep_iterable(ge(0)))
+    traces: str = field(default="", validator=_http_url)
 
 
 @frozen(kw_only=True)

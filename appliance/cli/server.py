@@ -56,6 +56,7 @@ def check_config(arguments: argparse.Namespace) -> int:
         config = load(Path(arguments.config))
         models = _models(config, arguments.config)
         _check_strategy(config, arguments.config)
+        _check_traces(config, arguments.config)
     except ConfigError as error:
         print(f"appliance: error: {error}", file=sys.stderr)
         return NOT_QUITE
@@ -94,6 +95,17 @@ def _check_strategy(config: Config, where: str) -> None:
         strategy_of(config.scheduling)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _check_traces(config: Config, where: str) -> None:
+    """Raise ConfigError if spans are asked for and cannot be made here."""
+    if config.ingest.grpc.traces:
+        from appliance.ingest.bridge import load_spans
+
+        try:
+            load_spans(config.ingest.grpc)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def summary(config: Config, models: list[str] | None) -> list[str]:

@@ -300,6 +300,7 @@ class Dispatcher:
             tensors=tensors,
             parts=parts,
             answer=answer,
+            finished_ns=result.finished_ns,
             slack_us=(answer.request.deadline_ns - now_ns) // MICROSECOND_NS,
             advice_us=advice_us,
         )

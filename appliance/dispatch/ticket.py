@@ -38,6 +38,7 @@ class Reply:
             batch share the object where they can.
         parts: Those bytes, output by output; valid until the request has ended.
         answer: What the scheduler decided; None: it was refused before.
+        finished_ns: Of an answer: when the engine was done, monotonic.
         slack_us: Of an answer: time that was left to its deadline; negative if it was late.
         advice_us: By how much later its client had better observe next; earlier, if negative.
     """
@@ -50,6 +51,7 @@ class Reply:
     parts: Sequence[memoryview] = ()
     retry_after_ns: int | None = None
     answer: Answer | None = None
+    finished_ns: int = 0
     slack_us: int = 0
     advice_us: int = 0
 

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import trio
@@ -29,9 +30,12 @@ from appliance.ingest.certificates import Certificates
 from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
 from appliance.ingest.regions import Regions
-from appliance.ingest.service import Service
+from appliance.ingest.service import NAME, Service
 from appliance.io.hosted_loop import HostedLoop
 from appliance.keys.tokens import Tokens
+
+if TYPE_CHECKING:  # needs the extra `otel`
+    from appliance.ingest.spans import Spans
 
 STOP_S = 1.0
 """How long calls that are being answered may take to leave when the door closes."""
@@ -48,6 +52,22 @@ KEEPALIVE = (
 )
 """A client that has gone without a word is found within 30 s; one that pings without need, more
 often than every 5 s, is sent away."""
+
+
+def load_spans(settings: GrpcIngest) -> type[Spans]:
+    """Return what tells a collector of calls.
+
+    Raises:
+        ConfigError: What it needs is not installed.
+    """
+    try:
+        from appliance.ingest.spans import Spans  # noqa: PLC0415  needs an extra that few install
+    except ImportError as error:
+        raise ConfigError(
+            f"ingest.grpc.traces: found {settings.traces!r}, which needs OpenTelemetry: {error}; "
+            "run `pip install 'appliance[otel]'`, or leave the key out"
+        ) from error
+    return Spans
 
 
 @define(eq=False)
@@ -67,11 +87,15 @@ class Bridge:
     _address: str = field(default="", init=False)
     _loop: HostedLoop = field(init=False)
     _health: Health = field(init=False)
+    _spans: Spans | None = field(default=None, init=False)
     _told: dict[str, bool] = field(factory=dict[str, bool], init=False)
     _stop: asyncio.Event = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.door = GrpcDoor(self.intake, self._answer, time.monotonic_ns, self.models)
+        if self.settings.traces:
+            instance = self.intake.admission.config.appliance_id
+            self._spans = load_spans(self.settings)(NAME, self.settings.traces, instance)
 
     # --------------------------------------------------------------------------------- in Trio
 
@@ -100,6 +124,8 @@ class Bridge:
             self._is_open, self.door.start_soon = False, None
             with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_S + PATIENCE_S):
                 await self._close()
+            if self._spans is not None:
+                await self._spans.close()
 
     async def _close(self) -> None:
         """Let what is being answered leave, and the server end."""
@@ -165,7 +191,9 @@ class Bridge:
             maximum_concurrent_rpcs=settings.max_calls,
         )
         regions = Regions(settings)
-        service = Service(self.door, self._post, regions, callers, settings.model_control)
+        service = Service(
+            self.door, self._post, regions, callers, settings.model_control, self._spans
+        )
         server.add_generic_rpc_handlers((service.handler(),))
         self._health = Health(server)
         host = settings.bind.rpartition(":")[0]

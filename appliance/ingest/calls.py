@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from attrs import define, field
 
+from appliance.dispatch.ticket import UNTIMED
 from appliance.errors import Rejected
 from appliance.ingest import clients
 from appliance.values import new_list
 from appliance.wire.inference import Output, RowOutputs
 from appliance.wire.pb import inference_pb2
 from appliance.wire.spec import ModelSpec
+from appliance.wire.types import Timing
+
+if TYPE_CHECKING:  # there only with the extra `otel`
+    from opentelemetry.sdk.trace import Span
 
 NOBODY: Hashable = ()
 
@@ -36,6 +41,10 @@ class Call:
         contents: The bytes of each input.
         left: Rows that have not ended.
         is_closed: It was answered, refused or given up.
+        span: What is told a collector of it; None: nothing.
+        timing: Of the row that was waited for.
+        finished_ns: When that row's engine was done; 0: it did not run.
+        is_late: A row of it was.
         refusal: Why it is refused; when it comes already, if it could not be read.
     """
 
@@ -56,6 +65,10 @@ class Call:
     is_batched: bool = False
     left: int = 0
     is_closed: bool = False
+    span: Span | None = None
+    timing: Timing = UNTIMED
+    finished_ns: int = 0
+    is_late: bool = False
     refusal: Rejected | None = None
 
 

@@ -275,6 +275,8 @@ class GrpcDoor:
         call.caller.ended(reply.outcome, late=reply.late, slack_us=reply.slack_us)
         statistics = self._statistics_of(call.request.model_name)
         took_ns = self.clock() - call.received_ns
+        call.timing, call.finished_ns = reply.timing, reply.finished_ns
+        call.is_late |= reply.late
         if reply.outcome is _OK:
             call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
             call.left -= 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -27,6 +27,9 @@ from appliance.wire.inference import FINAL
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
 from appliance.wire.pb import inference_pb2
+
+if TYPE_CHECKING:  # needs the extra `otel`
+    from appliance.ingest.spans import Spans
 
 NAME = "inference.GRPCInferenceService"
 STREAM_AHEAD = 64
@@ -46,6 +49,7 @@ class Service:
         regions: Shared memory of clients.
         callers: Says who they are.
         model_control: They may load and unload models.
+        spans: Told of each inference call; None: nobody is.
     """
 
     door: GrpcDoor
@@ -53,6 +57,7 @@ class Service:
     regions: Regions
     callers: Callers
     model_control: bool
+    spans: Spans | None = None
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the methods by name, with how their messages are read and written."""
@@ -179,11 +184,11 @@ class Service:
         self, request: inference_pb2.ModelInferRequest | Rejected, context: Context
     ) -> inference_pb2.ModelInferResponse:
         """Answer one request."""
-        call = self._call(request, context)
+        call = self._call(request, context, "ModelInfer")
         try:
             await call.response
         except asyncio.CancelledError:
-            self.post(GivenUp(call))
+            self._give_up(call)
             raise
         try:
             return self._response(call)
@@ -202,7 +207,7 @@ class Service:
         async def read() -> None:
             try:
                 async for request in requests:
-                    call = self._call(request, context)
+                    call = self._call(request, context, "ModelStreamInfer")
                     under_way.add(call)
                     await calls.put(call)
             except Exception:
@@ -220,9 +225,14 @@ class Service:
         finally:
             reader.cancel()
             for call in under_way:
-                self.post(GivenUp(call))
+                self._give_up(call)
 
-    def _call(self, request: inference_pb2.ModelInferRequest | Rejected, context: Context) -> Call:
+    def _call(
+        self,
+        request: inference_pb2.ModelInferRequest | Rejected,
+        context: Context,
+        method: str,
+    ) -> Call:
         """Hand a request over."""
         remaining_s = cast("float | None", context.time_remaining())
         received_ns = time.monotonic_ns()
@@ -237,18 +247,30 @@ class Service:
                 contents = read_contents(request, self.regions.read)
             except Rejected as rejected:
                 refusal = rejected
+        metadata = context.invocation_metadata() or ()
+        trace_id, span = trace_of(metadata), None
+        if self.spans is not None:
+            span = self.spans.begin(method, metadata, received_ns)
+            if span is not None:
+                trace_id = f"{span.get_span_context().trace_id:032x}"
         call = Call(
             request=request,
             client=client,
-            trace_id=trace_of(context.invocation_metadata() or ()),
+            trace_id=trace_id,
             received_ns=received_ns,
             timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
             response=asyncio.get_running_loop().create_future(),
             contents=contents,
+            span=span,
             refusal=refusal,
         )
         self.post(call)
         return call
+
+    def _give_up(self, call: Call) -> None:
+        self.post(GivenUp(call))
+        if self.spans is not None and call.span is not None:
+            self.spans.give_up(call, call.span)
 
     def _response(self, call: Call) -> inference_pb2.ModelInferResponse:
         """Return what a call that has ended is answered.
@@ -256,6 +278,17 @@ class Service:
         Raises:
             Rejected: It was refused.
         """
+        if self.spans is None or call.span is None:
+            return self._written(call)
+        try:
+            response = self._written(call)
+        except Exception as error:
+            self.spans.end(call, call.span, error)
+            raise
+        self.spans.end(call, call.span, None)
+        return response
+
+    def _written(self, call: Call) -> inference_pb2.ModelInferResponse:
         if call.refusal is not None:
             raise call.refusal
         assert call.spec is not None
