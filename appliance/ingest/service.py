@@ -18,11 +18,12 @@ from google.protobuf.message import DecodeError
 
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
-from appliance.ingest.callers import Callers, trace_of
+from appliance.ingest.callers import Callers, Metadata, trace_of
 from appliance.ingest.calls import Call, GivenUp, Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
 from appliance.ingest.status import RefusedWith, message_of, status_of, trailers
+from appliance.values import value
 from appliance.wire.inference import FINAL
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
@@ -37,6 +38,22 @@ STREAM_AHEAD = 64
 SECOND_NS = 1_000_000_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@value
+class _Asker:
+    """Whose requests they are.
+
+    Attributes:
+        client: Its name; empty: it may not ask any more.
+        trace_id: See `Call`.
+        deadline_ns: When it waits no longer, monotonic; None: no bound.
+    """
+
+    client: str
+    metadata: Metadata
+    trace_id: str
+    deadline_ns: int | None
 
 
 @define(eq=False)
@@ -184,7 +201,7 @@ class Service:
         self, request: inference_pb2.ModelInferRequest | Rejected, context: Context
     ) -> inference_pb2.ModelInferResponse:
         """Answer one request."""
-        call = self._call(request, context, "ModelInfer")
+        call = self._call(request, self._asker(context), "ModelInfer")
         try:
             await call.response
         except asyncio.CancelledError:
@@ -205,9 +222,12 @@ class Service:
         under_way: set[Call] = set()
 
         async def read() -> None:
+            asker = self._asker(context)
             try:
                 async for request in requests:
-                    call = self._call(request, context, "ModelStreamInfer")
+                    if self.callers.tokens is not None:
+                        asker = self._asker(context)  # a token may be revoked meanwhile
+                    call = self._call(request, asker, "ModelStreamInfer")
                     under_way.add(call)
                     await calls.put(call)
             except Exception:
@@ -227,38 +247,45 @@ class Service:
             for call in under_way:
                 self._give_up(call)
 
+    def _asker(self, context: Context) -> _Asker:
+        """Return what is true of all requests of a call: one, or those of its stream."""
+        remaining_s = cast("float | None", context.time_remaining())
+        now_ns = time.monotonic_ns()
+        metadata = context.invocation_metadata() or ()
+        return _Asker(
+            client=self.callers.name(context),
+            metadata=metadata,
+            trace_id=trace_of(metadata),
+            deadline_ns=None if remaining_s is None else now_ns + int(remaining_s * SECOND_NS),
+        )
+
     def _call(
-        self,
-        request: inference_pb2.ModelInferRequest | Rejected,
-        context: Context,
-        method: str,
+        self, request: inference_pb2.ModelInferRequest | Rejected, asker: _Asker, method: str
     ) -> Call:
         """Hand a request over."""
-        remaining_s = cast("float | None", context.time_remaining())
         received_ns = time.monotonic_ns()
-        client = self.callers.name(context)
         refusal, contents = None, list[bytes]()
         if isinstance(request, Rejected):
             request, refusal = inference_pb2.ModelInferRequest(), request
-        elif not client:
+        elif not asker.client:
             refusal = Rejected(Outcome.UNAUTHENTICATED, "the token of this stream holds no more")
         else:
             try:
                 contents = read_contents(request, self.regions.read)
             except Rejected as rejected:
                 refusal = rejected
-        metadata = context.invocation_metadata() or ()
-        trace_id, span = trace_of(metadata), None
+        trace_id, span = asker.trace_id, None
         if self.spans is not None:
-            span = self.spans.begin(method, metadata, received_ns)
+            span = self.spans.begin(method, asker.metadata, received_ns)
             if span is not None:
                 trace_id = f"{span.get_span_context().trace_id:032x}"
+        deadline_ns = asker.deadline_ns
         call = Call(
             request=request,
-            client=client,
+            client=asker.client,
             trace_id=trace_id,
             received_ns=received_ns,
-            timeout_ns=None if remaining_s is None else int(remaining_s * SECOND_NS),
+            timeout_ns=None if deadline_ns is None else deadline_ns - received_ns,
             response=asyncio.get_running_loop().create_future(),
             contents=contents,
             span=span,
