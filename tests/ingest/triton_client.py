@@ -39,6 +39,26 @@ def status(call) -> str:
     return "OK"
 
 
+def repository() -> dict:
+    """Change what is served."""
+    client = triton.InferenceServerClient(address)
+
+    def served() -> dict:
+        index = client.get_model_repository_index(as_json=True)["models"]
+        return {each["name"]: each["state"] for each in index}
+
+    client.load_model("extra")
+    loaded, answered = served(), output(client.infer("extra", inputs(rows[:1])))
+    client.unload_model("extra")
+    return {
+        "loaded": loaded,
+        "answered": answered,
+        "unloaded": served(),
+        "gone": status(lambda: client.infer("extra", inputs(rows[:1]))),
+        "nowhere": status(lambda: client.load_model("nonesuch")),
+    }
+
+
 def sync() -> dict:
     client = triton.InferenceServerClient(address)
     unary = [output(client.infer(model, inputs(row[None]), request_id="7")) for row in rows]
@@ -162,6 +182,11 @@ def shared() -> dict:
     }
 
 
-print(
-    json.dumps({"shared": shared(), "sync": sync(), "stream": stream(), "aio": asyncio.run(aio())})
-)
+found = {
+    "shared": shared(),
+    "sync": sync(),
+    "stream": stream(),
+    "aio": asyncio.run(aio()),
+    "repository": repository(),
+}
+print(json.dumps(found))
