@@ -9,6 +9,7 @@ PYTHONS ?=
 BENCH_ARGS ?=
 BENCH_SCHEDULING_ARGS ?=
 BENCH_GRPC_ARGS ?=
+GPU_BOX_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-sdk test-sdk-versions peers check bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage help demo test test-sdk test-sdk-versions peers check bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -30,6 +31,7 @@ help:
 	@echo "make bench-grpc   the gRPC door beside a bare handler and Triton, under perf_analyzer   BENCH_GRPC_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
 	@echo "make bench-scheduling-real   the same fleets on the real stack    BENCH_SCHEDULING_ARGS=..."
+	@echo "make gpu-stage    TensorRT in parts of 60 MB, for a GPU box that no network reaches   GPU_BOX_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
@@ -75,6 +77,13 @@ bench-scheduling: $(BUILD)/dev.stamp
 bench-scheduling-real: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python \
 		$(BIN)/python -m benchmarks.scheduling --real $(BENCH_SCHEDULING_ARGS)
+
+# There: `python3 install.py . /opt/gpu`, with the Python that it was staged for (3.12).
+gpu-stage: $(BIN)/python
+	@rm -rf $(BUILD)/gpu-box
+	@$(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) numpy cuda-bindings \
+		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
+		--build 'tensorrt-rtx-cu13==1.7.1.*'
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \

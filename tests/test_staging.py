@@ -1,0 +1,148 @@
+"""What is carried to a box without a network arrives whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tools.install import CONTENTS, Damaged, join
+from tools.stage import NotPure, build, cut
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def write(directory: Path, contents: list[bytes]) -> list[Path]:
+    directory.mkdir(exist_ok=True)
+    paths = [directory / f"file-{index}" for index in range(len(contents))]
+    for path, data in zip(paths, contents, strict=True):
+        path.write_bytes(data)
+    return paths
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 400))
+@settings(deadline=None)
+def test_whatever_is_cut_is_joined(
+    tmp_path_factory: pytest.TempPathFactory, contents: list[bytes], part_bytes: int
+) -> None:
+    root = tmp_path_factory.mktemp("staged")
+    files = write(root / "files", contents)
+    cut(files, root / "parts", python="3.12", part_bytes=part_bytes)
+    parts = sorted((root / "parts").glob("part-*"))
+    sizes = [part.stat().st_size for part in parts]
+    assert sizes[:-1] == [part_bytes] * len(sizes[:-1])
+    assert sum(sizes) == sum(map(len, contents))
+    (root / "joined").mkdir()
+    joined = join(root / "parts", root / "joined")
+    assert [(path.name, path.read_bytes()) for path in joined] == [
+        (path.name, path.read_bytes()) for path in files
+    ]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("flip", "part-02: sha256: found"),
+        ("cut", "part-02: bytes: found 9, staged 10"),
+        ("gone", "part-02: cannot be read: No such file"),
+        ("contents", "contents.json: cannot be read"),
+        ("swapped", "file-0: sha256: found"),
+        ("short", "file-0: the parts end before it does"),
+    ],
+)
+def test_what_is_damaged_is_named(tmp_path: Path, harm: str, told: str) -> None:
+    files = write(tmp_path / "files", [b"0123456789abcdefghijklmnop", b"x"])
+    parts, joined = tmp_path / "parts", tmp_path / "joined"
+    joined.mkdir()
+    cut(files, parts, python="3.12", part_bytes=10)
+    part, contents = parts / "part-02", parts / CONTENTS
+    document = json.loads(contents.read_text())
+    if harm == "flip":
+        part.write_bytes(b"A" + part.read_bytes()[1:])
+    elif harm == "cut":
+        part.write_bytes(part.read_bytes()[:-1])
+    elif harm == "gone":
+        part.unlink()
+    elif harm == "contents":
+        contents.write_text("{")
+    elif harm == "swapped":
+        document["parts"].reverse()
+    else:
+        del document["parts"][1:]
+    if harm in ("swapped", "short"):
+        contents.write_text(json.dumps(document))
+    with pytest.raises(Damaged, match=told):
+        join(parts, joined)
+
+
+def wheel(directory: Path, name: str, tag: str = "py3-none-any") -> Path:
+    """A whole wheel with one module, which says who it is."""
+    path = directory / f"{name}-1.0-{tag}.whl"
+    about = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", f"WHO = {name!r}\n")
+        archive.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{about}/WHEEL",
+            f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        )
+        archive.writestr(
+            f"{about}/RECORD",
+            f"{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n",
+        )
+    return path
+
+
+def install(parts: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(parts / "install.py"), str(parts), str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PIP_INDEX_URL": "http://127.0.0.1:9/"},
+    )
+
+
+def test_it_is_installed_with_nothing_but_python(tmp_path: Path) -> None:
+    wheels = [wheel(tmp_path, "arms"), wheel(tmp_path, "legs")]
+    cut(wheels, tmp_path / "parts", python=HERE, part_bytes=300)
+    done = install(tmp_path / "parts", tmp_path / "env")
+    assert done.returncode == 0, done.stderr
+    said = subprocess.run(
+        [str(tmp_path / "env/bin/python"), "-c", "import arms, legs; print(arms.WHO, legs.WHO)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "arms legs\n"
+
+
+@pytest.mark.parametrize(
+    ("python", "told"), [("2.7", f"staged for Python 2.7, this is {HERE}"), (HERE, "part-01")]
+)
+def test_what_is_not_for_this_box_is_not_installed(tmp_path: Path, python: str, told: str) -> None:
+    cut([wheel(tmp_path, "arms")], tmp_path / "parts", python=python, part_bytes=1 << 20)
+    if python == HERE:
+        (tmp_path / "parts" / "part-01").unlink()
+    done = install(tmp_path / "parts", tmp_path / "env")
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_a_wheel_for_this_machine_alone_is_not_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        subprocess, "run", lambda *_, **__: wheel(tmp_path, "a", "cp312-cp312-linux_x86_64")
+    )
+    with pytest.raises(NotPure, match="build it for the box by hand"):
+        build(["a"], tmp_path)

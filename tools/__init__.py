@@ -1,0 +1,6 @@
+"""What brings the appliance to a box that no network reaches, and tries it there.
+
+`stage` runs where there is a network: it downloads wheels and cuts them into parts that are small
+enough to be carried. `install` runs on the box, with nothing but Python: it joins the parts, checks
+each file, and installs them. Imports nothing of the appliance.
+"""

@@ -1,0 +1,116 @@
+"""`python -m tools.stage DIRECTORY REQUIREMENT...`: download wheels and cut them into parts.
+
+The parts, `contents.json` and `install.py` are what has to be carried to the box.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tools.install import BLOCK, CONTENTS, describe
+
+PART_BYTES = 60_000_000
+
+
+def cut(files: Sequence[Path], directory: Path, *, python: str, part_bytes: int) -> None:
+    """Cut files, one behind the other, into parts of at most `part_bytes`.
+
+    Args:
+        python: Version that they are for, such as "3.12".
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    parts: list[Path] = []
+    out = None
+    room = 0
+    try:
+        for file in files:
+            with file.open("rb") as source:
+                while block := source.read(min(BLOCK, room or part_bytes)):
+                    if out is None or not room:
+                        if out is not None:
+                            out.close()
+                        parts.append(directory / f"part-{len(parts) + 1:02d}")
+                        out, room = parts[-1].open("wb"), part_bytes
+                    out.write(block)
+                    room -= len(block)
+    finally:
+        if out is not None:
+            out.close()
+    contents = {
+        "python": python,
+        "files": [describe(file) for file in files],
+        "parts": [describe(part) for part in parts],
+    }
+    (directory / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n")
+    shutil.copyfile(Path(__file__).with_name("install.py"), directory / "install.py")
+
+
+class NotPure(Exception):
+    """A wheel would run on this machine only."""
+
+
+def download(requirements: Sequence[str], directory: Path, python: str) -> None:
+    """Download wheels, and all that they need, for x86_64.
+
+    Raises:
+        CalledProcessError: pip has said why not.
+    """
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    target = ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
+    for platform in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"):
+        target += ["--platform", platform]
+    subprocess.run([*pip, *target, "--dest", str(directory), *requirements], check=True)
+
+
+def build(requirements: Sequence[str], directory: Path) -> None:
+    """Make wheels of what there is no wheel of, and none is needed: pure Python.
+
+    Raises:
+        CalledProcessError: pip has said why not.
+    """
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "--wheel-dir", str(directory), *requirements], check=True)
+    for wheel in directory.glob("*.whl"):
+        if wheel.stem.endswith(("linux_x86_64", "linux_aarch64")) and "manylinux" not in wheel.stem:
+            raise NotPure(f"{wheel.name}: is for this machine; build it for the box by hand")
+
+
+def main() -> int:
+    """Stage; 0 if all is there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="gets the parts")
+    parser.add_argument("requirement", nargs="+", metavar="REQUIREMENT", help="as for pip")
+    parser.add_argument(
+        "--build", action="append", metavar="REQUIREMENT", help="pure Python without a wheel"
+    )
+    parser.add_argument("--python", default="3.12", metavar="X.Y", help="of the box (3.12)")
+    parser.add_argument(
+        "--part-bytes", type=int, default=PART_BYTES, metavar="N", help="(60000000)"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="wheels-") as name:
+        try:
+            download(arguments.requirement, Path(name), arguments.python)
+            if arguments.build:
+                build(arguments.build, Path(name))
+        except subprocess.CalledProcessError as error:
+            return error.returncode
+        except NotPure as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        wheels = sorted(Path(name).iterdir())
+        cut(wheels, arguments.directory, python=arguments.python, part_bytes=arguments.part_bytes)
+    for path in sorted(arguments.directory.iterdir()):
+        print(f"{path.stat().st_size:>11,}  {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
