@@ -59,6 +59,13 @@ class Callers:
         peer = context.peer()
         return peer.rpartition(":")[0] or peer
 
+    @property
+    def why_nobody(self) -> str:
+        """Say why a caller has no name."""
+        if self.tokens is not None:
+            return "the token of this stream holds no more"
+        return "the client's certificate names nobody: its subject needs a common name (CN)"
+
     def holder(self, metadata: Metadata) -> str | None:
         """Return whose token comes with a call; None: nobody's."""
         assert self.tokens is not None

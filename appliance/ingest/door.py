@@ -7,17 +7,19 @@ with the first that is refused; what is left of it is taken back then.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from itertools import count
 from typing import Protocol
 
+import structlog
 from attrs import define, field
 
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
-from appliance.ingest.calls import Call, GivenUp, Item, Question
+from appliance.ingest.calls import NOBODY, Call, GivenUp, Item, Question
 from appliance.ingest.clients import PROTOCOL, CallerTable
 from appliance.ingest.statistics import ModelStatistics
 from appliance.wire.checks import MAX_NAME_BYTES
@@ -95,7 +97,7 @@ class GrpcDoor:
         """Take what has come, and let the dispatcher have its turn."""
         for item in items:
             if isinstance(item, Call):
-                self._infer(item)
+                self._infer_safely(item)
             elif isinstance(item, GivenUp):
                 self._give_up(item.call)
             else:
@@ -113,6 +115,8 @@ class GrpcDoor:
             question.answer = question.ask()
         except Rejected as rejected:
             question.refusal = rejected
+        except Exception as error:  # noqa: BLE001  as in `_finish`
+            question.refusal = _fault(error)
         if not inspect.iscoroutine(question.answer):
             self._ended.append(question)
         elif self.start_soon is not None:
@@ -128,13 +132,45 @@ class GrpcDoor:
         except Rejected as rejected:
             question.refusal = rejected
         except Exception as error:  # noqa: BLE001  a fault of ours here is not the robots' affair
-            question.refusal = Rejected(Outcome.ENGINE_FAILED, f"{type(error).__name__}: {error}")
+            question.refusal = _fault(error)
         self.answer([question])
 
-    def _infer(self, call: Call) -> None:
+    def _infer_safely(self, call: Call) -> None:
+        """Let a fault of ours in reading one call cost that call alone."""
         call.number = next(self._numbers)
-        caller = call.caller = self.clients.called(call.client, call.received_ns)
-        request = call.request
+        call.caller = self.clients.called(call.client, call.received_ns)
+        try:
+            self._infer(call)
+        except Exception as error:  # noqa: BLE001  the robots are not to pay for it
+            if call.is_closed:
+                return
+            is_open = call.session is not NOBODY
+            if is_open:
+                self._take_back(call)
+            self._refuse(call, _fault(error), is_open=is_open)
+
+    def _refuse(self, call: Call, rejected: Rejected, *, is_open: bool = False) -> None:
+        """End a call that could not be read."""
+        call.refusal = rejected
+        if not is_open:
+            self._open(call, (PROTOCOL, call.client))
+        call.caller.asked += 1
+        self.intake.refuse(
+            Observation(
+                model_id=_bounded(call.request.model_name),
+                wants_status=True,
+                trace_id=call.trace_id,
+            ),
+            rejected,
+            door=self,
+            route=(call, 0),
+            session=call.session,
+            client=call.client,
+            now_ns=call.received_ns,
+        )
+
+    def _infer(self, call: Call) -> None:
+        caller, request = call.caller, call.request
         try:
             if call.refusal is not None:
                 raise call.refusal
@@ -147,22 +183,7 @@ class GrpcDoor:
                     Outcome.INVALID, f"model {spec.model_id!r} has a state: ask row by row"
                 )
         except Rejected as rejected:
-            call.refusal = rejected
-            self._open(call, (PROTOCOL, call.client))
-            caller.asked += 1
-            self.intake.refuse(
-                Observation(
-                    model_id=_bounded(request.model_name),
-                    wants_status=True,
-                    trace_id=call.trace_id,
-                ),
-                rejected,
-                door=self,
-                route=(call, 0),
-                session=call.session,
-                client=call.client,
-                now_ns=call.received_ns,
-            )
+            self._refuse(call, rejected)
             return
         call.spec, call.is_batched = spec, rows.is_batched
         call.ends_sequence = options.sequence_end
@@ -185,6 +206,8 @@ class GrpcDoor:
                 client=call.client,
                 now_ns=call.received_ns,
             )
+        call.contents = []  # it lies in the arena by now
+        del request.raw_input_contents[:]
 
     def find(self, name: str, version: str) -> documents.ModelSpec:
         """Return the spec of a model that can answer.
@@ -229,6 +252,8 @@ class GrpcDoor:
     def _give_up(self, call: Call) -> None:
         if not call.is_closed:
             self._close(call)
+            took_ns = self.clock() - call.received_ns
+            self._statistics_of(call.request.model_name).refused(took_ns)
             self._take_back(call)
 
     def _take_back(self, call: Call) -> None:
@@ -347,6 +372,13 @@ class GrpcDoor:
                 if name in ("", served.name)
             ]
         )
+
+
+def _fault(error: Exception) -> Rejected:
+    """Return the refusal of what met a fault of ours, which goes to the log."""
+    log = structlog.get_logger("appliance")
+    log.error("fault in the gRPC door", exception="".join(traceback.format_exception(error)))
+    return Rejected(Outcome.ENGINE_FAILED, f"{type(error).__name__}: {error}")
 
 
 def _bounded(name: str) -> str:

@@ -28,6 +28,7 @@ class Health:
 
     server: grpc.aio.Server
     _servicer: health.aio.HealthServicer = field(factory=health.aio.HealthServicer, init=False)
+    _names: set[str] = field(factory=set[str], init=False)
     _telling: set[asyncio.Task[None]] = field(factory=set["asyncio.Task[None]"], init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -42,6 +43,9 @@ class Health:
         task.add_done_callback(self._telling.discard)
 
     async def _tell(self, readiness: dict[str, bool]) -> None:
+        for name in self._names - readiness.keys():
+            await self._servicer.set(name, _STATUS.NOT_SERVING)  # it was unloaded
+        self._names = set(readiness)
         for name, ready in readiness.items():
             await self._servicer.set(name, _STATUS.SERVING if ready else _STATUS.NOT_SERVING)
 

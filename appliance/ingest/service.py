@@ -24,7 +24,7 @@ from appliance.ingest.door import GrpcDoor
 from appliance.ingest.regions import Regions
 from appliance.ingest.status import RefusedWith, message_of, status_of, trailers
 from appliance.values import value
-from appliance.wire.inference import FINAL
+from appliance.wire.inference import FINAL, check_bounds
 from appliance.wire.inference_response import write_response
 from appliance.wire.inference_rows import read_contents
 from appliance.wire.pb import inference_pb2
@@ -268,10 +268,13 @@ class Service:
         if isinstance(request, Rejected):
             request, refusal = inference_pb2.ModelInferRequest(), request
         elif not asker.client:
-            refusal = Rejected(Outcome.UNAUTHENTICATED, "the token of this stream holds no more")
+            refusal = Rejected(Outcome.UNAUTHENTICATED, self.callers.why_nobody)
         else:
             try:
-                contents = read_contents(request, self.regions.read)
+                check_bounds(request)
+                contents = read_contents(
+                    request, self.regions.read, self.regions.settings.max_message_bytes
+                )
             except Rejected as rejected:
                 refusal = rejected
         trace_id, span = asker.trace_id, None

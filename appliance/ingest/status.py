@@ -5,6 +5,7 @@ from __future__ import annotations
 from grpc import StatusCode
 
 from appliance.errors import Outcome, Rejected
+from appliance.wire.inference import LONGEST_MESSAGE
 
 CODES: dict[Outcome, StatusCode] = {
     Outcome.OK: StatusCode.OK,
@@ -50,9 +51,10 @@ def status_of(rejected: Rejected) -> StatusCode:
 def message_of(rejected: Rejected) -> str:
     """Return what a refusal says, as text that gRPC can send.
 
-    A path in it may have bytes that are none; with them the call would never be answered.
+    A path in it may have bytes that are none; with them the call would never be answered. And what
+    is longer than metadata may be would come as another status.
     """
-    return rejected.message.encode(errors="backslashreplace").decode()
+    return rejected.message[:LONGEST_MESSAGE].encode(errors="backslashreplace").decode()
 
 
 def trailers(outcome: Outcome, retry_after_ns: int | None) -> tuple[tuple[str, str], ...]:

@@ -40,6 +40,12 @@ class HostedLoop(asyncio.SelectorEventLoop):
         self._is_ready = True
         return super().call_soon(*arguments, **more)
 
+    def call_soon_threadsafe(self, *arguments: Any, **more: Any) -> asyncio.Handle:
+        """See `asyncio.loop.call_soon_threadsafe`."""
+        handle = super().call_soon_threadsafe(*arguments, **more)
+        self._is_ready = True  # the last turn of a burst may have heard of it, and not run it
+        return handle
+
     def call_at(self, when: float, *arguments: Any, **more: Any) -> asyncio.TimerHandle:
         """See `asyncio.loop.call_at`."""
         heapq.heappush(self._timers_s, when)

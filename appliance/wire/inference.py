@@ -12,6 +12,7 @@ from attrs import field
 
 from appliance.errors import Outcome, Rejected
 from appliance.values import new_list, value
+from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.pb import inference_pb2
 from appliance.wire.spec import METADATA, InputSpec, ModelSpec
 from appliance.wire.types import DType, Encoding, Tensor
@@ -38,6 +39,15 @@ LENGTH_BYTES = 4
 """Of the length in front of each element of BYTES, little-endian."""
 
 LONGEST_MESSAGE = 1000
+
+MOST_TENSORS = 256
+"""Inputs of a request, and outputs that it asks for; parameters of each of them, and of it."""
+MOST_DIMENSIONS = 16
+MOST_STRINGS = 1 << 16
+"""Elements of BYTES in an input: each is looked at by itself, while others wait."""
+MOST_TYPED = 1 << 20
+"""Elements of an input in typed fields, likewise; raw contents have no such bound."""
+LONGEST_ID = 4096
 
 CLASSIFICATION = "classification"
 REGION = "shared_memory_region"
@@ -118,6 +128,37 @@ def is_file(wanted: InputSpec) -> bool:
     return any(encoding is not _RAW for encoding in wanted.encodings)
 
 
+def check_bounds(request: inference_pb2.ModelInferRequest) -> None:
+    """Refuse what would take long merely to look at, whatever model it is for.
+
+    Raises:
+        Rejected: INVALID, what there is too much of.
+    """
+    counts = [
+        ("inputs", request.inputs),
+        ("outputs", request.outputs),
+        ("raw_input_contents", request.raw_input_contents),
+        ("parameters", request.parameters),
+    ]
+    for what, there in counts:
+        if len(there) > MOST_TENSORS:
+            raise invalid(f"{what}: at most {MOST_TENSORS} are allowed, {len(there)} came")
+    if len(request.id) > LONGEST_ID:
+        raise invalid(f"id: at most {LONGEST_ID} characters are allowed, {len(request.id)} came")
+    for tensor in request.inputs:
+        if len(tensor.shape) > MOST_DIMENSIONS:
+            raise invalid(
+                f"input {tensor.name!r}: at most {MOST_DIMENSIONS} dimensions are allowed, "
+                f"{len(tensor.shape)} came"
+            )
+    for tensor in (*request.inputs, *request.outputs):
+        if len(tensor.parameters) > MOST_TENSORS:
+            raise invalid(
+                f"tensor {tensor.name!r}: at most {MOST_TENSORS} parameters are allowed, "
+                f"{len(tensor.parameters)} came"
+            )
+
+
 def read_options(request: inference_pb2.ModelInferRequest) -> Options:
     """Return what the parameters of a request say.
 
@@ -138,6 +179,8 @@ def read_options(request: inference_pb2.ModelInferRequest) -> Options:
     sequence = found.get("sequence_id", "")
     if not isinstance(sequence, str) and _integer(found, "sequence_id") is None:
         sequence = ""
+    if isinstance(sequence, str) and len(sequence.encode()) > MAX_NAME_BYTES:
+        raise invalid(f"parameter 'sequence_id': has at most {MAX_NAME_BYTES} bytes")
     return Options(
         priority=priority or None,
         timeout_us=timeout or None,

@@ -17,6 +17,8 @@ from appliance.wire.arrays import encode_strings
 from appliance.wire.inference import (
     DATATYPES,
     LENGTH_BYTES,
+    MOST_STRINGS,
+    MOST_TYPED,
     NAMES,
     SharedPart,
     input_name,
@@ -217,6 +219,11 @@ class _Input:
 
     def _elements(self, payload: memoryview, count: int) -> list[tuple[int, int]]:
         """Return where each element of BYTES lies, and how long it is."""
+        if count > MOST_STRINGS:
+            raise invalid(
+                f"input {self.name!r}: at most {MOST_STRINGS} elements of BYTES are allowed, "
+                f"{count} came"
+            )
         spans: list[tuple[int, int]] = []
         position, end = self.offset, self.offset + self.length
         while position + LENGTH_BYTES <= end and len(spans) < count:
@@ -247,12 +254,15 @@ class _Input:
 
 
 def read_contents(
-    request: inference_pb2.ModelInferRequest, read_shared: Callable[[SharedPart], bytes]
+    request: inference_pb2.ModelInferRequest,
+    read_shared: Callable[[SharedPart], bytes],
+    most_shared_bytes: int,
 ) -> list[bytes]:
     """Return the bytes of each input, however they were sent.
 
     Args:
         read_shared: Reads what lies in shared memory.
+        most_shared_bytes: That may be read there for a request.
 
     Raises:
         Rejected: INVALID, naming the input; or as `read_shared`.
@@ -260,6 +270,12 @@ def read_contents(
     raw, inputs = request.raw_input_contents, request.inputs
     shared = [shared_part(tensor.name, tensor.parameters) for tensor in inputs]
     expected = shared.count(None)
+    in_memory = sum(part.size for part in shared if part is not None)
+    if in_memory > most_shared_bytes:
+        raise invalid(
+            f"inputs in shared memory: at most {most_shared_bytes} bytes are allowed, "
+            f"{in_memory} are named"
+        )
     if raw and len(raw) != expected:
         raise invalid(f"raw_input_contents: expected {expected}, one an input, came {len(raw)}")
     following = iter(raw)
@@ -288,6 +304,12 @@ def _typed(tensor: inference_pb2.ModelInferRequest.InferInputTensor) -> bytes:
         if getattr(tensor.contents, other):
             raise invalid(f"input {tensor.name!r}: {tensor.datatype} goes in {name}, not {other}")
     items = getattr(tensor.contents, name)
+    most = MOST_STRINGS if dtype is _STRING else MOST_TYPED
+    if len(items) > most:
+        raise invalid(
+            f"input {tensor.name!r}: at most {most} elements in {name} are allowed, "
+            f"{len(items)} came; raw_input_contents takes more"
+        )
     if dtype is _STRING:
         return encode_strings(items)
     narrow = NUMPY_DTYPES[dtype]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.box import Box, box
 from support.grpc import OVERRIDE, channel, method, refusal, request
 from support.repository import add_python_model
@@ -317,6 +318,9 @@ def test_a_model_comes_and_goes(
         assert main(["models", "unload", "extra", "--socket", running.socket]) == 0
         gone = refusal(lambda: infer(open_channel, "extra"))
         assert gone.code() is grpc.StatusCode.NOT_FOUND
+        health = health_pb2_grpc.HealthStub(open_channel)
+        extra = health_pb2.HealthCheckRequest(service="extra")
+        assert health.Check(extra).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert infer(open_channel, "policy") == ("1", 1.0)
         assert running.status()["state"] == "ready"
         load(open_channel, "extra")

@@ -191,3 +191,81 @@ def test_frames_that_are_none_end_their_connection_only(running: Box) -> None:
                 client.frame(HEADERS, 0, 1, b"\xff" * 200)
                 client.frame(DATA, 0, 7, bytes(100))
                 client.wait_for(b"never")
+
+
+# ------------------------------------------------------------------- too much of something small
+
+
+def _inputs(count: int) -> pb.ModelInferRequest:
+    made = pb.ModelInferRequest(model_name="sleeper")
+    for _ in range(count):
+        made.inputs.add()
+    return made
+
+
+def _shaped(*shape: int, datatype: str = "FP32", key: str = "state") -> pb.ModelInferRequest:
+    made = pb.ModelInferRequest(model_name="camera" if key == "camera" else "sleeper")
+    made.inputs.add(name=key, datatype=datatype, shape=shape)
+    made.raw_input_contents.append(b"")
+    return made
+
+
+def _typed(count: int, field: str, item: object, datatype: str) -> pb.ModelInferRequest:
+    made = pb.ModelInferRequest(model_name="sleeper")
+    tensor = made.inputs.add(name="state", datatype=datatype, shape=[count])
+    getattr(tensor.contents, field).extend([item] * count)
+    return made
+
+
+def _parameters(count: int) -> pb.ModelInferRequest:
+    made = request("sleeper", X)
+    for index in range(count):
+        made.parameters[str(index)].bool_param = True
+    return made
+
+
+def _sequence(text: str) -> pb.ModelInferRequest:
+    made = request("sleeper", X)
+    made.parameters["sequence_id"].string_param = text
+    return made
+
+
+TOO_MUCH = {
+    "at most 256 are allowed, 100000 came": lambda: _inputs(100_000),
+    "at most 16 dimensions": lambda: _shaped(*[1 << 62] * 300),
+    "has 24519928653854221733733552434404946937899825954937634816 bytes": lambda: _shaped(
+        *[1 << 60] * 3, 1, 4
+    ),
+    "at most 65536 elements of BYTES": lambda: _shaped(1, 1 << 40, datatype="BYTES", key="camera"),
+    "at most 65536 elements in bytes_contents": lambda: _typed(
+        1 << 17, "bytes_contents", b"", "BYTES"
+    ),
+    "at most 1048576 elements in fp32_contents": lambda: _typed(
+        (1 << 20) + 1, "fp32_contents", 0.0, "FP32"
+    ),
+    "parameters: at most 256": lambda: _parameters(10_000),
+    "id: at most 4096": lambda: request("sleeper", X, id="x" * 5000),
+    "'sequence_id': has at most 255 bytes": lambda: _sequence("x" * 300),
+}
+
+
+@pytest.mark.parametrize("told", TOO_MUCH)
+def test_small_messages_that_take_long_to_look_at_are_refused(running: Box, told: str) -> None:
+    asked = TOO_MUCH[told]()
+    with unharmed(running), channel(running) as open_channel:
+        error = refusal(lambda: method(open_channel, "ModelInfer")(asked, timeout=30))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()
+        assert told in error.details()
+
+
+def test_a_refusal_that_would_be_long_keeps_its_status(running: Box) -> None:
+    asked = request("x" * 200_000, X)
+    with unharmed(running), channel(running) as open_channel:
+        error = refusal(lambda: method(open_channel, "ModelInfer")(asked, timeout=30))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        error = refusal(
+            lambda: method(open_channel, "ModelReady")(
+                pb.ModelReadyRequest(name="m", version="9" * 200_000), timeout=30
+            )
+        )
+        assert error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -194,8 +194,8 @@ def test_a_sequence_carries_its_state(infer: Any) -> None:
 # ------------------------------------------------------------------------- deadlines, giving up
 
 
-def test_deadlines_stop_work(running: Box, infer: Any) -> None:
-    before = running.wait_settled()
+def test_deadlines_stop_work(running: Box, asked: grpc.Channel, infer: Any) -> None:
+    before, failed = running.wait_settled(), failures(asked, "slow")
     calls = [infer.future(request("slow", ROW), timeout=0.05) for _ in range(8)]
     codes = {call.exception().code() for call in calls}
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -203,6 +203,13 @@ def test_deadlines_stop_work(running: Box, infer: Any) -> None:
     executed = after["ledger"]["rows_finished"] - before["ledger"]["rows_finished"]
     assert executed <= 1
     assert after["outcomes"]["OK"] == before["outcomes"]["OK"]
+    assert failures(asked, "slow") - failed == 8
+
+
+def failures(asked: grpc.Channel, model: str) -> int:
+    found = method(asked, "ModelStatistics")(pb.ModelStatisticsRequest(name=model))
+    count: int = found.model_stats[0].inference_stats.fail.count
+    return count
 
 
 def test_who_gives_up_is_not_served(running: Box, infer: Any) -> None:

@@ -71,7 +71,7 @@ def nothing_shared(*_: Any) -> Any:
 
 
 def rows_of(request: pb.ModelInferRequest, model: ModelSpec) -> Any:
-    return read_rows(request, read_contents(request, nothing_shared), model)
+    return read_rows(request, read_contents(request, nothing_shared, 0), model)
 
 
 def why(request: pb.ModelInferRequest, *inputs: InputSpec, **more: Any) -> str:
@@ -338,3 +338,13 @@ def test_the_methods_of_the_protocol() -> None:
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     assert service.full_name == "inference.GRPCInferenceService"
     assert len(service.methods) == 20
+
+
+def test_what_lies_in_shared_memory_is_bounded_before_it_is_read() -> None:
+    made = pb.ModelInferRequest()
+    for size in (60, 41):
+        tensor = made.inputs.add(name="x", datatype="FP32", shape=[1])
+        tensor.parameters["shared_memory_region"].string_param = "region"
+        tensor.parameters["shared_memory_byte_size"].int64_param = size
+    with pytest.raises(Rejected, match="at most 100 bytes are allowed, 101 are named"):
+        read_contents(made, nothing_shared, 100)
