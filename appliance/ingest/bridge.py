@@ -192,7 +192,13 @@ class Bridge:
         )
         regions = Regions(settings)
         service = Service(
-            self.door, self._post, regions, callers, settings.model_control, self._spans
+            self.door,
+            self._post,
+            regions,
+            callers,
+            settings.model_control,
+            max(1, settings.max_calls // 2),
+            self._spans,
         )
         server.add_generic_rpc_handlers((service.handler(),))
         self._health = Health(server)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
-from attrs import define
+from attrs import define, field
 from google.protobuf.message import DecodeError
 
 from appliance.errors import Outcome, Rejected
@@ -66,6 +68,7 @@ class Service:
         regions: Shared memory of clients.
         callers: Says who they are.
         model_control: They may load and unload models.
+        most_streams: That one client may have open, so that others have theirs.
         spans: Told of each inference call; None: nobody is.
     """
 
@@ -74,7 +77,9 @@ class Service:
     regions: Regions
     callers: Callers
     model_control: bool
+    most_streams: int
     spans: Spans | None = None
+    _streams: Counter[str] = field(factory=Counter[str], init=False)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the methods by name, with how their messages are read and written."""
@@ -218,6 +223,30 @@ class Service:
         context: Context,
     ) -> AsyncIterator[inference_pb2.ModelStreamInferResponse]:
         """Answer each request of a stream, in their order; a refusal does not end it."""
+        client = self.callers.name(context)
+        if self._streams[client] >= self.most_streams:
+            await _refuse(
+                context,
+                Rejected(
+                    Outcome.RATE_LIMITED,
+                    f"client {client!r} has {self.most_streams} streams open, as many as one may",
+                ),
+            )
+        self._streams[client] += 1
+        try:
+            async with aclosing(self._answered(requests, context)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._streams[client] -= 1
+            if not self._streams[client]:
+                del self._streams[client]
+
+    async def _answered(
+        self,
+        requests: AsyncIterator[inference_pb2.ModelInferRequest | Rejected],
+        context: Context,
+    ) -> AsyncGenerator[inference_pb2.ModelStreamInferResponse, None]:
         calls: asyncio.Queue[Call | None] = asyncio.Queue(STREAM_AHEAD)
         under_way: set[Call] = set()
 

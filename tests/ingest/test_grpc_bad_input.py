@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.box import Box, box
 from support.fleet_models import CAMERA_POLICY, add_sleeper
 from support.grpc import OVERRIDE, SERVICE, channel, grpc_address, method, refusal, request, stream
@@ -269,3 +271,38 @@ def test_a_refusal_that_would_be_long_keeps_its_status(running: Box) -> None:
             )
         )
         assert error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_client_that_keeps_its_streams_open_leaves_room_for_others(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    held = threading.Event()
+
+    def asks() -> Iterator[pb.ModelInferRequest]:
+        yield request("sleeper", X)
+        held.wait(60)
+
+    with (
+        box(tmp_path, overrides=(OVERRIDE, "ingest.grpc.max_calls=8")) as running,
+        channel(running) as open_channel,
+    ):
+        running.wait_settled()
+        named = [("client-id", "greedy")]
+        open_streams = [stream(open_channel)(asks(), metadata=named) for _ in range(4)]
+        try:
+            for each in open_streams:
+                assert next(each).infer_response.model_name == "sleeper"
+            fifth = stream(open_channel)(iter([request("sleeper", X)]), metadata=named)
+            error = refusal(lambda: next(fifth))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "client 'greedy' has 4 streams open" in error.details()
+            infer(running)
+            health = health_pb2_grpc.HealthStub(open_channel)
+            checked = health.Check(health_pb2.HealthCheckRequest())
+            assert checked.status == health_pb2.HealthCheckResponse.SERVING
+        finally:
+            held.set()
+        for each in open_streams:
+            assert list(each) == []
+        again = stream(open_channel)(iter([request("sleeper", X)]), metadata=named)
+        assert next(again).infer_response.model_name == "sleeper"
+        assert running.stop() == 0
