@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from attrs import define, field
 
-from appliance.errors import MISSES, Outcome, Rejected
+from appliance.errors import Rejected
+from appliance.metrics.client_record import ClientRecord
 from appliance.metrics.status import Client
 
 PROTOCOL = "grpc"
@@ -24,59 +25,26 @@ HERE_NS = 10_000_000_000
 REMEMBERED_NS = 600_000_000_000
 """And is forgotten after so long."""
 
-GAIN = 0.1
-"""Weight of a new interval in the cadence's moving averages, as for robots."""
-
-_OK = Outcome.OK  # members are slow to find before Python 3.12
-
 
 @define(eq=False)
-class Caller:
-    """One client, by its name.
+class Caller(ClientRecord):
+    """One client, by its name. Its calls are what a robot's observations are.
 
     Attributes:
         last_ns: When its last call came.
-        period_ns, jitter_ns: Moving averages of the time between its calls, and of the deviation
-            from it; 0 until there are two.
-        asked, ended_count: Requests, of which each row of a call is one, and those with an outcome.
-        slack_us: Time that was left to the deadline at its last answer; None: none yet.
+        asked: Requests, of which each row of a call is one.
     """
 
     client: str
     last_ns: int = 0
-    period_ns: float = 0.0
-    jitter_ns: float = 0.0
     asked: int = 0
-    ended_count: int = 0
-    answered: int = 0
-    late: int = 0
-    misses: int = 0
-    last_outcome: Outcome | None = None
-    slack_us: int | None = None
 
     def called(self, now_ns: int) -> None:
         """Take in the arrival of a call."""
         interval_ns = now_ns - self.last_ns
         self.last_ns = now_ns
-        if interval_ns > HERE_NS:
-            return  # also its first one
-        if not self.period_ns:
-            self.period_ns = interval_ns
-        else:
-            deviation_ns = interval_ns - self.period_ns
-            self.period_ns += GAIN * deviation_ns
-            self.jitter_ns += GAIN * (abs(deviation_ns) - self.jitter_ns)
-
-    def ended(self, outcome: Outcome, *, late: bool, slack_us: int) -> None:
-        """Take in how one of its requests ended; `late` and `slack_us` are of an answer."""
-        self.ended_count += 1
-        self.last_outcome = outcome
-        if outcome is _OK:
-            self.answered += 1
-            self.late += late
-            self.slack_us = slack_us
-        elif outcome in MISSES:
-            self.misses += 1
+        if interval_ns <= HERE_NS:  # which its first one is not
+            self.paced(interval_ns)
 
 
 NOBODY = Caller("")
@@ -132,14 +100,8 @@ def _document(caller: Caller, tier_of: Callable[[str], int], now_ns: int) -> Cli
         protocol=VERSION,
         tier=tier,
         connected=queued > 0 or silent_ns <= HERE_NS,
-        cadence_hz=round(1e9 / caller.period_ns, 2) if caller.period_ns else None,
-        jitter_ms=round(caller.jitter_ns / 1e6, 2) if caller.period_ns else None,
         observations=caller.asked,
-        answered=caller.answered,
-        late=caller.late,
-        misses=caller.misses,
-        last_outcome=caller.last_outcome.name if caller.last_outcome else None,
-        slack_ms=None if caller.slack_us is None else round(caller.slack_us / 1e3, 2),
+        **caller.counted(),
         runs_dry_in_ms=None,
         overdue_ms=None,  # it asks when it wants to know
         silent_s=round(silent_ns / 1e9, 2),

@@ -7,38 +7,30 @@ from typing import Any
 
 from attrs import define, field
 
-from appliance.errors import MISSES, Outcome
+from appliance.metrics.client_record import ClientRecord
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import Observation
 
 SECOND_NS = 1_000_000_000
-_OK = Outcome.OK  # members are slow to find before Python 3.12
 NOWHERE = b""
 """A routing id that no connection has."""
 
 LONGEST_US = 86_400_000_000
 """Actions for more than a day are as good as for a day."""
 
-GAIN = 0.1
-"""Weight of a new interval in the cadence's moving averages."""
-
 
 @define(eq=False)
-class Session:
+class Session(ClientRecord):
     """One connection of a client.
 
     Attributes:
         routing_id: The ROUTER's name for it.
         client: Who it is: `Client.id`; for old clients their routing id.
         protocol: 0 for a client of the old wire.
-        period_ns: Moving average of the time between its observations; 0 until there are two.
-        jitter_ns: Moving average of the deviation from it.
         dry_ns: When its actions run out, by its own word and by the chunks that were sent to it;
             None if nothing is known of that.
-        slack_us: Time that was left to the deadline at its last answer, negative if that was late;
-            None: none yet.
         silent: It has been silent for longer than the disconnect time-out, or has left.
-        observations, ended_count: What came of it, and what of that has its outcome.
+        observations: What came of it.
         key: The public key that its connection proved to hold; empty without keys.
         forms: Of its observations that may take the fast path (see `fastpath`).
         unused_forms: How often one was to be learnt since one was last of use.
@@ -52,17 +44,9 @@ class Session:
     first_seen_ns: int
     last_seen_ns: int
     last_observation_ns: int = 0
-    period_ns: float = 0.0
-    jitter_ns: float = 0.0
     dry_ns: int | None = None
-    slack_us: int | None = None
     silent: bool = False
     observations: int = 0
-    ended_count: int = 0
-    answered: int = 0
-    late: int = 0
-    misses: int = 0
-    last_outcome: Outcome | None = None
     forms: list[Any] = field(factory=list[Any], repr=False)
     unused_forms: int = 0
     learns_ns: int = 0
@@ -80,13 +64,7 @@ class Session:
         """Take in the arrival of an observation: cadence, and when the robot runs dry."""
         self.observations += 1
         if self.last_observation_ns:
-            interval_ns = now_ns - self.last_observation_ns
-            if not self.period_ns:
-                self.period_ns = interval_ns
-            else:
-                deviation_ns = interval_ns - self.period_ns
-                self.period_ns += GAIN * deviation_ns
-                self.jitter_ns += GAIN * (abs(deviation_ns) - self.jitter_ns)
+            self.paced(now_ns - self.last_observation_ns)
         self.last_observation_ns = now_ns
         steps, step_us = observation.steps_remaining, observation.step_period_us
         if steps is not None and step_us:
@@ -106,17 +84,6 @@ class Session:
             dry_ns = _run_out_ns(observation, arrived_ns, spec.horizon * step_us)
             if self.dry_ns is None or dry_ns > self.dry_ns:
                 self.dry_ns = dry_ns
-
-    def ended(self, outcome: Outcome, *, late: bool, slack_us: int = 0) -> None:
-        """Take in how one of its requests ended; `late` and `slack_us` are of an answer."""
-        self.ended_count += 1
-        self.last_outcome = outcome
-        if outcome is _OK:
-            self.answered += 1
-            self.late += late
-            self.slack_us = slack_us
-        elif outcome in MISSES:
-            self.misses += 1
 
 
 @define(eq=False)
