@@ -135,7 +135,7 @@ class GrpcIngest:
         tls: Certificates.
         tokens: Every call needs a token of `keys.directory`, and a client is whose that is.
         max_message_bytes: A longer message is refused by gRPC.
-        max_calls: Calls under way; more are refused.
+        max_calls: Calls under way; more are refused, and more than half as many of one client.
         model_control: Let clients load and unload models, as `appliance models` does.
         shared_memory: Let clients on this machine lay tensors into shared memory of theirs.
         shared_memory_prefix: What the names of their regions begin with.

@@ -69,3 +69,16 @@ class Catalog:
                 Outcome.LOADING, f"model {name!r} is loading", retry_after_ns=LOADING_RETRY_NS
             )
         return served.spec
+
+    def check_ready(self, name: str) -> None:
+        """Check that a model that is found has a worker now.
+
+        Raises:
+            Rejected: LOADING.
+        """
+        if not self.models[name].workers:
+            raise Rejected(
+                Outcome.LOADING,
+                f"model {name!r} has no worker at the moment; it is being started again",
+                retry_after_ns=LOADING_RETRY_NS,
+            )

@@ -29,6 +29,8 @@ from appliance.ingest.calls import Call, Item, Question
 from appliance.ingest.certificates import Certificates
 from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
+from appliance.ingest.inference import Inference
+from appliance.ingest.open_calls import RESERVED, OpenCalls
 from appliance.ingest.regions import Regions
 from appliance.ingest.service import NAME, Service
 from appliance.io.hosted_loop import HostedLoop
@@ -81,14 +83,14 @@ class Bridge:
     _inbox: deque[Item] = field(factory=deque[Item], init=False)
     _outbox: deque[Call | Question] = field(factory=deque["Call | Question"], init=False)
     _is_open: bool = field(default=False, init=False)
-    _is_told: bool = field(default=False, init=False)
+    _is_waking: bool = field(default=False, init=False)
     _started: trio.Event = field(factory=trio.Event, init=False)
     _ended: trio.Event = field(factory=trio.Event, init=False)
     _address: str = field(default="", init=False)
     _loop: HostedLoop = field(init=False)
     _health: Health = field(init=False)
     _spans: Spans | None = field(default=None, init=False)
-    _told: dict[str, bool] = field(factory=dict[str, bool], init=False)
+    _told_readiness: dict[str, bool] = field(factory=dict[str, bool], init=False)
     _stop: asyncio.Event = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -158,16 +160,16 @@ class Bridge:
     def look(self) -> None:
         """Tell whoever watches who can answer, if that has changed."""
         readiness = self.door.readiness()
-        if self._is_open and readiness != self._told:
-            self._told = readiness
+        if self._is_open and readiness != self._told_readiness:
+            self._told_readiness = readiness
             self._loop.call_soon_threadsafe(self._health.tell, readiness)
 
     def _answer(self, ended: list[Call | Question]) -> None:
         if not self._is_open:
             return  # the loop may be closed, and nobody waits
         self._outbox.extend(ended)
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_waking:
+            self._is_waking = True
             self._loop.call_soon_threadsafe(self._hand_out)  # which makes it look at once
 
     # ------------------------------------------------------------------------------ in asyncio
@@ -186,22 +188,18 @@ class Bridge:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
+                # A connection's calls whose messages do not come leave room for the others'.
+                ("grpc.max_concurrent_streams", settings.max_calls),
                 *KEEPALIVE,
             ],
-            maximum_concurrent_rpcs=settings.max_calls,
+            maximum_concurrent_rpcs=settings.max_calls + RESERVED,
         )
         regions = Regions(settings)
-        service = Service(
-            self.door,
-            self._post,
-            regions,
-            callers,
-            settings.model_control,
-            max(1, settings.max_calls // 2),
-            self._spans,
-        )
+        open_calls = OpenCalls(settings.max_calls)
+        inference = Inference(self._post, regions, callers, open_calls, self._spans)
+        service = Service(self.door, self._post, inference, regions, settings.model_control)
         server.add_generic_rpc_handlers((service.handler(),))
-        self._health = Health(server)
+        self._health = Health(server, callers, open_calls)
         host = settings.bind.rpartition(":")[0]
         try:
             if settings.tls.certificate:
@@ -225,7 +223,7 @@ class Bridge:
         self._inbox.append(item)
 
     def _hand_out(self) -> None:
-        self._is_told = False
+        self._is_waking = False
         while self._outbox:
             ended = self._outbox.popleft()
             if not ended.response.done():  # else its caller has given it up

@@ -16,6 +16,7 @@ import structlog
 from attrs import define, field
 
 from appliance.errors import KeyFileError
+from appliance.ingest.status import Context
 from appliance.keys.tokens import Tokens
 from appliance.wire.checks import MAX_NAME_BYTES
 
@@ -29,7 +30,6 @@ TRACE = "traceparent"
 _TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, level 1
 
 Metadata = Iterable[tuple[str, Union[str, bytes]]]  # noqa: UP007
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @define(eq=False)

@@ -20,7 +20,7 @@ from appliance.wire.types import Timing
 if TYPE_CHECKING:  # there only with the extra `otel`
     from opentelemetry.sdk.trace import Span
 
-NOBODY: Hashable = ()
+NO_SESSION: Hashable = ()
 
 
 @define(eq=False, kw_only=True)
@@ -41,6 +41,8 @@ class Call:
         contents: The bytes of each input.
         left: Rows that have not ended.
         is_closed: It was answered, refused or given up.
+        is_answered: Its caller was told how it ended.
+        held_bytes: Of its answer, which has not left; its client's `held_bytes` has them too.
         span: What is told a collector of it; None: nothing.
         timing: Of the row that was waited for.
         finished_ns: When that row's engine was done; 0: it did not run.
@@ -57,7 +59,7 @@ class Call:
     contents: list[bytes] = field(factory=new_list)
     number: int = 0
     caller: clients.Caller = clients.NOBODY
-    session: Hashable = NOBODY
+    session: Hashable = NO_SESSION
     spec: ModelSpec | None = None
     ends_sequence: bool = False
     outputs: list[Output] = field(factory=new_list)
@@ -65,11 +67,23 @@ class Call:
     is_batched: bool = False
     left: int = 0
     is_closed: bool = False
+    is_answered: bool = False
+    held_bytes: int = 0
     span: Span | None = None
     timing: Timing = UNTIMED
     finished_ns: int = 0
     is_late: bool = False
     refusal: Rejected | None = None
+
+    def hold(self, answer_bytes: int) -> None:
+        """Take in that so much of its answer waits to leave."""
+        self.held_bytes += answer_bytes
+        self.caller.held_bytes += answer_bytes
+
+    def let_go(self) -> None:
+        """Take in that nothing of its answer waits any more."""
+        self.caller.held_bytes -= self.held_bytes
+        self.held_bytes = 0
 
 
 @define(eq=False)

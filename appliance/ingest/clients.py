@@ -33,11 +33,13 @@ class Caller(ClientRecord):
     Attributes:
         last_ns: When its last call came.
         asked: Requests, of which each row of a call is one.
+        held_bytes: Of answers that wait for it to read them.
     """
 
     client: str
     last_ns: int = 0
     asked: int = 0
+    held_bytes: int = 0
 
     def called(self, now_ns: int) -> None:
         """Take in the arrival of a call."""

@@ -19,7 +19,7 @@ from appliance.dispatch.intake import Intake
 from appliance.dispatch.ticket import Delivery, Ended, Reply, Ticket
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
-from appliance.ingest.calls import NOBODY, Call, GivenUp, Item, Question
+from appliance.ingest.calls import NO_SESSION, Call, GivenUp, Item, Question
 from appliance.ingest.clients import PROTOCOL, CallerTable
 from appliance.ingest.statistics import ModelStatistics
 from appliance.wire.checks import MAX_NAME_BYTES
@@ -36,6 +36,9 @@ from appliance.wire.types import Keep, Lateness, Observation
 MICROSECOND_NS = 1_000
 IDLE_NS = 10_000_000_000
 """A session that asked nothing for so long is over; the state of its models is forgotten."""
+
+HELD_BYTES = 256 << 20
+"""Of answers that may wait for one client to read them; what comes on top is dropped."""
 
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 
@@ -101,7 +104,7 @@ class GrpcDoor:
             elif isinstance(item, GivenUp):
                 self._give_up(item.call)
             else:
-                self._ask(item)
+                self._take_question(item)
         self.intake.dispatcher.turn()
         self._hand_out()
 
@@ -110,7 +113,7 @@ class GrpcDoor:
             ended, self._ended = self._ended, []
             self.answer(ended)
 
-    def _ask(self, question: Question) -> None:
+    def _take_question(self, question: Question) -> None:
         try:
             question.answer = question.ask()
         except Rejected as rejected:
@@ -144,7 +147,7 @@ class GrpcDoor:
         except Exception as error:  # noqa: BLE001  the robots are not to pay for it
             if call.is_closed:
                 return
-            is_open = call.session is not NOBODY
+            is_open = call.session is not NO_SESSION
             if is_open:
                 self._take_back(call)
             self._refuse(call, _fault(error), is_open=is_open)
@@ -176,6 +179,7 @@ class GrpcDoor:
                 raise call.refusal
             options = read_options(request)
             spec = self.find(request.model_name, request.model_version)
+            self.intake.admission.catalog.check_ready(request.model_name)
             call.outputs = read_outputs(request, spec)
             rows = read_rows(request, call.contents, spec)
             if spec.recurrent and len(rows.tensors) > 1:
@@ -291,37 +295,47 @@ class GrpcDoor:
 
     def _deliver(self, ticket: Ticket, reply: Reply) -> Delivery:
         call, row = ticket.route
+        caller, outcome = call.caller, reply.outcome
         if call.is_closed:
             # Its caller has its answer already, or has gone.
-            gone = reply.outcome is _OK
-            outcome = Outcome.CLIENT_GONE if gone else reply.outcome
-            call.caller.ended(outcome, late=False, slack_us=0)
+            gone = outcome is _OK
+            caller.ended(Outcome.CLIENT_GONE if gone else outcome, late=False)
             return Delivery.GONE if gone else Delivery.SILENT
-        call.caller.ended(reply.outcome, late=reply.late, slack_us=reply.slack_us)
-        statistics = self._statistics_of(call.request.model_name)
-        took_ns = self.clock() - call.received_ns
+        caller.ended(outcome, late=reply.late, slack_us=reply.slack_us)
         call.timing, call.finished_ns = reply.timing, reply.finished_ns
         call.is_late |= reply.late
-        if reply.outcome is _OK:
-            call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
-            call.left -= 1
-            statistics.ran(reply)
-            if call.left:
-                return Delivery.TOLD
-            statistics.succeeded(reply, took_ns)
+        if outcome is not _OK:
+            self._fail(call, Rejected(outcome, reply.message, retry_after_ns=reply.retry_after_ns))
+            return Delivery.TOLD
+        statistics = self._statistics_of(call.request.model_name)
+        statistics.ran(reply)
+        row_bytes = sum(map(len, reply.parts))
+        if caller.held_bytes and caller.held_bytes + row_bytes > HELD_BYTES:
+            unread = (
+                f"client {call.client!r} has {caller.held_bytes} bytes of answers to read first"
+            )
+            self._fail(call, Rejected(Outcome.RATE_LIMITED, unread))
+            return Delivery.LOST
+        call.hold(row_bytes)
+        call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
+        call.left -= 1
+        if not call.left:
+            statistics.succeeded(reply, self.clock() - call.received_ns)
             self._close(call)
             if call.ends_sequence:
                 self.intake.end_episode(call.session, call.request.model_name, 0)
-        else:
-            call.refusal = call.refusal or Rejected(
-                reply.outcome, reply.message, retry_after_ns=reply.retry_after_ns
-            )
-            statistics.refused(took_ns)
-            self._close(call)
-            if len(call.rows) > 1:
-                self._take_back(call)
-        self._ended.append(call)
+            self._ended.append(call)
         return Delivery.TOLD
+
+    def _fail(self, call: Call, rejected: Rejected) -> None:
+        """End a call whose row did not get an answer; what is left of it is taken back."""
+        call.let_go()
+        call.refusal = call.refusal or rejected
+        self._statistics_of(call.request.model_name).refused(self.clock() - call.received_ns)
+        self._close(call)
+        if len(call.rows) > 1:
+            self._take_back(call)
+        self._ended.append(call)
 
     def _statistics_of(self, model: str) -> ModelStatistics:
         """Return a model's; of one that is not served they are not kept."""

@@ -1,11 +1,16 @@
-"""Which gRPC status tells of which outcome."""
+"""Which gRPC status tells of which outcome, and how a call is refused with it."""
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
+import grpc.aio
 from grpc import StatusCode
 
 from appliance.errors import Outcome, Rejected
 from appliance.wire.inference import LONGEST_MESSAGE
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 CODES: dict[Outcome, StatusCode] = {
     Outcome.OK: StatusCode.OK,
@@ -62,3 +67,13 @@ def trailers(outcome: Outcome, retry_after_ns: int | None) -> tuple[tuple[str, s
     if retry_after_ns is None:
         return ((CODE, outcome.name),)
     return ((CODE, outcome.name), (PUSHBACK, str(max(1, retry_after_ns // MILLISECOND_NS))))
+
+
+async def refuse(context: Context, rejected: Rejected) -> NoReturn:
+    """End a call with a refusal."""
+    await context.abort(
+        status_of(rejected),
+        message_of(rejected),
+        trailers(rejected.outcome, rejected.retry_after_ns),
+    )
+    raise AssertionError("abort raises")

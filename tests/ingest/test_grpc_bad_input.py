@@ -273,7 +273,7 @@ def test_a_refusal_that_would_be_long_keeps_its_status(running: Box) -> None:
         assert error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_a_client_that_keeps_its_streams_open_leaves_room_for_others(tmp_path: Path) -> None:
+def test_clients_that_keep_their_calls_open_leave_room_for_others(tmp_path: Path) -> None:
     add_sleeper(tmp_path, ms=1)
     held = threading.Event()
 
@@ -286,23 +286,67 @@ def test_a_client_that_keeps_its_streams_open_leaves_room_for_others(tmp_path: P
         channel(running) as open_channel,
     ):
         running.wait_settled()
-        named = [("client-id", "greedy")]
-        open_streams = [stream(open_channel)(asks(), metadata=named) for _ in range(4)]
+        health = health_pb2_grpc.HealthStub(open_channel)
+
+        def opened(client: str) -> grpc.Call:
+            return stream(open_channel)(asks(), metadata=[("client-id", client)])
+
+        open_streams = [opened("greedy") for _ in range(4)] + [opened("second")]
+        watched = health.Watch(
+            health_pb2.HealthCheckRequest(), metadata=[("client-id", "watching")]
+        )
         try:
             for each in open_streams:
                 assert next(each).infer_response.model_name == "sleeper"
-            fifth = stream(open_channel)(iter([request("sleeper", X)]), metadata=named)
-            error = refusal(lambda: next(fifth))
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "client 'greedy' has 4 streams open" in error.details()
+            assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+            for client, told in (
+                ("greedy", "there are 6 streams open"),
+                ("third", "there are 6 streams open"),
+            ):
+                error = refusal(lambda client=client: next(opened(client)))
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert told in error.details()
+            error = refusal(
+                lambda: method(open_channel, "ModelInfer")(
+                    request("sleeper", X), metadata=[("client-id", "greedy")]
+                )
+            )
+            assert "client 'greedy' has 4 calls under way" in error.details()
             infer(running)
-            health = health_pb2_grpc.HealthStub(open_channel)
-            checked = health.Check(health_pb2.HealthCheckRequest())
-            assert checked.status == health_pb2.HealthCheckResponse.SERVING
+            for _ in range(20):
+                checked = health.Check(health_pb2.HealthCheckRequest())
+                assert checked.status == health_pb2.HealthCheckResponse.SERVING
         finally:
             held.set()
+            watched.cancel()
         for each in open_streams:
             assert list(each) == []
-        again = stream(open_channel)(iter([request("sleeper", X)]), metadata=named)
-        assert next(again).infer_response.model_name == "sleeper"
+        assert next(opened("greedy")).infer_response.model_name == "sleeper"
+        assert running.wait_settled()["ledger"]["balanced"]
+        assert running.stop() == 0
+
+
+def test_answers_that_nobody_reads_are_few(tmp_path: Path) -> None:
+    add_python_model(
+        tmp_path,
+        "large",
+        "import numpy as np\n\n"
+        "def run(batch):\n"
+        "    return {'action': np.zeros((len(batch['state']), 1 << 18), np.float32)}\n",
+        'engine = "python"\ncallable = "policy:run"\nmax_batch = 1\n'
+        '\n[[inputs]]\nname = "state"\ndtype = "float32"\nshape = [4]\n',
+    )
+    count, most = 60, 4 * (16 + 8 + 4)  # of 1 MiB: ahead of the reader; on the way to it
+    with box(tmp_path, overrides=(OVERRIDE,)) as running:
+        running.wait_settled()
+        with channel(running) as open_channel:
+            before = rss_bytes(running)
+            asked = [request("large", X, id=str(number)) for number in range(count)]
+            heard = [stream(open_channel)(iter(asked)) for _ in range(4)]
+            running.wait_until(lambda status: status["outcomes"].get("OK", 0) >= 4 * 16)
+            assert running.wait_settled()["outcomes"]["OK"] <= most
+            assert rss_bytes(running) - before <= 2 * most * MIB
+            for each in heard:
+                assert [answer.infer_response.id for answer in each] == [a.id for a in asked]
+        assert running.wait_settled()["outcomes"]["OK"] == 4 * count
         assert running.stop() == 0

@@ -287,15 +287,20 @@ def test_a_model_whose_worker_is_gone(tmp_path: Path) -> None:
     add_sleeper(tmp_path, ms=1)
     with box(tmp_path, overrides=(OVERRIDE,)) as running, channel(running) as asked:
         ready = method(asked, "ModelReady")
+        infer = method(asked, "ModelInfer")
         running.kill_worker("cpu-0", signal.SIGSTOP)
-        call = method(asked, "ModelInfer").future(request("sleeper", ROW))
+        call = infer.future(request("sleeper", ROW))
         running.wait_until(lambda status: status["requests"]["in_flight"] == 1)
         running.kill_worker("cpu-0")
         assert call.exception().code() is grpc.StatusCode.UNAVAILABLE
+        new = refusal(lambda: infer(request("sleeper", ROW)))  # its worker needs longer to start
+        assert new.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(new.trailing_metadata())["appliance-code"] == "LOADING"
+        assert int(dict(new.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
         asks = pb.ModelReadyRequest(name="sleeper")
         running.wait_until(lambda status: status["state"] == "ready")
         assert ready(asks).ready
-        assert method(asked, "ModelInfer")(request("sleeper", ROW)).outputs
+        assert infer(request("sleeper", ROW)).outputs
 
 
 def test_what_comes_while_it_drains_hears_so(tmp_path: Path) -> None:

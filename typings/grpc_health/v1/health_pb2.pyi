@@ -1,3 +1,6 @@
+class HealthCheckRequest:
+    service: str
+
 class HealthCheckResponse:
     SERVING: int
     NOT_SERVING: int

@@ -1,7 +1,4 @@
-from collections.abc import Iterable
-
-import grpc.aio
+from grpc_reflection.v1alpha import _async as aio
 
 SERVICE_NAME: str
-
-def enable_server_reflection(service_names: Iterable[str], server: grpc.aio.Server) -> None: ...
+__all__ = ["SERVICE_NAME", "aio"]
