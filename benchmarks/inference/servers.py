@@ -22,8 +22,8 @@ START_S = 60.0
 SMALL, IMAGE, SLEEPER = "small", "image", "sleeper"
 DATATYPES = {SMALL: ("float32", "FP32", [16], 8), IMAGE: ("uint8", "UINT8", [480, 640, 3], 1)}
 """Of each model: numpy's and the protocol's datatype, the shape of a row, the largest batch."""
-BASE_MS, ROW_MS = 4.0, 1.0
-"""What the sleeper takes for a batch, and for each row of it."""
+BASE_MS, ROW_MS, BATCH = 16.0, 4.0, 4
+"""What the sleeper takes for a batch, and for each row of it; its largest batch."""
 
 ECHO = "def run(batch):\n    return {'y': batch['x']}\n"
 SLEEPS = f"""
@@ -83,7 +83,7 @@ def appliance() -> Generator[Server, None, None]:
         Model(name, PYTHON.format(max_batch=most, name="x", dtype=dtype, shape=shape), ECHO)
         for name, (dtype, _, shape, most) in DATATYPES.items()
     ]
-    manifest = PYTHON.format(max_batch=8, name="x", dtype="float32", shape=[16])
+    manifest = PYTHON.format(max_batch=BATCH, name="x", dtype="float32", shape=[16])
     models.append(Model(SLEEPER, manifest, SLEEPS))
     config = '[ingest.grpc]\nbind = "127.0.0.1:0"\nshared_memory = true\n'
     with box(*models, config=config) as running:
