@@ -37,6 +37,8 @@ def decode(data: bytes, encoding: Encoding, *, max_pixels: int, gray: bool) -> N
         with Image.open(BytesIO(data), formats=(encoding.name,)) as image:
             if image.size != (header.width, header.height):
                 raise ValueError(f"header says {header}, decoder {image.size}")  # noqa: TRY301
+            if image.mode.startswith("I"):  # 16 bits a sample, which a conversion would cut off
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # noqa: PLW2901
             pixels = np.asarray(image.convert("L" if gray else "RGB"))
     except Exception as error:  # Pillow's plugins raise a dozen kinds for a broken file
         raise Rejected(Outcome.INVALID, f"{encoding.name} cannot be decoded: {error}") from error

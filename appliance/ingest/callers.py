@@ -27,7 +27,9 @@ OPEN = "/grpc.health.v1.Health/Check"
 """Needs no token, as it ends at once: whoever watches over the box has none."""
 LOOK_NS = 1_000_000_000
 TRACE = "traceparent"
-_TRACE = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, level 1
+_TRACE = re.compile(
+    r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)  # W3C Trace Context, level 1
 
 Metadata = Iterable[tuple[str, Union[str, bytes]]]  # noqa: UP007
 

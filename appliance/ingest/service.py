@@ -84,7 +84,10 @@ class Service:
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
             "RepositoryIndex": (
                 pb.RepositoryIndexRequest,
-                lambda asked: documents.repository_index(catalog, ready=asked.ready),
+                lambda asked: (
+                    _check_repository(asked)
+                    or documents.repository_index(catalog, ready=asked.ready)
+                ),
             ),
         }
         methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -145,6 +148,7 @@ class Service:
 
     def _load(self, asked: inference_pb2.RepositoryModelLoadRequest) -> Any:
         self._check_control()
+        _check_repository(asked)
         if asked.parameters:
             names = ", ".join(sorted(asked.parameters))
             text = f"a model is loaded as it lies in the repository; found parameters: {names}"
@@ -153,6 +157,7 @@ class Service:
 
     def _unload(self, asked: inference_pb2.RepositoryModelUnloadRequest) -> Any:
         self._check_control()
+        _check_repository(asked)
         return self.door.unload(asked.model_name)
 
     def _check_control(self) -> None:
@@ -174,6 +179,13 @@ def _answered_here(answer: Callable[[Any], Any]) -> Callable[[Any, Context], Any
             await refuse(context, rejected)
 
     return method
+
+
+def _check_repository(asked: Any) -> None:
+    """Refuse a question about a repository by name: there is one, and it has none."""
+    if asked.repository_name:
+        text = f"there is one repository; leave repository_name out, came {asked.repository_name!r}"
+        raise Rejected(Outcome.INVALID, text)
 
 
 def _no_gpu(_: Any) -> Any:

@@ -64,6 +64,7 @@ FAULTS = frozenset(
 )
 """Statuses that are a server's fault, by the semantic conventions for gRPC."""
 
+STATE = "tracestate"
 _PROPAGATOR = TraceContextTextMapPropagator()
 _ROOT = Context()
 _IDS = RandomIdGenerator()
@@ -147,7 +148,10 @@ class Spans:
         carrier: dict[str, str] = {}
         for key, text in metadata:
             if key in _PROPAGATOR.fields and isinstance(text, str):
-                carrier.setdefault(key, text)
+                if key == STATE and key in carrier:
+                    carrier[key] += "," + text  # as RFC 9110 joins headers of one name
+                else:
+                    carrier.setdefault(key, text)
         span = self._tracer.start_span(
             f"{self.service}/{method}",
             context=_PROPAGATOR.extract(carrier, _ROOT) if carrier else _ROOT,

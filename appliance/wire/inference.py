@@ -181,13 +181,16 @@ def read_options(request: inference_pb2.ModelInferRequest) -> Options:
         sequence = ""
     if isinstance(sequence, str) and len(sequence.encode()) > MAX_NAME_BYTES:
         raise invalid(f"parameter 'sequence_id': has at most {MAX_NAME_BYTES} bytes")
+    keep = found.get("keep", "all")
+    if keep not in ("all", "latest"):
+        raise invalid(f"parameter 'keep': expected 'all' or 'latest', came {keep!r}")
     return Options(
         priority=priority or None,
         timeout_us=timeout or None,
         sequence_id="" if sequence in (0, "") else str(sequence),
         sequence_start=_boolean(found, "sequence_start"),
         sequence_end=_boolean(found, "sequence_end"),
-        latest=found.get("keep") == "latest",
+        latest=keep == "latest",
     )
 
 

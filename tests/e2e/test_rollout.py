@@ -155,6 +155,10 @@ def test_what_cannot_be_loaded_is_said(running: Box, models: Path) -> None:
         overridden = refusal(lambda: method(open_channel, "RepositoryModelLoad")(asked))
         assert overridden.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "config" in overridden.details()
+        named = pb.RepositoryModelLoadRequest(model_name="policy", repository_name="other")
+        elsewhere = refusal(lambda: method(open_channel, "RepositoryModelLoad")(named))
+        assert elsewhere.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "there is one repository" in elsewhere.details()
 
 
 def test_names_that_are_no_text_are_told_with_escapes(models: Path) -> None:

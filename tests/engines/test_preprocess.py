@@ -120,6 +120,14 @@ def test_gray_has_one_channel() -> None:
     assert written(made, pixels(3, 9, 1)).shape == (4, 4, 1)
 
 
+def test_gray_of_16_bits_keeps_its_upper_half() -> None:
+    made = preprocessor({"dtype": "uint8", "color": "GRAY", "decode": ["png"]})
+    samples = (np.arange(48, dtype=np.uint16) * 1300).reshape(6, 8)
+    buffer = BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG")
+    assert_array_equal(made.decode(buffer.getvalue(), Encoding.PNG)[:, :, 0], samples >> 8)
+
+
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [*product(["JPEG", "PNG"], ["RGB", "L"]), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P")],

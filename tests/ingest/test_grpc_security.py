@@ -295,6 +295,8 @@ def test_the_trace_that_a_call_belongs_to_is_in_the_log(models: Path) -> None:
         with grpc.insecure_channel(grpc_address(running)) as channel:
             infer(channel, metadata=(("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),))
             infer(channel, metadata=(("traceparent", "00-nonsense"),))
+            infer(channel, metadata=(("traceparent", f"00-{'0' * 32}-00f067aa0ba902b7-01"),))
+        assert "0" * 32 not in running.log()
         assert running.log().count(f'"trace_id": "{trace}"') == 1
         assert "nonsense" not in running.log()
 

@@ -94,14 +94,19 @@ def under(trace: str, flags: str = "01") -> tuple[tuple[str, str], ...]:
 
 def test_a_call_that_is_answered(told: Collector, infer: Any, trace: str) -> None:
     before_ns = time.time_ns()
-    metadata = (*under(trace), ("tracestate", "site=7"), ("client-id", "arm"))
+    metadata = (
+        *under(trace),
+        ("tracestate", "site=7"),
+        ("tracestate", "cell=4"),
+        ("client-id", "arm"),
+    )
     infer(request("sleeper", np.tile(ROW, (3, 1))), metadata=metadata)
     after_ns = time.time_ns()
     span = told.call(trace)
     assert span.name == "inference.GRPCInferenceService/ModelInfer"
     assert span.kind == SERVER
     assert span.parent_span_id.hex() == PARENT
-    assert span.trace_state == "site=7"
+    assert span.trace_state == "site=7,cell=4"
     assert span.status.code == UNSET
     assert before_ns < span.start_time_unix_nano < span.end_time_unix_nano < after_ns
     found = attributes(span)

@@ -231,6 +231,8 @@ def test_options() -> None:
         {"sequence_start": ("int64", 1)},
         {"sequence_id": ("bool", True)},
         {"triton_anything": ("bool", True)},
+        {"keep": ("string", "oldest")},
+        {"keep": ("int64", 1)},
     ],
 )
 def test_options_that_are_none(parameter: dict[str, Any]) -> None:
