@@ -1,0 +1,300 @@
+"""From one deployment to another on a robot, in virtual time, with power cuts at every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Paths, Patience, Switch
+
+LOADING_S = 2.0
+PATIENCE = Patience(load=20.0, hand_over=10.0, hold=3.0)
+
+
+class PowerCut(Exception):
+    """The machine went down."""
+
+
+@define
+class Process:
+    """An appliance that runs under a unit."""
+
+    deployment: str
+    since_s: float
+    standby: bool
+    served_s: float | None = None
+
+
+@define(eq=False)
+class FakeBox(Box):
+    """A robot whose deployments behave as told.
+
+    Attributes:
+        kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
+            it began to serve; "broken model"; "old version", it says another one than it is.
+        ups: How often nobody served, as seen by whoever looked.
+    """
+
+    paths: Paths
+    kinds: dict[str, str]
+    processes: dict[str, Process] = field(factory=dict)
+    enabled: set[str] = field(factory=set)
+    time_s: float = 0.0
+    cut_at: int = -1
+    steps: int = 0
+    gaps: list[tuple[float, float]] = field(factory=list)
+    _dark_since_s: float | None = 0.0
+
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps == self.cut_at:
+            raise PowerCut
+
+    # ------------------------------------------------------------------------------ what it does
+
+    def systemctl(self, *words: str) -> bool:
+        self._step()
+        verb, unit = words[0], words[-1]
+        if verb in ("start", "restart"):
+            if verb == "restart":
+                self.processes.pop(unit, None)
+            if unit not in self.processes:
+                link = "next" if unit == NEXT_UNIT else "current"
+                made = self.paths.named_by(link)
+                if self.kinds[made] != "crashes":
+                    self.processes[unit] = Process(made, self.time_s, bool(self.processes))
+        elif verb == "stop":
+            self.processes.pop(unit, None)
+        elif verb == "enable":
+            self.enabled.add(unit)
+        self._settle()
+        return True
+
+    def _settle(self) -> None:
+        """Let who is loaded serve, if nobody does; note while nobody does."""
+        loaded = [p for p in self.processes.values() if self._is_loaded(p)]
+        if loaded and not any(p.served_s is not None for p in loaded):
+            loaded[0].served_s = self.time_s
+        is_dark = not any(p.served_s is not None for p in self.processes.values())
+        if is_dark and self._dark_since_s is None:
+            self._dark_since_s = self.time_s
+        elif not is_dark and self._dark_since_s is not None:
+            self.gaps.append((self._dark_since_s, self.time_s))
+            self._dark_since_s = None
+
+    def _is_loaded(self, process: Process) -> bool:
+        hangs = self.kinds[process.deployment] == "hangs"
+        return not hangs and self.time_s - process.since_s >= LOADING_S
+
+    def is_up(self, unit: str) -> bool:
+        return unit in self.processes
+
+    def main_pid(self, unit: str) -> int:
+        return id(self.processes[unit]) if unit in self.processes else 0
+
+    def status(self, *, standby: bool = False) -> dict[str, Any]:
+        for process in self.processes.values():
+            kind, serves = self.kinds[process.deployment], process.served_s
+            if standby == (serves is None):
+                version = process.deployment.partition("-")[0]
+                models = [{"state": "failed" if kind == "broken model" else "ready"}]
+                state = "standby" if self._is_loaded(process) else "starting"
+                if serves is not None:
+                    broke = kind == "breaks" and self.time_s - serves >= 1.0
+                    state = "degraded" if broke or kind == "broken model" else "ready"
+                if kind == "old version":
+                    version = "0"
+                return {
+                    "state": state,
+                    "version": version,
+                    "pid": id(process),
+                    "models": models,
+                    "reasons": ["told"],
+                }
+        return {}
+
+    def lay_units(self, deployment: str) -> None:
+        self._step()
+        super().lay_units(deployment)
+
+    def link(self, name: str, deployment: str) -> None:
+        self._step()
+        super().link(name, deployment)
+
+    def begin_trial(self, back_to: str) -> None:
+        self._step()
+        super().begin_trial(back_to)
+
+    def end_trial(self) -> None:
+        self._step()
+        super().end_trial()
+
+    def last_words(self, unit: str) -> str:
+        return f"the last words of {unit}"
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+        self._settle()
+
+    def _sync(self) -> None:
+        pass
+
+    # ------------------------------------------------------------------------------ for the tests
+
+    def boot(self) -> None:
+        """Lose what does not last, and start what is enabled."""
+        self.processes.clear()
+        self.cut_at = -1
+        Switch(self, PATIENCE).revert()
+        if UNIT in self.enabled:
+            self.systemctl("start", UNIT)
+        self.sleep(LOADING_S)
+
+    @property
+    def serving(self) -> str:
+        return next((p.deployment for p in self.processes.values() if p.served_s is not None), "")
+
+
+def box(tmp_path: Path, **kinds: str) -> FakeBox:
+    paths = Paths(tmp_path, tmp_path / "etc", tmp_path / "run", tmp_path / "socket")
+    paths.units.mkdir()
+    names = {f"{version[1:]}-x": kind for version, kind in kinds.items()}
+    for name in names:
+        units = paths.deployments / name / "units"
+        units.mkdir(parents=True)
+        (units / UNIT).write_text(name)
+        release = tmp_path / "releases" / name.partition("-")[0]
+        (release / "bin").mkdir(parents=True)
+        (release / "bin" / "appliance").touch()
+        (units.parent / "release").symlink_to(release)
+    return FakeBox(paths, names)
+
+
+def switch(robot: FakeBox, name: str) -> bool:
+    return Switch(robot, PATIENCE).to(name)
+
+
+BAD = ["crashes", "hangs", "breaks", "broken model", "old version"]
+
+
+def test_the_first_deployment(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good")
+    assert switch(robot, "1-x")
+    assert robot.serving == "1-x"
+    assert robot.enabled == {UNIT}
+    assert (robot.paths.units / UNIT).read_text() == "1-x"
+    assert not switch(robot, "1-x")
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_first_deployment_that_is_bad(tmp_path: Path, kind: str) -> None:
+    robot = box(tmp_path, v1=kind, v2="good")
+    with pytest.raises(Failed, match="nothing served before, and it is stopped"):
+        switch(robot, "1-x")
+    assert switch(robot, "2-x")
+    assert robot.serving == "2-x"
+
+
+def test_an_upgrade_and_back(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    switch(robot, "1-x")
+    robot.gaps.clear()
+    assert switch(robot, "2-x")
+    assert list(robot.processes) == [UNIT]
+    assert robot.serving == "2-x"
+    assert robot.gaps == []  # nobody ever saw it dark
+    assert robot.paths.named_by("previous") == "1-x"
+    assert not robot.paths.trial.exists()
+    assert (robot.paths.units / UNIT).read_text() == "2-x"
+    assert not list(robot.paths.transient_units.iterdir())
+    assert not switch(robot, "2-x")
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == "1-x"
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
+    robot = box(tmp_path, v1="good", v2=kind)
+    switch(robot, "1-x")
+    robot.gaps.clear()
+    with pytest.raises(Failed, match="2-x") as failed:
+        switch(robot, "2-x")
+    assert robot.serving == "1-x"
+    assert list(robot.processes) == [UNIT]
+    assert robot.paths.named_by("current") == "1-x"
+    assert (robot.paths.units / UNIT).read_text() == "1-x"
+    assert not robot.paths.trial.exists()
+    assert robot.gaps == []
+    before = kind in ("crashes", "hangs", "broken model")
+    assert ("1-x has served all the while" in str(failed.value)) == before
+    assert ("1-x serves again, and is healthy" in str(failed.value)) != before
+
+
+@pytest.mark.parametrize("kind", ["good", *BAD])
+def test_a_power_cut_at_any_step(tmp_path: Path, kind: str) -> None:
+    for cut_at in range(1, 200):
+        place = tmp_path / str(cut_at)
+        place.mkdir()
+        robot = box(place, v1="good", v2=kind)
+        switch(robot, "1-x")
+        robot.steps, robot.cut_at = 0, cut_at
+        try:
+            switch(robot, "2-x")
+        except Failed:
+            break
+        except PowerCut:
+            pass
+        else:
+            break
+        robot.boot()
+        assert robot.serving == "1-x" or (kind == "good" and robot.serving == "2-x"), cut_at
+        assert (robot.paths.units / UNIT).read_text() == robot.serving
+        if kind == "good":
+            switch(robot, "2-x")  # again, and nothing is in its way
+            assert robot.serving == "2-x"
+            assert list(robot.processes) == [UNIT]
+    assert 3 < cut_at < 199
+
+
+def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good")
+    for name in ("7-x", "../1-x", "", ".."):
+        with pytest.raises(Failed, match="no such deployment; there are: 1-x"):
+            switch(robot, name)
+    with pytest.raises(Failed, match="no previous deployment"):
+        Switch(robot, PATIENCE).back()
+    (robot.paths.deployments / "1-x" / "units" / UNIT).unlink()
+    with pytest.raises(Failed, match="is missing; deploy it again"):
+        switch(robot, "1-x")
+
+
+def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="crashes")
+    switch(robot, "1-x")
+    robot.processes.clear()
+    assert switch(robot, "2-x")
+    assert robot.serving == "2-x"
+    assert robot.paths.named_by("previous") == "1-x"
+    robot.processes.clear()
+    with pytest.raises(Failed, match="2-x did not serve before, and is started"):
+        switch(robot, "3-x")
+    robot.sleep(LOADING_S)
+    assert robot.serving == "2-x"
+
+
+def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good", v4="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    assert Switch(robot, PATIENCE).prune(1)
+    there = {each.name for each in robot.paths.deployments.iterdir()}
+    assert there >= {"1-x", "2-x"}
+    assert len(there) <= 3
+    assert {each.name for each in (tmp_path / "releases").iterdir()} == {n[0] for n in there}
+    assert not Switch(robot, PATIENCE).prune(1)

@@ -1,0 +1,501 @@
+"""`python3 switch_release.py to NAME | back | revert | prune`: what a robot runs. As its root.
+
+```
+/opt/appliance/releases/1.4.0/                   made by install_release.py
+/opt/appliance/deployments/1.4.0-3f9a12c0/       a release with its configuration and its unit
+    release -> ../../releases/1.4.0
+    appliance.toml
+    units/appliance.service, units/appliance.service.d/*.conf
+/opt/appliance/current, previous -> deployments/...
+/opt/appliance/trial                             there while `current` is not proven
+```
+
+The next deployment stands by beside the one that serves, and loads its models. Only when it is up
+does the other one end; then it serves, and is watched for a while. What does not become healthy is
+ended, and the former one serves again: for a failure before the handover it never stopped. When
+`current` has been switched, the unit of the box takes over in the same way.
+
+What is done here goes on when whoever started it is gone. After a power cut in the middle,
+`revert`, which runs before the appliance at each boot, goes back to what was proven.
+
+Needs Python 3.10 and nothing else. Prints one line, which begins with `changed` or `unchanged`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
+ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
+UNITS, TRANSIENT_UNITS = Path("/etc/systemd/system"), Path("/run/systemd/system")
+LOOK_S = 0.1
+ASK_S = 2.0
+SYSTEMCTL_S = 120.0
+MAX_STATUS_BYTES = 16 << 20
+NEXT = """\
+# Over the unit of the deployment: how it runs until it has proven itself.
+[Unit]
+Description=Inference appliance, the next deployment
+
+[Service]
+ExecStart=
+ExecStart={root}/next/release/bin/appliance serve --standby --config {root}/next/appliance.toml
+Restart=no
+"""
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
+
+
+class Failed(Exception):
+    """It was not switched; the message says why, and what serves now."""
+
+
+class Patience(NamedTuple):
+    """How long is waited, in seconds.
+
+    Attributes:
+        load: For models to be loaded and warmed up.
+        hand_over: For one to finish what it has accepted, and the other to be ready.
+        hold: That it has to stay healthy for.
+    """
+
+    load: float = 600.0
+    hand_over: float = 60.0
+    hold: float = 3.0
+
+
+class Paths(NamedTuple):
+    """Where everything is on a robot."""
+
+    root: Path = ROOT
+    units: Path = UNITS
+    transient_units: Path = TRANSIENT_UNITS
+    admin_socket: Path = ADMIN_SOCKET
+
+    @property
+    def deployments(self) -> Path:
+        """All of them, by name."""
+        return self.root / "deployments"
+
+    @property
+    def trial(self) -> Path:
+        """Names what to go back to."""
+        return self.root / "trial"
+
+    def named_by(self, link: str) -> str:
+        """Return the name of the deployment that a link leads to; empty: there is none."""
+        path = self.root / link
+        return path.readlink().name if path.is_symlink() else ""
+
+
+class Box:
+    """The robot, as far as it is changed here."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+
+    def systemctl(self, *words: str) -> bool:
+        """Run it; return whether it did what it was told."""
+        try:
+            done = subprocess.run(
+                ["systemctl", *words],  # noqa: S607
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=SYSTEMCTL_S,
+            )
+        except subprocess.TimeoutExpired:
+            say(f"systemctl {' '.join(words)}: does not end")
+            return False
+        if done.returncode and done.stderr.strip() and words[0] != "is-active":
+            say(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
+        return done.returncode == 0
+
+    def is_up(self, unit: str) -> bool:
+        """Return whether a unit runs, be it that it still starts."""
+        return self._shown(unit, "ActiveState") in ("active", "activating", "reloading")
+
+    def main_pid(self, unit: str) -> int:
+        """Return the process of a unit; 0: it has none."""
+        return int(self._shown(unit, "MainPID") or 0)
+
+    def _shown(self, unit: str, name: str) -> str:
+        words = ["systemctl", "show", "--value", f"--property={name}", unit]
+        found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        return found.stdout.strip()
+
+    def status(self, *, standby: bool = False) -> dict[str, Any]:
+        """Return the status of the appliance that serves, or stands by; empty: nobody answers."""
+        where = f"{self.paths.admin_socket}.standby" if standby else str(self.paths.admin_socket)
+        connection = http.client.HTTPConnection("box", timeout=ASK_S)
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(ASK_S)
+            connection.sock.connect(where)
+            connection.request("GET", "/v1/status")
+            found: dict[str, Any] = json.loads(connection.getresponse().read(MAX_STATUS_BYTES))
+        except (OSError, http.client.HTTPException, ValueError):
+            return {}
+        finally:
+            connection.close()
+        return found
+
+    def link(self, name: str, deployment: str) -> None:
+        """Let a link lead to a deployment, from one moment to the next."""
+        path, made = self.paths.root / name, self.paths.root / f".{name}"
+        made.unlink(missing_ok=True)
+        made.symlink_to(Path("deployments", deployment))
+        made.rename(path)
+        self._sync()
+
+    def begin_trial(self, back_to: str) -> None:
+        """Write down what a boot goes back to; empty: to nothing."""
+        made = self.paths.root / ".trial"
+        made.write_text(back_to + "\n")
+        made.rename(self.paths.trial)
+        self._sync()
+
+    def end_trial(self) -> None:
+        """What runs is proven."""
+        self.paths.trial.unlink(missing_ok=True)
+        self._sync()
+
+    def _sync(self) -> None:
+        os.sync()  # a power cut is not to bring back a link without what it leads to
+
+    def lay_units(self, deployment: str) -> None:
+        """Make the unit of a deployment that of the box."""
+        made = self.paths.deployments / deployment / "units"
+        beside = self.paths.units / f"{UNIT}.d"
+        shutil.rmtree(beside, ignore_errors=True)
+        if (made / f"{UNIT}.d").is_dir():
+            shutil.copytree(made / f"{UNIT}.d", beside)
+        shutil.copyfile(made / UNIT, self.paths.units / UNIT)
+        self.systemctl("daemon-reload")
+
+    def lay_next_unit(self, deployment: str) -> None:
+        """Make a unit, until the next boot, by which a deployment stands by."""
+        self.remove_next_unit()
+        made, units = self.paths.deployments / deployment / "units", self.paths.transient_units
+        units.mkdir(parents=True, exist_ok=True)
+        beside = units / f"{NEXT_UNIT}.d"
+        if (made / f"{UNIT}.d").is_dir():
+            shutil.copytree(made / f"{UNIT}.d", beside)
+        beside.mkdir(exist_ok=True)
+        (beside / "zz-next.conf").write_text(NEXT.format(root=self.paths.root))
+        shutil.copyfile(made / UNIT, units / NEXT_UNIT)
+        self.systemctl("daemon-reload")
+
+    def remove_next_unit(self) -> None:
+        """Clear that unit away."""
+        units = self.paths.transient_units
+        shutil.rmtree(units / f"{NEXT_UNIT}.d", ignore_errors=True)
+        (units / NEXT_UNIT).unlink(missing_ok=True)
+
+    def last_words(self, unit: str) -> str:
+        """Return the end of what a unit wrote to the journal."""
+        words = ["journalctl", "--unit", unit, "--lines=5", "--output=cat", "--no-pager"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        return done.stdout.strip()
+
+    def now_s(self) -> float:
+        """Return the time, monotonic."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class Switch:
+    """The steps from one deployment to another."""
+
+    def __init__(self, box: Box, patience: Patience) -> None:
+        self.box, self.patience, self.paths = box, patience, box.paths
+
+    def to(self, deployment: str) -> bool:
+        """Run a deployment; return whether another one, or none, ran before.
+
+        Raises:
+            Failed: It does not become healthy. What served before serves again.
+        """
+        self._check(deployment)
+        former = self.paths.named_by("current")
+        if former == deployment and self.box.is_up(UNIT):
+            self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
+            self.box.end_trial()
+            self._clear()
+            return False
+        if not former or self.box.status().get("state") not in ("ready", "degraded"):
+            self._start(deployment, former)
+        else:
+            self._upgrade(deployment, former)
+        return True
+
+    def back(self) -> bool:
+        """Run the deployment before this one.
+
+        Raises:
+            Failed: There is none, or it does not become healthy.
+        """
+        previous = self.paths.named_by("previous")
+        if not previous:
+            raise Failed("there is no previous deployment to go back to")
+        return self.to(previous)
+
+    def revert(self) -> bool:
+        """At boot: go back to what was proven, if the machine went down during a trial."""
+        if not self.paths.trial.exists():
+            return False
+        proven = self.paths.trial.read_text().strip()
+        if proven and (self.paths.deployments / proven).is_dir():
+            self._use(proven)
+            say(f"the machine went down before its deployment was proven: back to {proven}")
+        self.box.end_trial()
+        return bool(proven)
+
+    def prune(self, keep: int) -> bool:
+        """Remove all but the newest deployments, and releases that none of them needs."""
+        used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
+        newest = sorted(self.paths.deployments.glob("*"), key=lambda each: -each.stat().st_mtime)
+        kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
+        needed = {(each / "release").resolve() for each in kept}
+        releases = set((self.paths.root / "releases").glob("[!.]*"))
+        for each in (gone := {*newest} - {*kept} | releases - needed):
+            shutil.rmtree(each)
+            say(f"removed {each}")
+        return bool(gone)
+
+    # ----------------------------------------------------------------------------------- steps
+
+    def _check(self, deployment: str) -> None:
+        path = self.paths.deployments / deployment
+        if not _NAME.fullmatch(deployment) or not path.is_dir():
+            there = sorted(each.name for each in self.paths.deployments.glob("*"))
+            raise Failed(f"{path}: no such deployment; there are: {', '.join(there) or 'none'}")
+        for needed in (path / "release" / "bin" / "appliance", path / "units" / UNIT):
+            if not needed.exists():
+                raise Failed(f"{needed}: is missing; deploy it again")
+
+    def _start(self, deployment: str, former: str) -> None:
+        """Start a deployment where nothing serves."""
+        self._clear()
+        self.box.begin_trial(former if former != deployment else "")
+        self._use(deployment)
+        self.box.systemctl("enable", UNIT)
+        self.box.systemctl("reset-failed", UNIT)
+        self.box.systemctl("restart", "--no-block", UNIT)
+        try:
+            self._wait_healthy(UNIT, deployment, self.patience.load)
+        except Failed as failed:
+            self.box.systemctl("stop", UNIT)
+            if not former or former == deployment:
+                raise Failed(f"{failed}; nothing served before, and it is stopped") from None
+            self._use(former)
+            self.box.systemctl("reset-failed", UNIT)
+            self.box.systemctl("start", "--no-block", UNIT)
+            self.box.end_trial()
+            raise Failed(f"{failed}; {former} did not serve before, and is started") from None
+        self.box.end_trial()
+        if former and former != deployment:
+            self.box.link("previous", former)
+
+    def _upgrade(self, deployment: str, former: str) -> None:
+        """Let a deployment take over from one that serves."""
+        self._clear()
+        try:
+            self._stand_by(deployment)
+        except Failed as failed:
+            self._clear()
+            raise Failed(f"{failed}; {former} has served all the while") from None
+        try:
+            self.box.systemctl("stop", UNIT)
+            self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
+            self.box.begin_trial(former)
+            self._use(deployment)
+            self._relieve_next(deployment)
+        except Failed as failed:
+            raise Failed(f"{failed}; {self._restore(former)}") from None
+        self.box.link("previous", former)
+        self.box.end_trial()
+        self._clear()
+
+    def _stand_by(self, deployment: str) -> None:
+        self.box.link("next", deployment)
+        self.box.lay_next_unit(deployment)
+        self.box.systemctl("start", "--no-block", NEXT_UNIT)
+        self._wait_loaded(NEXT_UNIT, deployment)
+
+    def _relieve_next(self, deployment: str) -> None:
+        """Let the unit of the box take over from the one that stood by."""
+        self.box.systemctl("reset-failed", UNIT)
+        self.box.systemctl("start", "--no-block", UNIT)
+        self._wait_loaded(UNIT, deployment)
+        self.box.systemctl("stop", NEXT_UNIT)
+        self._wait_healthy(UNIT, deployment, self.patience.hand_over)
+
+    def _restore(self, former: str) -> str:
+        """Run the former deployment again; say how that went."""
+        self._use(former)
+        next_serves = bool(self.box.status()) and self.box.is_up(NEXT_UNIT)
+        self.box.systemctl("stop", UNIT)
+        self.box.systemctl("reset-failed", UNIT)
+        self.box.systemctl("start", "--no-block", UNIT)
+        if next_serves:  # it may answer some: until the former one is loaded
+            with contextlib.suppress(Failed):
+                self._wait_loaded(UNIT, former)
+        self.box.systemctl("stop", NEXT_UNIT)
+        try:
+            self._wait_healthy(UNIT, former, self.patience.load)
+        except Failed as failed:
+            return f"AND {former} IS NOT HEALTHY AGAIN: {failed}"
+        self.box.end_trial()
+        self._clear()
+        return f"{former} serves again, and is healthy"
+
+    def _use(self, deployment: str) -> None:
+        self.box.link("current", deployment)
+        self.box.lay_units(deployment)
+
+    def _clear(self) -> None:
+        """Leave nothing of one that stood by."""
+        if self.box.is_up(NEXT_UNIT):
+            self.box.systemctl("stop", NEXT_UNIT)
+        self.box.remove_next_unit()
+        (self.paths.root / "next").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------------ waits
+
+    def _wait_healthy(
+        self, unit: str, deployment: str, patience_s: float, *, hold: bool = True
+    ) -> None:
+        """Wait until it serves and is ready, and see that it stays so."""
+
+        def is_healthy() -> bool:
+            return self._is_ready(unit, deployment)
+
+        self._wait(is_healthy, unit, patience_s, f"{deployment} does not become healthy")
+        until_s = self.box.now_s() + (self.patience.hold if hold else 0)
+        while self.box.now_s() < until_s:
+            self.box.sleep(LOOK_S)
+            if not is_healthy():
+                raise Failed(f"{deployment} did not stay healthy: {self._why(unit)}")
+
+    def _wait_loaded(self, unit: str, deployment: str) -> None:
+        """Wait until it could take over; or has, if who served has died meanwhile."""
+        self._wait(
+            lambda: _is_loaded(self.box.status(standby=True)) or self._is_ready(unit, deployment),
+            unit,
+            self.patience.load,
+            f"{deployment} does not load",
+            standby=True,
+        )
+
+    def _is_ready(self, unit: str, deployment: str) -> bool:
+        """Return whether a unit serves a deployment, and everything is well."""
+        release = (self.paths.deployments / deployment / "release").resolve().name
+        status = self.box.status()
+        return (status.get("state"), status.get("version")) == ("ready", release) and status.get(
+            "pid"
+        ) == self.box.main_pid(unit)
+
+    def _wait(
+        self,
+        holds: Callable[[], bool],
+        unit: str,
+        patience_s: float,
+        what: str,
+        *,
+        standby: bool = False,
+    ) -> None:
+        until_s = self.box.now_s() + patience_s
+        while not holds():
+            if not self.box.is_up(unit):
+                raise Failed(f"{what}: {unit} has ended: {self.box.last_words(unit)}")
+            if self.box.now_s() >= until_s:
+                why = self._why(unit, standby=standby)
+                raise Failed(f"{what}, waited {patience_s:.0f} s: {why}")
+            self.box.sleep(LOOK_S)
+
+    def _why(self, unit: str, *, standby: bool = False) -> str:
+        status = self.box.status(standby=standby)
+        if not status:
+            return f"it does not answer; it said: {self.box.last_words(unit)}"
+        reasons = "; ".join(map(str, status.get("reasons", []))) or "no reason given"
+        return f"version {status.get('version')}, {status.get('state')}: {reasons}"
+
+
+def _is_loaded(status: dict[str, Any]) -> bool:
+    """Whether one that stands by could serve everything."""
+    models = status.get("models", [])
+    return status.get("state") == "standby" and all(each["state"] == "ready" for each in models)
+
+
+def say(text: str) -> None:
+    """Tell whoever waits, or the journal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Generator[None, None, None]:
+    """Let nobody else switch meanwhile.
+
+    Raises:
+        Failed: Somebody does.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".switching").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed("another deploy is under way here; wait until it is over") from None
+        yield
+
+
+def main() -> int:
+    """Switch; 0 if what was asked for runs and is healthy."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    default = Patience()
+    parser.add_argument("--load-s", type=float, default=default.load, metavar="S")
+    parser.add_argument("--hand-over-s", type=float, default=default.hand_over, metavar="S")
+    parser.add_argument("--hold-s", type=float, default=default.hold, metavar="S")
+    what = parser.add_subparsers(dest="what", required=True)
+    what.add_parser("to", help="run a deployment").add_argument("name", metavar="NAME")
+    what.add_parser("back", help="run the deployment before this one")
+    what.add_parser("revert", help="at boot: leave a deployment that was not proven")
+    prune = what.add_parser("prune", help="remove what is not used")
+    prune.add_argument("--keep", type=int, required=True, metavar="N", help="newest deployments")
+    arguments = parser.parse_args()
+    patience = Patience(arguments.load_s, arguments.hand_over_s, arguments.hold_s)
+    box = Box(Paths())
+    switch = Switch(box, patience)
+    try:
+        with alone(box.paths.root):
+            if arguments.what == "to":
+                changed = switch.to(arguments.name)
+            elif arguments.what == "prune":
+                changed = switch.prune(arguments.keep)
+            else:
+                changed = switch.back() if arguments.what == "back" else switch.revert()
+    except Failed as failed:
+        say(f"error: {failed}")
+        return 1
+    print(f"{'changed' if changed else 'unchanged'}: {box.paths.named_by('current')} runs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
