@@ -1,4 +1,4 @@
-"""`python3 switch_release.py to NAME | back | revert | prune`: what a robot runs. As its root.
+"""`python3 switch_release.py to NAME | back | lay NAME | revert | prune`: what a robot runs.
 
 ```
 /opt/appliance/releases/1.4.0/                   made by install_release.py
@@ -18,7 +18,8 @@ ended, and the former one serves again: for a failure before the handover it nev
 What is done here goes on when whoever started it is gone. After a power cut in the middle,
 `revert`, which runs before the appliance at each boot, goes back to what was proven.
 
-Needs Python 3.10 and nothing else. Prints one line, which begins with `changed` or `unchanged`.
+Runs as root; needs Python 3.10, systemd, and nothing else. Prints one line, which begins with
+`changed` or `unchanged`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
 ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
@@ -256,6 +257,15 @@ class Switch:
             raise Failed("there is no previous deployment to go back to")
         return self.to(previous)
 
+    def lay(self, deployment: str) -> bool:
+        """Let a deployment be what the next boot runs, as in an image; nothing is started."""
+        self._check(deployment)
+        if self.paths.named_by("current") == deployment:
+            return False
+        self._use(deployment)
+        self.box.systemctl("enable", UNIT)
+        return True
+
     def revert(self) -> bool:
         """At boot: go back to what was proven, if the machine went down during a trial."""
         if not self.paths.trial.exists():
@@ -303,6 +313,10 @@ class Switch:
         except Failed as failed:
             self.box.systemctl("stop", UNIT)
             if not former or former == deployment:
+                self.box.end_trial()
+                if not former:
+                    self.box.systemctl("disable", UNIT)
+                    (self.paths.root / "current").unlink()
                 raise Failed(f"{failed}; nothing served before, and it is stopped") from None
             self._use(former)
             self.box.systemctl("reset-failed", UNIT)
@@ -408,9 +422,9 @@ class Switch:
         """Return whether a unit serves a deployment, and everything is well."""
         release = (self.paths.deployments / deployment / "release").resolve().name
         status = self.box.status()
-        return (status.get("state"), status.get("version")) == ("ready", release) and status.get(
-            "pid"
-        ) == self.box.main_pid(unit)
+        if status.get("state") != "ready" or status.get("version") != release:
+            return False
+        return status.get("pid") == self.box.main_pid(unit)
 
     def _wait(
         self,
@@ -446,7 +460,12 @@ def _is_loaded(status: dict[str, Any]) -> bool:
 
 def say(text: str) -> None:
     """Tell whoever waits, or the journal."""
-    print(text, file=sys.stderr, flush=True)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # whoever waited has gone; what is done here goes on
+        print(text, file=stream, flush=True)
 
 
 @contextlib.contextmanager
@@ -474,6 +493,7 @@ def main() -> int:
     parser.add_argument("--hold-s", type=float, default=default.hold, metavar="S")
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("to", help="run a deployment").add_argument("name", metavar="NAME")
+    what.add_parser("lay", help="run it from the next boot on").add_argument("name", metavar="NAME")
     what.add_parser("back", help="run the deployment before this one")
     what.add_parser("revert", help="at boot: leave a deployment that was not proven")
     prune = what.add_parser("prune", help="remove what is not used")
@@ -484,16 +504,22 @@ def main() -> int:
     switch = Switch(box, patience)
     try:
         with alone(box.paths.root):
-            if arguments.what == "to":
-                changed = switch.to(arguments.name)
-            elif arguments.what == "prune":
-                changed = switch.prune(arguments.keep)
-            else:
-                changed = switch.back() if arguments.what == "back" else switch.revert()
+            match arguments.what:
+                case "to":
+                    changed = switch.to(arguments.name)
+                case "lay":
+                    changed = switch.lay(arguments.name)
+                case "back":
+                    changed = switch.back()
+                case "prune":
+                    changed = switch.prune(arguments.keep)
+                case _:
+                    changed = switch.revert()
     except Failed as failed:
         say(f"error: {failed}")
         return 1
-    print(f"{'changed' if changed else 'unchanged'}: {box.paths.named_by('current')} runs")
+    done = "changed" if changed else "unchanged"
+    _print(f"{done}: the deployment is {box.paths.named_by('current') or 'none'}", sys.stdout)
     return 0
 
 
