@@ -1,0 +1,1 @@
+../../../../tools/switch_release.py
