@@ -1,9 +1,9 @@
 """`python3 install_release.py RELEASE --root /opt/appliance --allowed-signers FILE`.
 
-Checks a release and installs it, on a robot: needs Python 3.10, OpenSSH's `ssh-keygen`, and no network. `RELEASE` is a folder
-with `SHA256SUMS`, its signature, and the wheelhouse for this robot; others may be missing. The
-signature, the wheelhouse and each file in it are checked before anything is written. Then
-`ROOT/releases/VERSION` becomes a virtual environment.
+Checks a release and installs it, on a robot: needs Python 3.10, OpenSSH's `ssh-keygen`, and no
+network. `RELEASE` is a folder with `SHA256SUMS`, its signature, and the wheelhouse for this robot;
+others may be missing. The signature, the wheelhouse and each file in it are checked before any of
+it is run. Then `ROOT/releases/VERSION` becomes a virtual environment.
 
 It is built under another name and renamed last: a folder with the name of a version is complete,
 whatever happened. What was cut short is cleared away by the next run. Which release is used
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -269,7 +269,7 @@ def _must(command: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(releases: Path) -> Iterator[Path]:
+def _alone(releases: Path) -> Generator[Path, None, None]:
     """Let nobody else install meanwhile; give a folder to work in, and clear it away."""
     releases.mkdir(parents=True, exist_ok=True)
     scratch = releases / ".installing"

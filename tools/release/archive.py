@@ -1,4 +1,4 @@
-"""A wheelhouse as one tar: `wheels/`, `requirements.txt`, `SHA256SUMS`. The same in, the same out."""
+"""A wheelhouse as one tar: `wheels/`, `requirements.txt`, `SHA256SUMS`; each time the same."""
 
 from __future__ import annotations
 

@@ -143,9 +143,11 @@ class Workshop:
         pip = [str(self._executable), "-m", "pip", "wheel", "--quiet", "--no-deps"]
         pip += ["--disable-pip-version-check", "--no-build-isolation", "--no-cache-dir"]
         pip += [f"--wheel-dir={raw}", *(f"--no-binary={name}" for name in COMPILED)]
+        # Its own: what was compiled for another target is not to be found in it.
+        source = shutil.copytree(self._source, raw / "source")
         environment = self._environment(target, raw)
         _must([*pip, "--require-hashes", f"--requirement={lock}"], environment)
-        _must([*pip, str(self._source)], environment)
+        _must([*pip, str(source)], environment)
         return [_finish(wheel, target, directory) for wheel in sorted(raw.glob("*.whl"))]
 
     def _environment(self, target: Target, raw: Path) -> dict[str, str]:
