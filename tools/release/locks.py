@@ -59,11 +59,12 @@ def read_lock(path: Path) -> list[Pin]:
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}; run `make locks`") from error
     lines = [line.partition(" #")[0] for line in text.splitlines() if line[:1] != "#"]
-    return [_pin(path, entry) for entry in "\n".join(lines).replace("\\\n", " ").splitlines()]
+    entries = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [_pin(path, entry) for entry in entries if entry.strip()]
 
 
 def _pin(path: Path, entry: str) -> Pin:
-    head, *hashes = entry.split() or [""]
+    head, *hashes = entry.split()
     found = _PIN.match(head)
     if found is None or not hashes or not all(map(_HASH.match, hashes)):
         raise ReleaseError(

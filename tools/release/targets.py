@@ -48,11 +48,6 @@ class Target:
         return f"{self.architecture}-linux-gnu.2.{GLIBC_MINOR_BUILT}"
 
     @property
-    def built_platform(self) -> str:
-        """The tag of wheels that were compiled for it."""
-        return f"manylinux_2_{GLIBC_MINOR_BUILT}_{self.architecture}"
-
-    @property
     def extension_suffix(self) -> str:
         """How the file of a compiled module ends."""
         return f".cpython-{self.python[2:]}-{self.architecture}-linux-gnu.so"

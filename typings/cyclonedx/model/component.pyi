@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from enum import Enum
 
-from cyclonedx.factory.license import License
+from cyclonedx.contrib.license.factories import License
 from cyclonedx.model import ExternalReference, Property
 from packageurl import PackageURL
 
