@@ -238,7 +238,7 @@ def make_environment(scratch: Path, *, system_site_packages: bool) -> Path:
     install = ["pip", "install", "--no-index", "--require-hashes", "--only-binary=:all:", *lock]
     python = str(directory / "bin" / "python")
     _must([uv, *install, "--compile-bytecode", "--link-mode=hardlink", *flags, "--python", python])
-    _must([python, "-I", "-c", PROOF])
+    _must([python, "-I", "-c", PROOF], "the appliance does not start in it")
     return directory
 
 
@@ -256,7 +256,7 @@ def _uv(scratch: Path) -> str:
     raise Refused("the wheelhouse has no uv, which installs it; make the release anew")
 
 
-def _must(command: list[str]) -> None:
+def _must(command: list[str], what: str = "it cannot be installed") -> None:
     # Nothing that the caller has set says where packages come from.
     kept = {key: os.environ[key] for key in ("HOME", "PATH", "TMPDIR") if key in os.environ}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept)
@@ -265,7 +265,7 @@ def _must(command: list[str]) -> None:
     said = (done.stderr or done.stdout).strip()
     if os.strerror(errno.ENOSPC) in said:
         raise _full(Path(command[0]), said.splitlines()[-1])
-    raise Refused(f"failed: {' '.join(command)}\n{said}")
+    raise Refused(f"{what}: {' '.join(command)} failed:\n{said}")
 
 
 @contextlib.contextmanager

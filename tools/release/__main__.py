@@ -45,6 +45,7 @@ def release(
     commit = _git("rev-parse", "HEAD")
     timestamp_s = int(_git("log", "-1", "--format=%ct"))
     os.environ["SOURCE_DATE_EPOCH"] = str(timestamp_s)
+    distributions = distributions.resolve()  # compilers run elsewhere
     distributions.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=distributions, prefix=".release-") as name:
         scratch = Path(name)
@@ -62,7 +63,7 @@ def release(
         shutil.copy(source / "tools" / INSTALLS, made)
         write_sums(made, list(made.iterdir()))
         if key is not None:
-            _sign(made / SUMS, key)
+            sign(made / SUMS, key)
         final = distributions / made.name
         if final.exists():
             shutil.rmtree(final)
@@ -107,8 +108,12 @@ def _version(source: Path) -> str:
     return found["version"]
 
 
-def _sign(sums: Path, key: Path) -> None:
-    """Sign the checksums; ssh-keygen asks for a passphrase, or an agent, by itself."""
+def sign(sums: Path, key: Path) -> None:
+    """Sign the checksums; ssh-keygen asks for a passphrase, or an agent, by itself.
+
+    Raises:
+        ReleaseError: That cannot be done.
+    """
     command = ["ssh-keygen", "-q", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(sums)]
     try:
         signed = subprocess.run(command, check=False).returncode == 0
