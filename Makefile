@@ -95,6 +95,10 @@ release: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release $(if $(KEY),--key '$(KEY)') \
 		$(addprefix --python=,$(PYTHONS)) $(RELEASE_ARGS)
 
+# Slow, and not among the tests: what `make release` made is installed without a network.
+test-release:
+	@PYTHONS="$(PYTHONS)" $(PYTHON) tests/release_installs.py $(wildcard dist/appliance-*)
+
 locks: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release.locks $(LOCKS_ARGS)
 

@@ -31,7 +31,7 @@ import json, pathlib, sys, sysconfig
 print(json.dumps({
     "tag": f"cp{sys.version_info.major}{sys.version_info.minor}",
     "headers": sysconfig.get_path("include"),
-    "configuration": sysconfig.get_config_h_filename(),
+    "multiarch": sysconfig.get_config_var("MULTIARCH") or "",
 }))
 """
 
@@ -43,7 +43,7 @@ class Python:
     executable: str
     tag: str  # cp311
     headers: Path
-    configuration: Path  # its pyconfig.h
+    multiarch: str  # x86_64-linux-gnu
 
 
 def find_pythons(commands: Sequence[str], wanted: Sequence[str]) -> dict[str, Python]:
@@ -77,7 +77,7 @@ def _ask(command: str) -> Python | None:
     if asked.returncode != 0:  # a name that leads nowhere
         return None
     said = json.loads(asked.stdout)
-    return Python(path, said["tag"], Path(said["headers"]), Path(said["configuration"]))
+    return Python(path, said["tag"], Path(said["headers"]), said["multiarch"])
 
 
 def download(target: Target, pins: Sequence[Pin], directory: Path) -> None:
@@ -153,11 +153,14 @@ class Workshop:
 
     def _environment(self, target: Target, raw: Path) -> dict[str, str]:
         """What makes setuptools, and our own build hook, compile for another machine."""
-        # Debian's pyconfig.h asks for that of the architecture. All of them are 64-bit,
-        # little-endian Linux: what this one says of its machine is true of the other.
-        multiarch = raw / "include" / f"{target.architecture}-linux-gnu" / self._python.headers.name
-        multiarch.mkdir(parents=True)
-        shutil.copy(self._python.configuration, multiarch / "pyconfig.h")
+        # Debian's pyconfig.h includes that of the architecture, which lies beside Python's headers.
+        # All are 64-bit, little-endian Linux: what this machine's says is true of the other.
+        headers, folder = self._python.headers, self._python.headers.name
+        here = headers.parent / self._python.multiarch / folder / "pyconfig.h"
+        there = raw / "include" / f"{target.architecture}-linux-gnu" / folder / "pyconfig.h"
+        there.parent.mkdir(parents=True)
+        if self._python.multiarch and here.exists():
+            shutil.copy(here, there)
         compiler = f"{sys.executable} -m ziglang cc -target {target.triple} -I{raw / 'include'}"
         return {
             **os.environ,
