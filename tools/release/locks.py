@@ -116,7 +116,8 @@ def main() -> int:
             options += [f"--python-platform={target.platform}", *upgrade]
             options += [f"--no-binary={name}" for name in COMPILED]
             options += [f"--extra={extra}" for extra in EXTRAS]
-            lock(["pyproject.toml", "-"], server_lock(python), *options, text=INSTALLER)
+            inputs = ["pyproject.toml", "requirements/server.in"]
+            lock(inputs, server_lock(python), *options)
     except ReleaseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
