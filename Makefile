@@ -10,6 +10,9 @@ BENCH_ARGS ?=
 BENCH_SCHEDULING_ARGS ?=
 BENCH_GRPC_ARGS ?=
 GPU_BOX_ARGS ?=
+RELEASE_ARGS ?=
+KEY ?=
+LOCKS_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +24,7 @@ MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage help demo test test-sdk test-sdk-versions peers check bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -31,6 +34,9 @@ help:
 	@echo "make bench-grpc   the gRPC door beside a bare handler and Triton, under perf_analyzer   BENCH_GRPC_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
 	@echo "make bench-scheduling-real   the same fleets on the real stack    BENCH_SCHEDULING_ARGS=..."
+	@echo "make release      wheels, hashes, bill of materials and signature for robots   KEY=... PYTHONS='...'"
+	@echo "make test-release the release is installed without a network, for each Python that is here"
+	@echo "make locks        the versions that a release has, chosen anew    LOCKS_ARGS=--upgrade"
 	@echo "make gpu-stage    TensorRT in parts of 60 MB, for a GPU box that no network reaches   GPU_BOX_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
@@ -85,6 +91,17 @@ gpu-stage: $(BIN)/python
 		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
 		--build 'tensorrt-rtx-cu13==1.7.1.*'
 
+release: $(BUILD)/release.stamp
+	@$(BUILD)/release/bin/python -m tools.release $(if $(KEY),--key '$(KEY)') \
+		$(addprefix --python=,$(PYTHONS)) $(RELEASE_ARGS)
+
+# Slow, and not among the tests: what `make release` made is installed without a network.
+test-release:
+	@PYTHONS="$(PYTHONS)" $(PYTHON) tests/release_installs.py $(wildcard dist/appliance-*)
+
+locks: $(BUILD)/release.stamp
+	@$(BUILD)/release/bin/python -m tools.release.locks $(LOCKS_ARGS)
+
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq --no-install-recommends chromium chromium-driver; } >&2 || \
@@ -118,6 +135,14 @@ $(BUILD)/dev.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
 	@$(PIP) --editable '.[dev]' >&2
 	@$(PIP) --no-deps --requirement $(MODELS) >&2
 	@mkdir -p $(BUILD) && touch $@ $(BUILD)/demo.stamp
+
+$(BUILD)/release.stamp: requirements/release.txt
+	@echo "installing what makes a release into $(BUILD)/release" >&2
+	@rm -rf $(BUILD)/release && mkdir -p $(BUILD)
+	@$(PYTHON) -m venv $(BUILD)/release >&2
+	@$(BUILD)/release/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement $< >&2
+	@touch $@
 
 $(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*/pb/*')
 	@echo "installing the SDK alone into $(BUILD)/sdk" >&2

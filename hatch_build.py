@@ -24,6 +24,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PROTOBUF = Path("appliance/wire/pb")
 COMPILED = Path("appliance/sessions/fastpath")
 PURE = "APPLIANCE_PURE"
+SUFFIX = "SETUPTOOLS_EXT_SUFFIX"  # what setuptools calls its output when it compiles for another
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,  # each index is checked where it comes from
@@ -44,8 +45,9 @@ class BuildHook(BuildHookInterface):  # type: ignore[type-arg]
         if self.target_name != "wheel" or os.environ.get(PURE):
             return
         if compile_room(root):
-            # Not what was compiled for other Pythons in the same tree.
-            build_data["artifacts"].append(f"/{COMPILED}/*{sysconfig.get_config_var('EXT_SUFFIX')}")
+            # Not what was compiled for other Pythons, or other machines, in the same tree.
+            suffix = os.environ.get(SUFFIX) or sysconfig.get_config_var("EXT_SUFFIX")
+            build_data["artifacts"].append(f"/{COMPILED}/*{suffix}")
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
 

@@ -2,5 +2,8 @@
 
 `stage` runs where there is a network: it downloads wheels and cuts them into parts that are small
 enough to be carried. `install` runs on the box, with nothing but Python: it joins the parts, checks
-each file, and installs them. Imports nothing of the appliance.
+each file, and installs them.
+
+`release` makes what all robots get, and `install_release` checks and installs it on one. Nothing
+here imports the appliance.
 """
