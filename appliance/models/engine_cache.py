@@ -89,6 +89,16 @@ class EngineCache:
         found = [self._entry(path) for path in self._paths()]
         return [entry for entry in found if entry is not None]
 
+    def labels(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the key of every entry with what `about.json` says; nothing: it is damaged.
+
+        Engines are not read: this is quick, and takes for whole one whose checksum is wrong.
+        """
+        return [
+            (path.name, (_about(path) or {}) if (path / ENGINE).is_file() else {})
+            for path in self._paths()
+        ]
+
     def timings(self, recipe: EngineRecipe) -> bytes:
         """Return what earlier builds have learnt; nothing, if there were none."""
         try:
@@ -158,17 +168,25 @@ class EngineCache:
         return []
 
     def _entry(self, path: Path) -> Cached | None:
+        told = _about(path)
+        if told is None:
+            return None
         try:
-            about = json.loads((path / ABOUT).read_bytes())
             engine = (path / ENGINE).read_bytes()
-        except (OSError, ValueError):
+        except OSError:
             return None
-        if not isinstance(about, dict):
-            return None
-        told = cast("dict[str, Any]", about)
         if told.get("engine_sha256") != _digest(engine):
             return None
         return Cached(path.name, path / ENGINE, told, len(engine))
+
+
+def _about(path: Path) -> dict[str, Any] | None:
+    """Return what is said of an entry; None: nothing that can be read."""
+    try:
+        about = json.loads((path / ABOUT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return cast("dict[str, Any]", about) if isinstance(about, dict) else None
 
 
 def default_cache() -> Path:

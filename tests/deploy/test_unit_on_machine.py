@@ -82,6 +82,11 @@ def is_serving(box: Machine) -> bool:
     return asked(box, "sid", "infer", "mlp", "--tensor", "/srv/row.npy")[0] == 0
 
 
+def doctor(box: Machine, user: str) -> dict[str, dict[str, str]]:
+    findings = json.loads(asked(box, user, "doctor", "--json")[1])["findings"]
+    return {each["name"]: each for each in findings}
+
+
 def scheduling(box: Machine) -> dict[str, list[str]]:
     """Return the scheduling policy of each thread of the service, by process."""
     script = (
@@ -142,6 +147,23 @@ def test_it_reads_its_key_and_nobody_else_does(boot: Boot) -> None:
         own = ("runuser", "--user", user, "--", "cat", "/etc/appliance/keys/server/main.key")
         assert box.run(*own, check=False).returncode != 0
     assert asked(box, "olga", "status")[0] == 0
+
+
+def test_the_doctor_sees_the_unit_as_it_is(boot: Boot) -> None:
+    box = boot()
+    box.run("systemctl", "enable", UNIT)
+    found = doctor(box, "olga")
+    for name in ("unit", "hardening", "appliance", "socket", "access", "ports", "configuration"):
+        assert found[name]["level"] == "ok", found[name]
+    assert found["hardening"]["found"] == "exposure 1.8"
+    found = doctor(box, "sid")
+    assert found["access"]["advice"].startswith("usermod --append --groups appliance sid")
+    assert found["appliance"]["level"] == found["socket"]["level"] == "skipped"
+    box.run("systemctl", "disable", UNIT)
+    box.run("chmod", "600", CONFIG)
+    found = doctor(box, "root")
+    assert found["unit"]["advice"] == "systemctl enable appliance"
+    assert f"appliance may not read {CONFIG} (mode 0600)" in found["configuration"]["found"]
 
 
 def test_one_that_hangs_is_started_again(boot: Boot) -> None:
