@@ -45,7 +45,7 @@ from appliance.doctor.facts import (
 )
 from appliance.errors import AdminError, AdminUnreachable, ConfigError
 from appliance.io.unix_listener import somebody_listens
-from appliance.models.engine_cache import EngineCache, default_cache
+from appliance.models.engine_cache import SYSTEM_CACHE, EngineCache, default_cache
 from appliance.models.repository import Repository
 from appliance.workers.placement import slots_of
 
@@ -377,7 +377,7 @@ def _disks(config: Config, base: Path) -> Iterator[Disk]:
     recording = config.recording
     places = [
         ("models", base / config.models.directory, 0),
-        ("engines", default_cache(), CACHE_BYTES),
+        ("engines", _cache(), CACHE_BYTES),
     ]
     if recording.directory:
         places.append(("recordings", base / recording.directory, recording.total_bytes))
@@ -475,9 +475,14 @@ def _models(config: Config, base: Path) -> tuple[tuple[Model, ...], str, str]:
     return models, str(directory), ""
 
 
+def _cache() -> Path:
+    """Return that of the service, whoever asks; without one, the caller's own."""
+    return SYSTEM_CACHE / "engines" if SYSTEM_CACHE.is_dir() else default_cache()
+
+
 def _engines() -> Iterator[Engine]:
     """Yield what is in the cache of engines, without reading engines: they are large."""
-    for key, about in EngineCache(default_cache()).labels():
+    for key, about in EngineCache(_cache()).labels():
         recipe = cast("dict[str, Any]", about.get("recipe") or {})
         yield Engine(
             key=key,

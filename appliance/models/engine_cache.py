@@ -31,6 +31,9 @@ ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS = ".partial-", "timings-"
 KEY_DIGITS = 32
 
+SYSTEM_CACHE = Path("/var/cache/appliance")
+"""Of the service; `engines` is below it."""
+
 
 @frozen(kw_only=True)
 class EngineRecipe:
@@ -191,9 +194,8 @@ def _about(path: Path) -> dict[str, Any] | None:
 
 def default_cache() -> Path:
     """Return `/var/cache/appliance/engines` if that can be written, else the user's own."""
-    system = Path("/var/cache/appliance")
-    if os.access(system, os.W_OK | os.X_OK):
-        return system / "engines"
+    if os.access(SYSTEM_CACHE, os.W_OK | os.X_OK):
+        return SYSTEM_CACHE / "engines"
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) / "appliance" / "engines"
 
