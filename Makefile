@@ -22,9 +22,10 @@ COMPILED := appliance/sessions/fastpath
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
 MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
+WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-unit test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -40,6 +41,7 @@ help:
 	@echo "make gpu-stage    TensorRT in parts of 60 MB, for a GPU box that no network reaches   GPU_BOX_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
+	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -63,6 +65,10 @@ test-sdk: $(BUILD)/sdk.stamp
 # Slow, and not among the tests: a fresh environment for each line of the matrix in it.
 test-sdk-versions: $(BUILD)/dev.stamp
 	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
+
+# Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
+test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
+	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check
@@ -150,6 +156,15 @@ $(BUILD)/sdk.stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*
 	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check \
 		--force-reinstall --no-deps . >&2
 	@APPLIANCE_PURE=1 $(BUILD)/sdk/bin/python -m pip install --quiet --disable-pip-version-check . >&2
+	@touch $@
+
+# For the Python of Debian 12, which the machines have.
+$(WHEELS).stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*/pb/*') | $(BIN)/python
+	@$(BIN)/python -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
+		{ echo "the machines have Python 3.11, and $(VENV) another: make it with PYTHON=python3.11" >&2; exit 1; }
+	@echo "making wheels of the appliance and of what it needs in $(WHEELS)" >&2
+	@rm -f $(WHEELS)/appliance-*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELS) '.[server]' >&2
 	@touch $@
 
 $(PEERS)/tritonclient.stamp:

@@ -7,6 +7,7 @@ one way in; its errors name the key, what was found and what is allowed.
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ MOST_DIGITS = 5
 EVERY_MODEL = "*"
 
 LOOPBACK_NAMES = ("localhost", "lo")
+
+CREDENTIALS = "$CREDENTIALS_DIRECTORY"
+"""At the beginning of a secret's path: where the service manager has laid it, if one has."""
 
 Overflow = Literal["drop_oldest", "reject_newest"]
 
@@ -115,7 +119,8 @@ class GrpcTls:
 
     Attributes:
         certificate: With those between it and its root; empty: there is no TLS.
-        key: Its private key, without a password; only its owner may be able to read it.
+        key: Its private key, without a password; only its owner may be able to read it. May begin
+            with `$CREDENTIALS_DIRECTORY`.
         client_ca: Who signs the certificates of clients. Each then needs one, and is who its
             common name says; empty: clients need none.
     """
@@ -177,6 +182,8 @@ class Keys:
         required: Every `tcp://` bind asks for keys, and a client is who its key says.
         ipc: So does every `ipc://` bind; if not, who may open the file comes as who it says.
         directory: Holds `server/`, `authorised/` and `revoked/`.
+        server_directory: Holds the appliance's own keys instead of `server/`. May begin with
+            `$CREDENTIALS_DIRECTORY`.
         server_key: Which of `server/` the appliance itself has.
         server_key_of: Which it has at one address of `transport.bind`, instead.
     """
@@ -184,6 +191,7 @@ class Keys:
     required: bool = False
     ipc: bool = False
     directory: str = "./keys"
+    server_directory: str = ""
     server_key: str = field(default="main", validator=matches_re(NAME))
     server_key_of: dict[str, str] = field(
         factory=dict[str, str], validator=deep_mapping(instance_of(str), matches_re(NAME))
@@ -444,10 +452,32 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     document: dict[str, Any] = read_toml(path) if path is not None else {}
     for override in overrides:
         _apply(document, override)
-    config = structure(document, Config, where)
+    config = _with_credentials(structure(document, Config, where))
     _check_names(config, where)
     _check_binds(config, where)
     return config
+
+
+def _with_credentials(config: Config) -> Config:
+    """Return it with the paths of secrets that a service manager has laid out.
+
+    Where none has, they stay as they are written: the file may be checked by somebody else.
+    """
+    there = os.environ.get(CREDENTIALS.removeprefix("$"))
+    if not there:
+        return config
+
+    def path(written: str) -> str:
+        inside = written == CREDENTIALS or written.startswith(f"{CREDENTIALS}/")
+        return there + written.removeprefix(CREDENTIALS) if inside else written
+
+    keys, ingest = config.keys, config.ingest
+    tls = attrs.evolve(ingest.grpc.tls, key=path(ingest.grpc.tls.key))
+    return attrs.evolve(
+        config,
+        keys=attrs.evolve(keys, server_directory=path(keys.server_directory)),
+        ingest=attrs.evolve(ingest, grpc=attrs.evolve(ingest.grpc, tls=tls)),
+    )
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -380,3 +380,23 @@ def test_the_defaults_are_finite() -> None:
         for value in section.values()
         if isinstance(value, float)
     )
+
+
+def test_secrets_are_where_the_service_manager_laid_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        '[keys]\nserver_directory = "$CREDENTIALS_DIRECTORY"\n'
+        '[ingest.grpc.tls]\ncertificate = "$CREDENTIALS_DIRECTORY/c.pem"\n'
+        'key = "$CREDENTIALS_DIRECTORY/tls.key"\n'
+    )
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert load(path).keys.server_directory == "$CREDENTIALS_DIRECTORY"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/a")
+    config = load(path)
+    assert config.keys.server_directory == "/run/credentials/a"
+    assert config.ingest.grpc.tls.key == "/run/credentials/a/tls.key"
+    assert config.ingest.grpc.tls.certificate == "$CREDENTIALS_DIRECTORY/c.pem"  # no secret
+    path.write_text('[keys]\nserver_directory = "/x/$CREDENTIALS_DIRECTORY"\n')
+    assert load(path).keys.server_directory == "/x/$CREDENTIALS_DIRECTORY"

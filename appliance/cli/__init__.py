@@ -4,8 +4,8 @@ Whatever a command needs is imported when it runs, so that `appliance status` is
 everything; nobody imports it but the entry point and `python -m appliance`.
 
 Exit codes: 0 done, or ready; 1 not quite (`status`: degraded, starting or draining;
-`check-config`: the file cannot be used; `plan`: beyond the target); 2 usage, configuration, or no
-appliance there.
+`check-config`: the file cannot be used; `plan`: beyond the target; `doctor`: warnings); 2 usage,
+configuration, no appliance there, or something that `doctor` found wrong.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _end_at_signals() -> None:
 def _run(arguments: argparse.Namespace) -> int:
     command: str = arguments.command
     code: int
-    if command in ("demo", "infer", "plan", "replay", "top"):
+    if command in ("demo", "doctor", "infer", "plan", "replay", "top"):
         code = import_module(f"appliance.cli.{command}").run(arguments)
         return code
     if command in ("serve", "check-config"):

@@ -126,6 +126,16 @@ def _asking(commands: Commands) -> None:
         _add_socket(each)
         each.add_argument("model", metavar="MODEL")
     _versions(actions)
+    doctor = commands.add_parser(
+        "doctor", help="what is wrong on this box, and what to do; exits 0 if nothing, else 1 or 2"
+    )
+    doctor.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration (/etc/appliance/appliance.toml if it is there)",
+    )
+    _add_socket(doctor)
+    doctor.add_argument("--json", action="store_true", help="the document instead of lines")
     drain = commands.add_parser("drain", help="finish what is in flight, then stop")
     _add_socket(drain)
     drain.add_argument("--wait", action="store_true", help="return when it has stopped")

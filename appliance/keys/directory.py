@@ -73,10 +73,12 @@ class KeyDirectory:
     """A directory of keys. One owner.
 
     Attributes:
+        server: Where the appliance's own keys lie; None: in `server/`.
         keyring: The clients' keys, as last read.
     """
 
     path: Path
+    server: Path | None = None
     keyring: Keyring = field(factory=Keyring, init=False)
     _stamps: tuple[Stamp, ...] | None = field(default=None, init=False)  # of the directories
     _changed_ns: int = field(default=0, init=False)  # when those were found to differ
@@ -275,7 +277,7 @@ class KeyDirectory:
 
     def _server_path(self, name: str) -> Path:
         check_name(name)
-        return self.path / SERVER / f"{name}{SECRET_SUFFIX}"
+        return (self.server or self.path / SERVER) / f"{name}{SECRET_SUFFIX}"
 
     def _authorised_path(self, client: str) -> Path:
         check_name(client)

@@ -31,6 +31,9 @@ ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS = ".partial-", "timings-"
 KEY_DIGITS = 32
 
+SYSTEM_CACHE = Path("/var/cache/appliance")
+"""Of the service; `engines` is below it."""
+
 
 @frozen(kw_only=True)
 class EngineRecipe:
@@ -88,6 +91,16 @@ class EngineCache:
         """Return every engine that is whole."""
         found = [self._entry(path) for path in self._paths()]
         return [entry for entry in found if entry is not None]
+
+    def labels(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the key of every entry with what `about.json` says; nothing: it is damaged.
+
+        Engines are not read: this is quick, and takes for whole one whose checksum is wrong.
+        """
+        return [
+            (path.name, (_about(path) or {}) if (path / ENGINE).is_file() else {})
+            for path in self._paths()
+        ]
 
     def timings(self, recipe: EngineRecipe) -> bytes:
         """Return what earlier builds have learnt; nothing, if there were none."""
@@ -158,24 +171,31 @@ class EngineCache:
         return []
 
     def _entry(self, path: Path) -> Cached | None:
+        told = _about(path)
+        if told is None:
+            return None
         try:
-            about = json.loads((path / ABOUT).read_bytes())
             engine = (path / ENGINE).read_bytes()
-        except (OSError, ValueError):
+        except OSError:
             return None
-        if not isinstance(about, dict):
-            return None
-        told = cast("dict[str, Any]", about)
         if told.get("engine_sha256") != _digest(engine):
             return None
         return Cached(path.name, path / ENGINE, told, len(engine))
 
 
+def _about(path: Path) -> dict[str, Any] | None:
+    """Return what is said of an entry; None: nothing that can be read."""
+    try:
+        about = json.loads((path / ABOUT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return cast("dict[str, Any]", about) if isinstance(about, dict) else None
+
+
 def default_cache() -> Path:
     """Return `/var/cache/appliance/engines` if that can be written, else the user's own."""
-    system = Path("/var/cache/appliance")
-    if os.access(system, os.W_OK | os.X_OK):
-        return system / "engines"
+    if os.access(SYSTEM_CACHE, os.W_OK | os.X_OK):
+        return SYSTEM_CACHE / "engines"
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) / "appliance" / "engines"
 

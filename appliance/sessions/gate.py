@@ -177,7 +177,8 @@ def gate_of(config: Config) -> Gate | None:
         return None
     if not zmq.has("curve"):
         raise ConfigError("keys.required: this pyzmq was built without CURVE; install its wheel")
-    directory = KeyDirectory(Path(keys.directory))
+    own = Path(keys.server_directory) if keys.server_directory else None
+    directory = KeyDirectory(Path(keys.directory), own)
     secrets = {
         address: _secret(directory, keys.server_key_of.get(address, keys.server_key))
         for address in config.transport.bind

@@ -1,3 +1,5 @@
+import errno
+import os
 import socket
 import sys
 from pathlib import Path
@@ -207,6 +209,16 @@ def test_whoever_asks_goes_where_a_socket_is(own: Path) -> None:
         listener.bind(str(own / "appliance.sock"))
     assert rule.default_socket_path(existing=True) == str(own / "appliance.sock")
     assert rule.default_socket_path() == str(system / "appliance.sock")
+
+
+def test_whoever_may_not_look_asks_there_and_hears_so(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(rule.os, "stat", refuse)
+    assert rule.default_socket_path(existing=True) == str(Path(rule.SYSTEM) / "appliance.sock")
 
 
 def test_demo_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:

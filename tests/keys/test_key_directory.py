@@ -279,3 +279,12 @@ def test_where_another_user_may_write_nobody_is_known(
     belong_to_another(made.directory.path / name, monkeypatch)
     with pytest.raises(KeyFileError, match="belongs to user"):
         made.directory.read()
+
+
+def test_the_appliances_own_keys_may_lie_elsewhere(made: KeyMaker, tmp_path: Path) -> None:
+    pair, elsewhere = new_pair(), tmp_path / "credentials"
+    elsewhere.mkdir()
+    pair.write(elsewhere / "main.key")
+    assert KeyDirectory(made.directory.path, elsewhere).server_pair("main") == pair
+    with pytest.raises(KeyFileError, match=f"{elsewhere}/next.key: the appliance has no key"):
+        KeyDirectory(made.directory.path, elsewhere).server_pair("next")

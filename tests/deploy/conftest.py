@@ -1,0 +1,32 @@
+"""Machines are slow and need root: their tests run by `make test-unit`, not by `make test`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deploy.machines import debian, what_is_missing
+from deploy.releases import with_release
+
+WHEELS = "APPLIANCE_WHEELS"
+"""Environment variable: a directory with wheels of the appliance and of all that it needs."""
+
+collect_ignore = [] if WHEELS in os.environ else ["test_unit_on_machine.py"]
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where roots are kept from run to run."""
+    return Path(__file__).parents[2] / ".build/machines"
+
+
+@pytest.fixture(scope="session")
+def release(cache: Path) -> list[Path]:
+    """Layers of a root with the appliance in it."""
+    missing = what_is_missing()
+    if missing:
+        pytest.fail(missing, pytrace=False)
+    below = debian(cache)
+    return [below, with_release(cache, [below], Path(os.environ[WHEELS]))]

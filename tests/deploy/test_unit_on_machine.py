@@ -1,0 +1,215 @@
+"""The unit under a real systemd: it starts, is watched, and gives up where that is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.repository import add_onnx_mlp
+
+from deploy.machines import Machine, machine
+from deploy.releases import CURRENT
+from deploy.unit_files import install
+
+UNIT = "appliance"
+COMMAND = f"{CURRENT}/bin/appliance"
+CONFIG, STATE = "/etc/appliance/appliance.toml", "/var/lib/appliance"
+WORKING = f"""
+models.directory = "{STATE}/models"
+ingest.grpc.bind = "127.0.0.1:8001"
+"""
+WITH_KEYS = """
+[keys]
+required = true
+directory = "/etc/appliance/keys"
+server_directory = "$CREDENTIALS_DIRECTORY"
+"""
+
+WATCHDOG_S = 10  # as the unit says
+Boot = Callable[..., Machine]
+
+
+@pytest.fixture(scope="module")
+def robot(cache: Path, release: list[Path]) -> Iterator[Machine]:
+    """A machine as a deploy leaves it, but for the unit; olga may operate it, sid may not."""
+    with machine("robot", release, cache) as box:
+        home = ("--home-dir", STATE, "--shell", "/usr/sbin/nologin")
+        box.run("useradd", "--system", "--user-group", *home, "appliance")
+        box.run("groupadd", "--system", "--force", "render")
+        box.run("useradd", "--groups", "appliance", "olga")
+        box.run("useradd", "sid")
+        add_onnx_mlp(box.root / "var/lib/appliance/models", "mlp")
+        box.run("chown", "--recursive", "appliance:", STATE)
+        np.save(box.root / "srv/row.npy", np.zeros((1, 8), np.float32))
+        yield box
+
+
+@pytest.fixture
+def boot(robot: Machine) -> Iterator[Boot]:
+    """Install the unit with drop-ins and a configuration, and start it; gives the machine."""
+    units = robot.root / "etc/systemd/system"
+
+    def start(*drop_ins: str, config: str = WORKING) -> Machine:
+        robot.write(CONFIG, config)
+        install(units, *drop_ins)
+        robot.run("systemctl", "daemon-reload")
+        robot.run("systemctl", "start", UNIT, check=False)
+        return robot
+
+    yield start
+    robot.run("systemctl", "stop", UNIT)
+    robot.run("systemctl", "reset-failed", UNIT, check=False)
+    robot.run("rm", "-r", f"/etc/systemd/system/{UNIT}.service.d")
+
+
+def shown(box: Machine, name: str) -> str:
+    return box.run("systemctl", "show", "--value", "--property", name, UNIT).stdout.strip()
+
+
+def asked(box: Machine, user: str, *words: str) -> tuple[int, str]:
+    done = box.run("runuser", "--user", user, "--", COMMAND, *words, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def journal(box: Machine) -> str:
+    return box.run("journalctl", "--unit", UNIT, "--output=cat").stdout
+
+
+def is_serving(box: Machine) -> bool:
+    return asked(box, "sid", "infer", "mlp", "--tensor", "/srv/row.npy")[0] == 0
+
+
+def doctor(box: Machine, user: str) -> dict[str, dict[str, str]]:
+    findings = json.loads(asked(box, user, "doctor", "--json")[1])["findings"]
+    return {each["name"]: each for each in findings}
+
+
+def scheduling(box: Machine) -> dict[str, list[str]]:
+    """Return the scheduling policy of each thread of the service, by process."""
+    script = (
+        "import os,json; pids=open('/sys/fs/cgroup/system.slice/appliance.service/cgroup.procs');"
+        "print(json.dumps({p: [os.sched_getscheduler(int(t)) & ~os.SCHED_RESET_ON_FORK"
+        " for t in sorted(os.listdir(f'/proc/{p}/task'), key=int)] for p in pids.read().split()}))"
+    )
+    return json.loads(box.run("python3", "-c", script).stdout)
+
+
+def test_it_is_started_once_it_serves(boot: Boot) -> None:
+    box = boot()
+    assert shown(box, "ActiveState") == "active"
+    assert asked(box, "olga", "status")[0] == 0  # ready, by READY=1 and not later
+    assert is_serving(box)
+
+
+def test_members_of_the_group_may_ask_it_and_others_may_not(boot: Boot) -> None:
+    box = boot()
+    assert box.run("stat", "-c", "%a %U %G", "/run/appliance/appliance.sock").stdout.split() == [
+        *("660", "appliance", "appliance"),
+    ]
+    code, said = asked(box, "olga", "status", "--json")
+    assert (code, json.loads(said)["state"]) == (0, "ready")
+    code, said = asked(box, "sid", "status")
+    assert code == 2
+    assert "may not open it; join the group that owns it" in said
+    assert asked(box, "sid", "drain")[0] == 2
+    assert shown(box, "ActiveState") == "active"
+
+
+@pytest.mark.parametrize("drop_ins", [("x86-gpu",), ("jetson",), ("jetson", "realtime")])
+def test_no_drop_in_forbids_what_it_needs(boot: Boot, drop_ins: tuple[str, ...]) -> None:
+    box = boot(*drop_ins)
+    assert shown(box, "ActiveState") == "active"
+    assert is_serving(box)
+
+
+def test_in_real_time_the_core_alone_comes_before_the_rest(boot: Boot) -> None:
+    box = boot("realtime")
+    assert is_serving(box)
+    policies, core = scheduling(box), shown(box, "MainPID")
+    round_robin, ordinary = 2, 0
+    assert policies[core][0] == round_robin
+    others = [*policies.pop(core)[1:], *(policy for each in policies.values() for policy in each)]
+    assert set(others) == {ordinary}
+    assert "0" not in box.run("taskset", "--cpu-list", "--pid", core).stdout.rpartition(":")[2]
+
+
+def test_it_reads_its_key_and_nobody_else_does(boot: Boot) -> None:
+    robot = boot()
+    keys = ("--directory", "/etc/appliance/keys")
+    robot.run(COMMAND, "keys", "new", "arm-3", "--out", "/root/arm-3.key", *keys)
+    robot.run("systemctl", "stop", UNIT)
+    box = boot("credentials", config=WORKING + WITH_KEYS)
+    assert shown(box, "ActiveState") == "active", journal(box)
+    for user in ("appliance", "olga"):
+        own = ("runuser", "--user", user, "--", "cat", "/etc/appliance/keys/server/main.key")
+        assert box.run(*own, check=False).returncode != 0
+    assert asked(box, "olga", "status")[0] == 0
+
+
+def test_the_doctor_sees_the_unit_as_it_is(boot: Boot) -> None:
+    box = boot()
+    box.run("systemctl", "enable", UNIT)
+    found = doctor(box, "olga")
+    for name in ("unit", "hardening", "appliance", "socket", "access", "ports", "configuration"):
+        assert found[name]["level"] == "ok", found[name]
+    assert found["hardening"]["found"] == "exposure 1.8"
+    found = doctor(box, "sid")
+    assert found["access"]["advice"].startswith("usermod --append --groups appliance sid")
+    assert found["appliance"]["level"] == found["socket"]["level"] == "skipped"
+    box.run("systemctl", "disable", UNIT)
+    box.run("chmod", "600", CONFIG)
+    found = doctor(box, "root")
+    assert found["unit"]["advice"] == "systemctl enable appliance"
+    assert f"appliance may not read {CONFIG} (mode 0600)" in found["configuration"]["found"]
+
+
+def test_one_that_hangs_is_started_again(boot: Boot) -> None:
+    box = boot()
+    before = shown(box, "MainPID")
+    box.run("kill", "-STOP", before)
+
+    def is_another() -> bool:
+        return shown(box, "MainPID") not in ("0", before) and is_serving(box)
+
+    took_s = box.wait_until(is_another, 3 * WATCHDOG_S, "the watchdog starts it again")
+    print(f"\nserved again {took_s:.1f} s after it hung")
+    assert shown(box, "NRestarts") == "1"
+    assert "Watchdog timeout" in journal(box)
+    assert "most recent call first" in journal(box)  # where it hung
+
+
+def test_a_configuration_that_cannot_be_used_ends_as_failed(boot: Boot) -> None:
+    box = boot(config='arena.bytes = "many"\n')
+
+    def gave_up() -> bool:
+        return "Start request repeated too quickly" in journal(box)
+
+    box.wait_until(gave_up, 60, "the limit of starts")
+    assert shown(box, "ActiveState") == "failed"
+    assert shown(box, "NRestarts") == "5"
+    assert f'{CONFIG}: arena.bytes: found "many"; allowed: an integer' in journal(box)
+
+
+def test_one_that_crashes_again_and_again_ends_as_failed(boot: Boot) -> None:
+    box = boot()
+    killed: set[str] = set()
+
+    def gave_up() -> bool:
+        pid = shown(box, "MainPID")
+        if pid != "0" and pid not in killed:
+            killed.add(pid)
+            box.run("kill", "-KILL", pid)
+        return shown(box, "ActiveState") == "failed"
+
+    box.wait_until(gave_up, 90, "the limit of starts")
+    assert len(killed) == 5
+
+
+def test_a_drained_one_stays_down(boot: Boot) -> None:
+    box = boot()
+    assert asked(box, "olga", "drain", "--wait")[0] == 0
+    box.wait_until(lambda: shown(box, "ActiveState") == "inactive", 20, "it ends")
+    assert shown(box, "NRestarts") == "0"

@@ -1,0 +1,19 @@
+"""The unit and its drop-ins, as they are shipped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+FILES = Path(__file__).parents[2] / "ansible/roles/appliance/files"
+UNIT = FILES / "appliance.service"
+DROP_INS = {path.stem: path for path in (FILES / "drop-ins").glob("*.conf")}
+
+
+def install(directory: Path, *drop_ins: str) -> Path:
+    """Put the unit, with these of its drop-ins, into a directory of units; return where it is."""
+    beside = directory / f"{UNIT.name}.d"
+    beside.mkdir(parents=True, exist_ok=True)
+    for name in drop_ins:
+        shutil.copy(DROP_INS[name], beside)
+    return Path(shutil.copy(UNIT, directory))
