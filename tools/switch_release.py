@@ -337,7 +337,10 @@ class Switch:
             raise Failed(f"{failed}; {former} has served all the while") from None
         try:
             self.box.systemctl("stop", UNIT)
+            # The former one stands by in turn, should the next one break.
+            self.box.systemctl("start", "--no-block", UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
+            self.box.systemctl("stop", UNIT)
             self.box.begin_trial(former)
             self._use(deployment)
             self._relieve_next(deployment)
@@ -363,12 +366,12 @@ class Switch:
 
     def _restore(self, former: str) -> str:
         """Run the former deployment again; say how that went."""
-        self._use(former)
-        next_serves = bool(self.box.status()) and self.box.is_up(NEXT_UNIT)
-        self.box.systemctl("stop", UNIT)
+        if self.paths.named_by("current") != former:
+            self.box.systemctl("stop", UNIT)
+            self._use(former)
         self.box.systemctl("reset-failed", UNIT)
         self.box.systemctl("start", "--no-block", UNIT)
-        if next_serves:  # it may answer some: until the former one is loaded
+        if self.box.is_up(NEXT_UNIT):  # it may answer some until the former one is loaded
             with contextlib.suppress(Failed):
                 self._wait_loaded(UNIT, former)
         self.box.systemctl("stop", NEXT_UNIT)
