@@ -95,7 +95,6 @@ class Unit:
     enabled: str = ""
     result: str = ""
     user: str = ""
-    directory: str = ""
     exposure: float | None = None
 
 

@@ -221,7 +221,6 @@ def _unit(shown: dict[str, str], exposure: _Said | None) -> Unit:
         enabled=shown.get("UnitFileState", ""),
         result=shown.get("Result", ""),
         user=shown.get("User", ""),
-        directory=shown.get("WorkingDirectory", ""),
         exposure=float(level[1]) if level else None,
     )
 
