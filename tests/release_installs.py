@@ -2,7 +2,8 @@
 
 Slow, and not among the tests: `make release` first. For each Python that is here, the release is
 installed by its own installer in a network namespace with nothing in it, then served from, and
-installed once more, which changes nothing. `PYTHONS` names other Pythons than python3.10 ...
+installed once more, which changes nothing. `PYTHONS` names the Pythons (python3.10 ...),
+`ALLOWED_SIGNERS` the file of who may sign; without it the signature is not checked.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def _needed(about: Message, extras: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     for line in about.get_all("Requires-Dist") or ():
         requirement = Requirement(line)
-        only_with = requirement.marker is not None and "extra" in str(requirement.marker)
-        if not only_with or any(
-            f'extra == "{extra}"' in line or f"extra == '{extra}'" in line for extra in extras
-        ):
+        marker = str(requirement.marker or "")
+        if "extra ==" not in marker or any(f'extra == "{extra}"' in marker for extra in extras):
             found.add(canonical(requirement.name))
     return found
