@@ -25,7 +25,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-unit test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-unit test-deploy test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -42,6 +42,7 @@ help:
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
+	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -68,7 +69,11 @@ test-sdk-versions: $(BUILD)/dev.stamp
 
 # Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
-	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy $(TEST_ARGS)
+	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy/test_unit_*.py $(TEST_ARGS)
+
+test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
+	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
+		$(BIN)/python -m pytest tests/deploy/test_deploys.py -s $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check
@@ -164,7 +169,15 @@ $(WHEELS).stamp: $(SOURCES) $(shell find appliance -name '*.py' -not -path '*/pb
 		{ echo "the machines have Python 3.11, and $(VENV) another: make it with PYTHON=python3.11" >&2; exit 1; }
 	@echo "making wheels of the appliance and of what it needs in $(WHEELS)" >&2
 	@rm -f $(WHEELS)/appliance-*.whl
-	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELS) '.[server]' >&2
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir $(WHEELS) '.[server,images]' uv >&2
+	@touch $@
+
+$(BUILD)/ansible.stamp: requirements/ansible.txt
+	@echo "installing Ansible into $(BUILD)/ansible" >&2
+	@rm -rf $(BUILD)/ansible && mkdir -p $(BUILD)
+	@$(PYTHON) -m venv $(BUILD)/ansible >&2
+	@$(BUILD)/ansible/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/ansible.txt >&2
 	@touch $@
 
 $(PEERS)/tritonclient.stamp:

@@ -101,8 +101,10 @@ def main() -> int:
     requirements = Path("requirements")
     # For whichever Python runs the release, and for those that compile.
     everywhere = ["--universal", "--python-version", "3.10", *upgrade]
+    newer = ["--universal", "--python-version", "3.11", *upgrade]  # as ansible-core needs
     try:
         lock(["requirements/release.in"], requirements / "release.txt", *everywhere)
+        lock(["requirements/ansible.in"], requirements / "ansible.txt", *newer)
         lock(
             ["requirements/build.in", "-"],
             requirements / "build.txt",
