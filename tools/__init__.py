@@ -2,5 +2,8 @@
 
 `stage` runs where there is a network: it downloads wheels and cuts them into parts that are small
 enough to be carried. `install` runs on the box, with nothing but Python: it joins the parts, checks
-each file, and installs them. Imports nothing of the appliance.
+each file, and installs them. These two import nothing of the appliance.
+
+`gpu_check` tries engines there, on models that `gpu_models` makes; `worker_client` starts a worker
+process for it, without a core.
 """

@@ -124,7 +124,7 @@ class DeviceEngine(Engine, Protocol):
         ...
 
     def prepare(self, sizes: Sequence[int]) -> None:
-        """Do what can be done ahead for these batch sizes.
+        """Do what can be done ahead for these batch sizes; none: nothing.
 
         Raises:
             DeviceLost: The process has to end.

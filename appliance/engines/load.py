@@ -67,7 +67,7 @@ def load(
         resolved = _learn(path, manifest, engine, resolved)
     if isinstance(engine, DeviceEngine):
         on_step("capturing")
-        engine.prepare(resolved.buckets)
+        engine.prepare(resolved.buckets if manifest.cuda_graphs else ())
     rehearsal = Rehearsal(engine, resolved, manifest.warmup)
     try:
         times_ns = rehearsal.measure(on_step)

@@ -198,6 +198,7 @@ class Manifest:
         max_batch: Left out: 8 if the model has an open batch dimension, else 1.
         buckets: Batch sizes to warm up and time; left out: powers of two up to `max_batch`.
         output_bytes: Upper bound of one row's outputs; needed where their shapes are open.
+        cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
         urgent: On a GPU its kernels come before those of models that are not.
     """
 
@@ -206,6 +207,7 @@ class Manifest:
     max_batch: int | None = field(default=None, validator=optional(and_(ge(1), le(256))))
     buckets: tuple[int, ...] = field(default=(), validator=_each(1))
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
+    cuda_graphs: bool = True
     urgent: bool = False
     description: str = ""
     inputs: tuple[Input, ...] = ()

@@ -300,8 +300,8 @@ class TensorRTEngine:
         """Let the engine go, when what is on its way is done."""
         for stream in (self.copy_in, self.compute, self.copy_out):
             stream.wait()
-        for each in self._sets:
-            each.graphs.clear()
+        self._bound = None
+        self._sets.clear()
         self._executor.close()
 
     # ------------------------------------------------------------------------------- graphs
@@ -309,9 +309,15 @@ class TensorRTEngine:
     def prepare(self, sizes: Sequence[int]) -> None:
         """Capture the work of these batch sizes, and of the largest; or else say why not.
 
+        Args:
+            sizes: None: nothing is to be captured.
+
         Raises:
             DeviceLost: The process has to end.
         """
+        if not sizes:
+            self.without_graphs = "switched off"
+            return
         wanted = tuple(sorted({*sizes, self.max_batch}))
         try:
             if not self._executor.is_capturable(self.compute):

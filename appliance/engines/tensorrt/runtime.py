@@ -33,9 +33,8 @@ class TensorRTExecutor:
         problem = flavour.problem_of(self._runtime, plan)
         if problem:
             raise EngineError(
-                f"{flavour.package} {flavour.version} does not run this engine on a "
-                f"{cuda.facts.name} ({cuda.facts.capability}): {problem} ({last_words(self._log)}); "
-                f"{REBUILD}"
+                f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
+                f"({cuda.facts.capability}): {problem} ({last_words(self._log)}); {REBUILD}"
             )
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
