@@ -13,6 +13,9 @@ GPU_BOX_ARGS ?=
 RELEASE_ARGS ?=
 KEY ?=
 LOCKS_ARGS ?=
+GPU_CHECK_ARGS ?=
+GPU_PYTHON ?= 3.12
+CUDA_HOME ?= /usr/local/cuda
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,12 +23,15 @@ BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED := appliance/sessions/fastpath
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
+# What `tools.gpu_check` needs of others, and pycuda.
+GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs
+GPU_BOX_WHEELS = --wheel $(BUILD)/wheels-$(GPU_PYTHON)/pycuda*.whl
 MODELS := requirements/demo-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage help demo test test-sdk test-sdk-versions test-unit test-deploy test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-unit test-deploy test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -39,6 +45,7 @@ help:
 	@echo "make test-release the release is installed without a network, for each Python that is here"
 	@echo "make locks        the versions that a release has, chosen anew    LOCKS_ARGS=--upgrade"
 	@echo "make gpu-stage    TensorRT in parts of 60 MB, for a GPU box that no network reaches   GPU_BOX_ARGS=..."
+	@echo "make gpu-check    does this GPU do what it should, and how fast?   GPU_CHECK_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
@@ -95,12 +102,39 @@ bench-scheduling-real: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python \
 		$(BIN)/python -m benchmarks.scheduling --real $(BENCH_SCHEDULING_ARGS)
 
-# There: `python3 install.py . /opt/gpu`, with the Python that it was staged for (3.12).
-gpu-stage: $(BIN)/python
+# See docs/gpu.md. There: `python3.12 install.py . /opt/gpu`, then `/opt/gpu/bin/python -m tools.gpu_check`.
+gpu-stage: $(BIN)/python $(BUILD)/wheels-$(GPU_PYTHON).stamp
 	@rm -rf $(BUILD)/gpu-box
-	@$(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) numpy cuda-bindings \
+	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) \
+		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) $(GPU_BOX) \
 		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
-		--build 'tensorrt-rtx-cu13==1.7.1.*'
+		--build 'tensorrt-rtx-cu13==1.7.1.*' --build .
+
+# TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there.
+gpu-stage-classic: GPU_PYTHON := 3.10
+gpu-stage-classic: $(BIN)/python $(BUILD)/wheels-3.10.stamp $(BUILD)/wheels-cublas.stamp
+	@rm -rf $(BUILD)/gpu-box-classic
+	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box-classic $(GPU_BOX_ARGS) \
+		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl $(GPU_BOX) \
+		'numpy<2' tomli tensorrt==8.5.3.1 --build .
+
+gpu-check: $(BUILD)/dev.stamp
+	@$(BIN)/python -m tools.gpu_check $(BUILD)/gpu-check.json $(GPU_CHECK_ARGS)
+
+$(BUILD)/wheels-3.%.stamp: | $(BIN)/python
+	@echo "building pycuda for Python 3.$*, a minute or two" >&2
+	@rm -rf $(BUILD)/wheels-3.$*
+	@$(BIN)/python -m tools.stand_ins pycuda $(BUILD)/wheels-3.$* --python python3.$* \
+		--cuda $(CUDA_HOME) >&2
+	@touch $@
+
+$(BUILD)/wheels-cublas.stamp: | $(BIN)/python
+	@rm -rf $(BUILD)/wheels-cublas && mkdir -p $(BUILD)/wheels-cublas/tensorrt
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.10 \
+		--platform manylinux_2_17_x86_64 --dest $(BUILD)/wheels-cublas/tensorrt tensorrt==8.5.3.1 >&2
+	@$(BIN)/python -m tools.stand_ins cublas $(BUILD)/wheels-cublas \
+		--tensorrt $(BUILD)/wheels-cublas/tensorrt/*.whl >&2
+	@touch $@
 
 release: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release $(if $(KEY),--key '$(KEY)') \

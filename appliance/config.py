@@ -48,6 +48,7 @@ LOOPBACK_NAMES = ("localhost", "lo")
 
 CREDENTIALS = "$CREDENTIALS_DIRECTORY"
 """At the beginning of a secret's path: where the service manager has laid it, if one has."""
+DEVICE = r"cpu|cuda(:\d{1,3})?"
 
 Overflow = Literal["drop_oldest", "reject_newest"]
 
@@ -320,7 +321,7 @@ class Workers:
     Attributes:
         name: Of the group; its processes are `name-0`, `name-1` and so on.
         count: Processes.
-        device: What they compute on.
+        device: What they compute on: `cpu`, `cuda` (that is, `cuda:0`) or `cuda:N`.
         models: Names; `*` is every model of the repository, each of which some table must name.
         start_timeout_s: Without any progress while loading.
         hang_floor_ms: No batch is called hung before this; above it, see `hang_factor`.
@@ -329,7 +330,7 @@ class Workers:
 
     name: str = field(default="cpu", validator=matches_re(NAME))
     count: int = field(default=1, validator=and_(ge(1), le(64)))
-    device: Literal["cpu"] = "cpu"
+    device: str = field(default="cpu", validator=matches_re(DEVICE))
     models: tuple[str, ...] = (EVERY_MODEL,)
     start_timeout_s: float = field(default=120.0, validator=POSITIVE)
     hang_floor_ms: float = field(default=2000.0, validator=POSITIVE)

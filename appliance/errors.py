@@ -18,6 +18,8 @@ ApplianceError               code
 │   └── AdminUnreachable     ADMIN_UNREACHABLE no appliance answers on its admin socket
 └── WorkerError                                a worker process failed
     ├── WorkerNotReady       WORKER_NOT_READY  it did not come up
+    ├── DeviceMissing        DEVICE_MISSING    the GPU that was configured cannot be used
+    ├── DeviceLost           DEVICE_LOST       the GPU's context is broken; the process ends
     └── EngineError          ENGINE            the engine raised; the process lives on
 ```
 
@@ -184,6 +186,18 @@ class WorkerNotReady(WorkerError):
     """A worker process did not come up."""
 
     code = "WORKER_NOT_READY"
+
+
+class DeviceMissing(WorkerError):
+    """The device that was configured cannot be used; the message says why and what to do."""
+
+    code = "DEVICE_MISSING"
+
+
+class DeviceLost(WorkerError):
+    """A device failed so that every further call fails: the process has to end."""
+
+    code = "DEVICE_LOST"
 
 
 class EngineError(WorkerError):

@@ -4,6 +4,9 @@
 enough to be carried. `install` runs on the box, with nothing but Python: it joins the parts, checks
 each file, and installs them.
 
-`release` makes what all robots get, and `install_release` checks and installs it on one. Nothing
-here imports the appliance.
+`release` makes what all robots get, `install_release` checks and installs it on one, and
+`switch_release` lets one run it. All these import nothing of the appliance.
+
+`gpu_check` tries engines on a GPU box, on models that `gpu_models` makes; `worker_client` starts a
+worker process for it, without a core.
 """

@@ -1,6 +1,6 @@
 """`python -m tools.stage DIRECTORY REQUIREMENT...`: download wheels and cut them into parts.
 
-The parts, `contents.json` and `install.py` are what has to be carried to the box.
+The parts, `contents.json`, `install.py` and `tools/` are what has to be carried to the box.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def cut(files: Sequence[Path], directory: Path, *, python: str, part_bytes: int)
         "parts": [describe(part) for part in parts],
     }
     (directory / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n")
-    shutil.copyfile(Path(__file__).with_name("install.py"), directory / "install.py")
+    here = Path(__file__).parent
+    shutil.copyfile(here / "install.py", directory / "install.py")
+    (directory / "tools").mkdir(exist_ok=True)
+    for path in here.glob("*.py"):
+        shutil.copyfile(path, directory / "tools" / path.name)
 
 
 class NotPure(Exception):
@@ -90,6 +94,9 @@ def main() -> int:
     parser.add_argument(
         "--build", action="append", metavar="REQUIREMENT", help="pure Python without a wheel"
     )
+    parser.add_argument(
+        "--wheel", action="append", type=Path, metavar="FILE", help="made for the box by hand"
+    )
     parser.add_argument("--python", default="3.12", metavar="X.Y", help="of the box (3.12)")
     parser.add_argument(
         "--part-bytes", type=int, default=PART_BYTES, metavar="N", help="(60000000)"
@@ -100,14 +107,19 @@ def main() -> int:
             download(arguments.requirement, Path(name), arguments.python)
             if arguments.build:
                 build(arguments.build, Path(name))
+            for wheel in arguments.wheel or ():
+                shutil.copy(wheel, name)
         except subprocess.CalledProcessError as error:
             return error.returncode
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except NotPure as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         wheels = sorted(Path(name).iterdir())
         cut(wheels, arguments.directory, python=arguments.python, part_bytes=arguments.part_bytes)
-    for path in sorted(arguments.directory.iterdir()):
+    for path in sorted(each for each in arguments.directory.iterdir() if each.is_file()):
         print(f"{path.stat().st_size:>11,}  {path}")
     return 0
 

@@ -15,9 +15,10 @@ from types import FrameType
 from appliance.cli import INTERRUPTED, OK
 from appliance.cli.text import plain, size
 from appliance.cli.versions import entry_of, repository_of, version_of
+from appliance.engines.cuda.driver import find_device
 from appliance.engines.registry import MODEL_FILE
 from appliance.engines.tensorrt.building import BuildCancelled, Network, Profile, profile_of
-from appliance.engines.tensorrt.flavour import Flavour, find_driver, find_flavour
+from appliance.engines.tensorrt.flavour import ANY_TARGET, Flavour, find_flavour
 from appliance.errors import ConfigError
 from appliance.models.engine_cache import (
     Cached,
@@ -37,7 +38,7 @@ def build(arguments: argparse.Namespace) -> int:
     """Build the engine of a version, unless it is there.
 
     Raises:
-        ConfigError, EngineError, ExtraMissing: It cannot be built.
+        ConfigError, DeviceMissing, EngineError, ExtraMissing: It cannot be built.
     """
     entry = entry_of(repository_of(arguments), arguments.model)
     version = version_of(entry, arguments.version)
@@ -45,12 +46,11 @@ def build(arguments: argparse.Namespace) -> int:
     if not model.is_file():
         raise ConfigError(f"{model}: is missing; an engine is built of it")
     flavour = find_flavour()
-    if not flavour.builds_for_others:
-        find_driver()
     capabilities = tuple(sorted(set(arguments.capability or ())))
+    target = _target(flavour, capabilities)
     cache = _cache(arguments)
     network = Network(flavour, model)
-    recipe, profile = _recipe(entry, version, flavour, network, capabilities)
+    recipe, profile = _recipe(entry, version, flavour, network, target)
     found = cache.find(recipe)
     if found is not None:
         return _told(found, "is there already", as_json=arguments.json)
@@ -92,12 +92,24 @@ def _cache(arguments: argparse.Namespace) -> EngineCache:
     return EngineCache(Path(arguments.cache) if arguments.cache else default_cache())
 
 
+def _target(flavour: Flavour, capabilities: tuple[str, ...]) -> str:
+    """Return what is built for.
+
+    Raises:
+        DeviceMissing: The GPU that is there, and there is none.
+    """
+    if flavour.builds_for_others:
+        return ",".join(capabilities) or ANY_TARGET
+    found = find_device()
+    return flavour.targets_of(found.name, found.capability)[0]
+
+
 def _recipe(
     entry: ModelEntry,
     version: str,
     flavour: Flavour,
     network: Network,
-    capabilities: tuple[str, ...],
+    target: str,
 ) -> tuple[EngineRecipe, Profile]:
     where = str(entry.manifest_path)
     manifest = parse_manifest(entry.manifest, where)
@@ -108,8 +120,8 @@ def _recipe(
         raise ConfigError(f"{where}: {error}") from None
     recipe = EngineRecipe(
         model_sha256=version_sha256(entry.manifest_path.parent / version),
-        builder=f"{flavour.package} {flavour.version}",
-        target=",".join(capabilities) or flavour.default_target,
+        builder=flavour.builder,
+        target=target,
         profile=profile,
     )
     return recipe, profile

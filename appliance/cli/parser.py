@@ -171,6 +171,9 @@ def _versions(actions: Commands) -> None:
         )
         each.add_argument("--seed", metavar="N", type=int, help="of the made-up rows (any)")
         each.add_argument(
+            "--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:N (cpu)"
+        )
+        each.add_argument(
             "--recording", metavar="FILE", help="its observations instead of made-up rows"
         )
     build.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,18 +13,48 @@ import attrs
 from appliance.cli import NOT_QUITE, OK
 from appliance.cli.socket_path import default_socket_path
 from appliance.config import Config, load
+from appliance.engines.cuda.driver import CPU
 from appliance.errors import ConfigError
+
+PROBE_S = 60
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """Run the appliance until it is told to stop; return its exit code."""
     config = configuration(arguments)
+    _check_devices(config)
     from appliance.app import serve as run  # after the check: it takes a while to import
     from appliance.cli.logs import configure
 
     configure(config.log)
     file = Path(arguments.config) if arguments.config else None
     return run(config, lambda: configuration(arguments), file=file, standby=arguments.standby)
+
+
+def _check_devices(config: Config) -> None:
+    """Make sure that there is what workers are to compute on: the CPU never takes its place.
+
+    A process of its own looks, for this one must not: it forks.
+
+    Raises:
+        ConfigError: There is not: which, why, and what to do.
+    """
+    for group in config.workers:
+        if group.device == CPU:
+            continue
+        command = [sys.executable, "-m", "appliance.engines", "--probe", group.device]
+        try:
+            probe = subprocess.run(  # noqa: S603  the device is checked by its pattern
+                command, capture_output=True, text=True, check=False, timeout=PROBE_S
+            )
+        except subprocess.TimeoutExpired:
+            why = f"the driver does not answer within {PROBE_S} s; see `nvidia-smi`"
+        else:
+            if probe.returncode == 0:
+                continue
+            lines = probe.stderr.strip().splitlines()
+            why = lines[-1] if lines else f"looking for it ended with status {probe.returncode}"
+        raise ConfigError(f"workers.{group.name}.device: {group.device} cannot be used: {why}")
 
 
 def configuration(arguments: argparse.Namespace) -> Config:

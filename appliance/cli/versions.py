@@ -213,6 +213,7 @@ def _is_good(entry: ModelEntry, version: str, arguments: argparse.Namespace) -> 
 def _verified(
     entry: ModelEntry, version: str, seed: int, arguments: argparse.Namespace
 ) -> Verification:
+    from appliance.engines.device import open_named
     from appliance.engines.verification import verify as compared
 
     recorded = None
@@ -231,7 +232,18 @@ def _verified(
     def on_step(step: str) -> None:
         print(plain(f"{entry.name} {version}: {step}"), file=sys.stderr, flush=True)
 
-    return compared(path, rounds=arguments.rounds, seed=seed, recorded=recorded, on_step=on_step)
+    device = open_named(arguments.device)
+    try:
+        return compared(
+            path,
+            rounds=arguments.rounds,
+            seed=seed,
+            recorded=recorded,
+            on_step=on_step,
+            device=device,
+        )
+    finally:
+        device.close()
 
 
 def _tell(

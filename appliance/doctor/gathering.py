@@ -476,7 +476,7 @@ def _models(config: Config, base: Path) -> tuple[tuple[Model, ...], str, str]:
 
 def _cache() -> Path:
     """Return that of the service, whoever asks; without one, the caller's own."""
-    return SYSTEM_CACHE / "engines" if SYSTEM_CACHE.is_dir() else default_cache()
+    return SYSTEM_CACHE if SYSTEM_CACHE.parent.is_dir() else default_cache()
 
 
 def _engines() -> Iterator[Engine]:

@@ -14,7 +14,8 @@ outputs    results -> arena                    arena      the shared memory, che
 registry   engine by name                      onnxruntime, python   the engines
 samples    made-up rows                        warmup     how long batches take
 verification   does a version answer what it should?
-tensorrt/  engines for NVIDIA's GPUs are built
+overlap    what is done while a device computes   device   what a worker computes on
+cuda/      one GPU: memory, streams, graphs    tensorrt/   engines for it: built, found, run
 ```
 
 Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as

@@ -44,6 +44,11 @@ class ArenaView:
             raise PeerProtocolError(f"{dtype}{list(shape)} at {offset} leaves the arena")
         return np.ndarray(shape, dtype, self._buffer, offset)
 
+    @property
+    def all(self) -> NDArray[np.uint8]:
+        """All of it."""
+        return np.frombuffer(self._buffer, np.uint8)
+
     def copy(self, offset: int, length: int) -> bytes:
         """Return a copy of `length` bytes at `offset`.
 

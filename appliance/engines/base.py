@@ -1,10 +1,15 @@
-"""What every engine offers. An engine owns one loaded model; it is used from one thread."""
+"""What every engine offers. An engine owns one loaded model; it is used from one thread.
+
+An engine on a device (`DeviceEngine`) offers more: a batch is put together in its buffers while
+the one before runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from appliance.models.plans import Signature
@@ -44,4 +49,96 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let the model go."""
+        ...
+
+
+class Buffers(Protocol):
+    """Where one batch is put together and run. It belongs to that batch until `release`.
+
+    Rows are put in their places in any order, a place more than once if need be; then `submit`,
+    then `outputs`.
+    """
+
+    def take(self, name: str, position: int, row: NDArray[Any]) -> bool:
+        """Have the device fetch a row of an input from where it lies, by and by.
+
+        Args:
+            row: As the model wants it. It has to stay as it is until `outputs`.
+
+        Returns:
+            False: the device cannot reach it; write it to `place`.
+        """
+        ...
+
+    def place(self, name: str, position: int) -> NDArray[Any]:
+        """Return where a row of an input is to be written."""
+        ...
+
+    def submit(self, inputs: Mapping[str, NDArray[Any]], count: int) -> None:
+        """Have the batch run, behind what was submitted before. Does not wait.
+
+        Args:
+            inputs: Whole inputs of `count` rows, of those whose rows were not put in place.
+            count: Rows; those behind them are not part of it.
+
+        Raises:
+            EngineError: It cannot be run.
+            DeviceLost: The process has to end.
+        """
+        ...
+
+    def is_done(self) -> bool:
+        """Return whether it has run.
+
+        Raises:
+            EngineError: It failed.
+            DeviceLost: The process has to end.
+        """
+        ...
+
+    def outputs(self) -> Arrays:
+        """Wait until it has run, asleep; return what came, to be read until `release`.
+
+        Raises:
+            EngineError: It failed.
+            DeviceLost: The process has to end.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give the buffers back, whether it was run or not."""
+        ...
+
+
+@runtime_checkable
+class DeviceEngine(Engine, Protocol):
+    """One loaded model on a device that computes by itself.
+
+    Attributes:
+        has_buffers: `buffers` returns some.
+    """
+
+    @property
+    def has_buffers(self) -> bool:
+        """See above."""
+        ...
+
+    def prepare(self, sizes: Sequence[int]) -> None:
+        """Do what can be done ahead for these batch sizes; none: nothing.
+
+        Raises:
+            DeviceLost: The process has to end.
+        """
+        ...
+
+    def buffers(self) -> Buffers | None:
+        """Return free buffers; None: as many batches are on their way as there are buffers for."""
+        ...
+
+    def pin(self, memory: NDArray[np.uint8]) -> None:
+        """Let the device read this process's memory directly until `unpin`, if it can."""
+        ...
+
+    def unpin(self, memory: NDArray[np.uint8]) -> None:
+        """Take `pin` back, before the memory goes."""
         ...

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.arena import ArenaView
+from appliance.engines.base import Buffers
 from appliance.engines.preprocess import Preprocessor
 from appliance.errors import Outcome, PeerProtocolError, Rejected
 from appliance.models.plans import Resolved, StatePlan
@@ -40,14 +41,16 @@ class Gathered:
     """A batch ready to run.
 
     Attributes:
-        inputs: For the engine; leading dimension `len(rows)`.
+        inputs: For the engine; leading dimension `len(rows)`. What lies in `buffers` is not here.
         rows: Which of the staged rows they are, ascending.
         failures: The others.
+        buffers: Of an engine on a device.
     """
 
     inputs: dict[str, NDArray[Any]]
     rows: Sequence[int]
     failures: Sequence[RowFailure]
+    buffers: Buffers | None = None
 
 
 class Gatherer:
@@ -64,8 +67,11 @@ class Gatherer:
         self._arena = arena
         self._copies = copies
 
-    def gather(self, rows: Sequence[worker_pb2.Row]) -> Gathered:
+    def gather(self, rows: Sequence[worker_pb2.Row], buffers: Buffers | None = None) -> Gathered:
         """Gather the rows of one batch.
+
+        Args:
+            buffers: Where they are put, except for state; None: into new arrays.
 
         Raises:
             PeerProtocolError: The message is no batch of this model.
@@ -83,7 +89,10 @@ class Gatherer:
                 )
             try:
                 for preprocessor, feed in zip(self._preprocessors, feeds, strict=True):
-                    self._put(inputs, preprocessor, feed, len(good), len(rows))
+                    if buffers is None:
+                        self._put(inputs, preprocessor, feed, len(good), len(rows))
+                    else:
+                        self._put_there(buffers, preprocessor, feed, len(good))
             except Rejected as error:
                 failures.append(RowFailure(index, error.outcome, error.message))
             else:
@@ -92,7 +101,33 @@ class Gatherer:
             inputs = {name: array[: len(good)] for name, array in inputs.items()}
         for number, (plan, dtype) in enumerate(self._states):
             inputs[plan.input] = self._state(plan, dtype, number, [rows[index] for index in good])
-        return Gathered(inputs, good, failures)
+        return Gathered(inputs, good, failures, buffers)
+
+    def _put_there(
+        self, buffers: Buffers, preprocessor: Preprocessor, feed: worker_pb2.Feed, position: int
+    ) -> None:
+        """Bring one row of one input to its place in a device's buffers.
+
+        Raises:
+            Rejected: It cannot be used.
+        """
+        name = preprocessor.plan.spec.name
+        try:
+            if feed.absent:
+                buffers.place(name, position)[...] = 0
+                return
+            values = self._values(preprocessor, feed)
+            shape = preprocessor.row_shape(values.shape)
+            if (
+                preprocessor.passes_through
+                and values.dtype == preprocessor.dtype
+                and buffers.take(name, position, values.reshape(shape))
+            ):
+                return
+            # An engine is built for rows of one shape, so what passed fits.
+            preprocessor.write(values, buffers.place(name, position))
+        except Rejected as error:
+            raise _of_tensor(preprocessor, error) from None
 
     def _put(
         self,
@@ -130,8 +165,7 @@ class Gatherer:
             else:
                 preprocessor.write(values, place)
         except Rejected as error:
-            message = f"tensor {preprocessor.plan.spec.source!r}: {error.message}"
-            raise Rejected(error.outcome, cut(message, LONGEST_ROW_MESSAGE)) from None
+            raise _of_tensor(preprocessor, error) from None
 
     def _values(self, preprocessor: Preprocessor, feed: worker_pb2.Feed) -> NDArray[Any]:
         """Read one row from the arena, as it came."""
@@ -185,6 +219,11 @@ class Gatherer:
                 raise PeerProtocolError(f"state {plan.input!r} has {plan.bytes} bytes a row")
             by_row[position] = self._arena.array(row.state_in[number].offset, dtype, plan.shape)
         return batched
+
+
+def _of_tensor(preprocessor: Preprocessor, error: Rejected) -> Rejected:
+    message = f"tensor {preprocessor.plan.spec.source!r}: {error.message}"
+    return Rejected(error.outcome, cut(message, LONGEST_ROW_MESSAGE))
 
 
 def _place(array: NDArray[Any], position: int, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from attrs import evolve, frozen
 
 from appliance.engines import heap
 from appliance.engines.arena import ArenaView
-from appliance.engines.base import Engine
+from appliance.engines.base import DeviceEngine, Engine
+from appliance.engines.device import ON_CPU, Device
 from appliance.engines.model import LoadedModel
 from appliance.engines.outputs import describe
 from appliance.engines.registry import load_engine
@@ -36,28 +36,43 @@ class Loaded:
     load_ns: int
 
 
-def load(path: worker_pb2.ModelPath, arena: ArenaView, on_step: Callable[[str], None]) -> Loaded:
+def load(
+    path: worker_pb2.ModelPath,
+    arena: ArenaView,
+    on_step: Callable[[str], None],
+    *,
+    device: Device = ON_CPU,
+) -> Loaded:
     """Load one model.
 
     Args:
         on_step: Told what comes next, in words.
+        device: What it is to run on.
 
     Raises:
         ConfigError: The manifest is wrong, or does not fit the model.
         EngineError: The model cannot be loaded, or gives something unusable.
+        DeviceLost: The process has to end.
         Exception: Whatever a model's own code raises.
     """
     started_ns = time.monotonic_ns()
     on_step("reading")
     manifest = parse_manifest(path.manifest, path.manifest_path)
-    engine = load_engine(manifest, Path(path.directory))
+    engine = load_engine(manifest, path, device)
     heap.give_back()  # reading a model can take as much again as the model
     where = path.manifest_path
     resolved = resolve(manifest, engine.signature, path.name, path.version, where=where)
     if engine.signature.outputs is None:
         on_step("first run")
         resolved = _learn(path, manifest, engine, resolved)
-    times_ns = Rehearsal(engine, resolved, manifest.warmup).measure(on_step)
+    if isinstance(engine, DeviceEngine):
+        on_step("capturing")
+        engine.prepare(resolved.buckets if manifest.cuda_graphs else ())
+    rehearsal = Rehearsal(engine, resolved, manifest.warmup)
+    try:
+        times_ns = rehearsal.measure(on_step)
+    finally:
+        rehearsal.close()
     model = LoadedModel(engine, resolved, arena)
     return Loaded(model, times_ns, time.monotonic_ns() - started_ns)
 

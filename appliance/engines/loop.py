@@ -8,26 +8,35 @@ Hello -> (Load) -> Loading..., ModelReady | ModelFailed for each -> Ready
 
 A batch that may go but not be started any more by now is skipped, and Done.
 
+An engine on a device computes by itself. While it does, the next message is listened for: a batch
+that is staged is gathered (copied to the device) meanwhile, and one that may go is put behind the
+one that runs, so that the device goes on without a gap. Two are submitted at most, and each is Done
+in its turn.
+
 A model that fails to load fails alone; so does a row that cannot be read, and a batch on which the
 model raises. SystemExit and KeyboardInterrupt from a running model end the process, as any crash
-does: the core starts another one.
+does: the core starts another one. So does a device that cannot be had, and one that is lost.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import select
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
+from appliance.engines.device import ON_CPU, open_named
 from appliance.engines.gather import Gathered, cut
 from appliance.engines.load import load
-from appliance.engines.model import LoadedModel
-from appliance.errors import ApplianceError, EngineError, PeerProtocolError
+from appliance.engines.model import LoadedModel, release
+from appliance.engines.overlap import GatherPace, listen_ns, spins
+from appliance.errors import ApplianceError, DeviceLost, EngineError, PeerProtocolError
 from appliance.timeslice import SERVING_NS, set_time_slice
 from appliance.values import value
 from appliance.wire.pb import worker_pb2
@@ -35,6 +44,9 @@ from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
 
 MAX_STAGED = 4
 """Batches gathered and waiting for Go; the core keeps one."""
+
+MAX_SUBMITTED = 2
+"""Batches on a device: one runs, one follows."""
 
 LONGEST_ERROR = 2048
 
@@ -49,6 +61,17 @@ class _Staged:
     gather_ns: int
 
 
+@value
+class _Submitted:
+    """A batch on a device."""
+
+    model: LoadedModel
+    staged: _Staged
+    gathered: Gathered
+    submitted_ns: int
+    expected_ns: int
+
+
 class Worker:
     """Serves one core over `control`, until it says Stop or is gone."""
 
@@ -58,13 +81,20 @@ class Worker:
         self._datagram = memoryview(bytearray(MAX_DATAGRAM + 1))
         self._models: dict[int, LoadedModel] = {}
         self._staged: dict[int, _Staged] = {}
+        self._submitted: deque[_Submitted] = deque()
         self._reported: dict[int, str] = {}
+        self._times_ns: dict[int, dict[int, int]] = {}
+        self._pace = GatherPace()
+        self._finished_ns = 0
+        self._device = ON_CPU
 
     def run(self) -> None:
         """Serve.
 
         Raises:
             PeerProtocolError: The core said something that makes no sense.
+            DeviceMissing, ExtraMissing: The device cannot be had.
+            DeviceLost: The device failed for good. Whatever was opened is left as it is.
             OSError: The channel broke.
         """
         self._send(
@@ -75,26 +105,68 @@ class Worker:
             return
         if message.WhichOneof("message") != "load":
             raise PeerProtocolError(f"expected load, came {message.WhichOneof('message')}")
-        self._load(message.load)
-        while (message := self._receive()) is not None:
+        self._device = open_named(message.load.device)
+        try:
+            self._load(message.load)
+            self._serve()
+        except DeviceLost:
+            raise
+        except BaseException:
+            self._device.close()
+            raise
+        for model in self._models.values():
+            model.engine.close()
+        self._device.close()
+
+    def _serve(self) -> None:
+        """Do as the core says, until it says Stop or is gone."""
+        while (message := self._next()) is not None:
             kind = message.WhichOneof("message")
             if kind == "stage":
                 self._stage(message.stage)
             elif kind == "go":
                 self._go(message.go)
             elif kind == "revoke":
-                self._staged.pop(message.revoke.batch_id, None)
+                revoked = self._staged.pop(message.revoke.batch_id, None)
+                if revoked is not None:
+                    _let_go(revoked)
             elif kind == "stop":
                 break
             else:
                 raise PeerProtocolError(f"expected a batch, came {kind}")
-        for model in self._models.values():
-            model.engine.close()
+        self._finish_all()
+
+    def _next(self) -> worker_pb2.ToWorker | None:
+        """Return the next message; meanwhile finish what a device has done."""
+        while self._submitted:
+            if self._is_message_first(self._submitted[0]):
+                break
+            self._finish_first()
+        return self._receive()
+
+    def _is_message_first(self, running: _Submitted) -> bool:
+        """Wait for a message or for a batch, whichever comes first."""
+        buffers = running.gathered.buffers
+        assert buffers is not None
+        while True:
+            elapsed_ns = time.monotonic_ns() - max(running.submitted_ns, self._finished_ns)
+            is_spinning = spins(running.expected_ns, elapsed_ns)
+            try:
+                if buffers.is_done():
+                    return False
+            except EngineError:
+                return False  # finishing it says so once more
+            sleep_ns = 0 if is_spinning else listen_ns(running.expected_ns, elapsed_ns)
+            if select.select([self._control], [], [], sleep_ns / 1e9)[0]:
+                return True
+            if not is_spinning and not sleep_ns:
+                return False
 
     # ----------------------------------------------------------------------------- loading
 
     def _load(self, order: worker_pb2.Load) -> None:
         arena = ArenaView.of_fd(self._arena_fd, order.arena_bytes)
+        self._device.pin(arena.all)
         self._ledger = arena.ledger(order.ledger_offset)
         for done, path in enumerate(order.models):
             self._load_model(path, arena, done / len(order.models))
@@ -113,13 +185,16 @@ class Worker:
         try:
             if path.index >= LEDGER_MODELS:
                 raise EngineError(f"a worker holds at most {LEDGER_MODELS} models")  # noqa: TRY301
-            loaded = load(path, arena, on_step)
+            loaded = load(path, arena, on_step, device=self._device)
+        except DeviceLost:
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  a model's own code may raise anything
             message = self._explain(path.index, error)
             failed = worker_pb2.ModelFailed(model=path.index, message=message)
             self._send(worker_pb2.FromWorker(model_failed=failed))
             return
         self._models[path.index] = loaded.model
+        self._times_ns[path.index] = loaded.times_ns
         ready = spec_to_ready(
             loaded.model.resolved.spec,
             model=path.index,
@@ -132,20 +207,30 @@ class Worker:
 
     def _stage(self, stage: worker_pb2.Stage) -> None:
         """Gather a batch, and execute it if it may go."""
+        if self._submitted and not self._pace.fits(
+            stage.model, len(stage.rows), self._remaining_ns()
+        ):
+            self._finish_first()
+        model = self._models.get(stage.model)
+        while self._submitted and model is not None and not model.has_room:
+            self._finish_first()
         started_ns = time.monotonic_ns()
         if stage.go and 0 < stage.latest_start_ns < started_ns:
             self._skip(stage.batch_id)
             return
         gathered, error = None, ""
-        model = self._models.get(stage.model)
         if model is None:
             error = f"model {stage.model} is not loaded"
         else:
             try:
                 gathered = model.gather(stage)
+            except DeviceLost:
+                raise
             except Exception as problem:  # noqa: BLE001  also a MemoryError costs this batch only
                 error = self._explain(stage.model, problem)
-        staged = _Staged(stage, gathered, error, time.monotonic_ns() - started_ns)
+        gather_ns = time.monotonic_ns() - started_ns
+        self._pace.saw(stage.model, len(stage.rows), gather_ns)
+        staged = _Staged(stage, gathered, error, gather_ns)
         if stage.go:
             self._execute(staged)
         elif len(self._staged) >= MAX_STAGED:
@@ -158,11 +243,13 @@ class Worker:
         if staged is None:
             raise PeerProtocolError(f"go for batch {go.batch_id}, which is not staged")
         if 0 < go.latest_start_ns < time.monotonic_ns():
+            _let_go(staged)
             self._skip(go.batch_id)
         else:
             self._execute(staged)
 
     def _skip(self, batch_id: int) -> None:
+        self._finish_all()
         now_ns = time.monotonic_ns()
         done = worker_pb2.Done(
             batch_id=batch_id, execute_started_ns=now_ns, finished_ns=now_ns, skipped=True
@@ -170,37 +257,84 @@ class Worker:
         self._send(worker_pb2.FromWorker(done=done))
 
     def _execute(self, staged: _Staged) -> None:
-        """Run a gathered batch, count its rows, say Done."""
-        stage, gathered = staged.stage, staged.gathered
-        message = worker_pb2.FromWorker()
-        done = message.done
-        done.batch_id = stage.batch_id
-        done.gather_ns = staged.gather_ns
-        done.execute_started_ns = time.monotonic_ns()
-        done.error = staged.error
+        """Run a gathered batch, or have it run, behind those that run."""
+        gathered = staged.gathered
+        if gathered is not None and gathered.buffers is not None and gathered.rows:
+            self._submit(staged, gathered)
+            return
+        self._finish_all()
+        message = _done_of(staged, time.monotonic_ns())
         if gathered is not None:
             if gathered.rows:
-                self._run(stage, gathered, done)
-            for failure in gathered.failures:
-                done.row_errors.add(
-                    row=failure.row,
-                    code=int(failure.outcome),  # pyright: ignore[reportArgumentType]  an integer
-                    message=failure.message,
-                )
-        done.finished_ns = time.monotonic_ns()
-        self._send(message)
+                index, rows = staged.stage.model, len(gathered.rows)
+                self._ledger.started(index, rows)
+                self._end(self._models[index], staged, gathered, message.done)
+            release(gathered)
+        self._say_done(message)
 
-    def _run(self, stage: worker_pb2.Stage, gathered: Gathered, done: worker_pb2.Done) -> None:
-        index, rows = stage.model, len(gathered.rows)
+    def _submit(self, staged: _Staged, gathered: Gathered) -> None:
+        """Have a device run a batch."""
+        index, rows = staged.stage.model, len(gathered.rows)
+        while len(self._submitted) >= MAX_SUBMITTED:
+            self._finish_first()
+        model = self._models[index]
         self._ledger.started(index, rows)
+        submitted_ns = time.monotonic_ns()
         try:
-            self._models[index].execute(stage, gathered, done)
+            model.submit(gathered)
+        except EngineError as error:
+            release(gathered)
+            self._finish_all()
+            self._ledger.failed(index, rows)
+            message = _done_of(staged, submitted_ns)
+            message.done.error = self._explain(index, error)
+            self._say_done(message)
+            return
+        expected_ns = next(
+            (ns for size, ns in self._times_ns[index].items() if size >= rows),
+            max(self._times_ns[index].values()),
+        )
+        self._submitted.append(_Submitted(model, staged, gathered, submitted_ns, expected_ns))
+
+    def _remaining_ns(self) -> int:
+        """Return how long the batch that runs on a device will still take."""
+        running = self._submitted[0]
+        started_ns = max(running.submitted_ns, self._finished_ns)
+        return started_ns + running.expected_ns - time.monotonic_ns()
+
+    def _finish_all(self) -> None:
+        """Say Done of all that is on a device: the next Done is not theirs."""
+        while self._submitted:
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        """Wait for the batch that runs on a device, and say Done."""
+        running = self._submitted.popleft()
+        # It runs from when the one before it was done.
+        message = _done_of(running.staged, max(running.submitted_ns, self._finished_ns))
+        self._end(running.model, running.staged, running.gathered, message.done)
+        release(running.gathered)
+        self._say_done(message)
+
+    def _end(
+        self, model: LoadedModel, staged: _Staged, gathered: Gathered, done: worker_pb2.Done
+    ) -> None:
+        """Finish a batch, and count its rows."""
+        index, rows = staged.stage.model, len(gathered.rows)
+        try:
+            model.finish(staged.stage, gathered, done)
+        except DeviceLost:
+            raise
         except Exception as error:  # noqa: BLE001  a model's own code may raise anything
             self._ledger.failed(index, rows)
             del done.outputs[:]
             done.error = self._explain(index, error)
         else:
             self._ledger.finished(index, rows)
+
+    def _say_done(self, message: worker_pb2.FromWorker) -> None:
+        self._finished_ns = message.done.finished_ns = time.monotonic_ns()
+        self._send(message)
 
     def _explain(self, model: int, error: BaseException) -> str:
         """Return what to tell of an error; where it came from goes to standard error, once."""
@@ -228,3 +362,26 @@ class Worker:
         if size > MAX_DATAGRAM:
             raise PeerProtocolError(f"a message of more than {MAX_DATAGRAM} bytes")
         return worker_pb2.ToWorker.FromString(bytes(self._datagram[:size]))
+
+
+def _let_go(staged: _Staged) -> None:
+    """Give back what a batch holds that will not be run."""
+    if staged.gathered is not None:
+        release(staged.gathered)
+
+
+def _done_of(staged: _Staged, execute_started_ns: int) -> worker_pb2.FromWorker:
+    """Return what is known of a batch before it has run."""
+    message = worker_pb2.FromWorker()
+    done = message.done
+    done.batch_id = staged.stage.batch_id
+    done.gather_ns = staged.gather_ns
+    done.execute_started_ns = execute_started_ns
+    done.error = staged.error
+    for failure in () if staged.gathered is None else staged.gathered.failures:
+        done.row_errors.add(
+            row=failure.row,
+            code=int(failure.outcome),  # pyright: ignore[reportArgumentType]  an integer
+            message=failure.message,
+        )
+    return message

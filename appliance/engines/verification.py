@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from appliance.engines.arena import ArenaView
 from appliance.engines.base import Arrays, Engine
+from appliance.engines.device import ON_CPU, Device
 from appliance.engines.gather import Gatherer
-from appliance.engines.load import load
+from appliance.engines.load import Loaded, load
 from appliance.engines.registry import MODEL_FILE
 from appliance.engines.samples import Random, Sample, feed_of, sample
 from appliance.errors import ConfigError, EngineError
@@ -94,6 +95,7 @@ def verify(
     seed: int,
     recorded: Callable[[ModelSpec], Sequence[Row]] | None,
     on_step: Callable[[str], None],
+    device: Device = ON_CPU,
 ) -> Verification:
     """Load a version as a worker would, and compare what it gives.
 
@@ -102,12 +104,27 @@ def verify(
         seed: Of made-up rows and states.
         recorded: Gives rows to run instead of made-up ones.
         on_step: Told what comes next, in words.
+        device: What it is loaded for.
 
     Raises:
         ConfigError, EngineError: It cannot be loaded, or its rows cannot be used.
         Exception: Whatever a model's own code raises.
     """
-    loaded = load(path, ArenaView(mmap.mmap(-1, _PRIVATE_BYTES)), on_step)
+    loaded = load(path, ArenaView(mmap.mmap(-1, _PRIVATE_BYTES)), on_step, device=device)
+    try:
+        return _compared(loaded, path, rounds, seed, recorded, on_step)
+    finally:
+        loaded.model.engine.close()
+
+
+def _compared(
+    loaded: Loaded,
+    path: worker_pb2.ModelPath,
+    rounds: int,
+    seed: int,
+    recorded: Callable[[ModelSpec], Sequence[Row]] | None,
+    on_step: Callable[[str], None],
+) -> Verification:
     engine, resolved = loaded.model.engine, loaded.model.resolved
     reference, told = _reference(engine, Path(path.directory))
     manifest = parse_manifest(path.manifest, path.manifest_path)

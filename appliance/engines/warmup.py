@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from statistics import median_low
 
+import numpy as np
+
 from appliance.engines.arena import ArenaView
 from appliance.engines.base import Arrays, Engine
 from appliance.engines.gather import Gathered
-from appliance.engines.model import LoadedModel
+from appliance.engines.model import LoadedModel, release
 from appliance.engines.samples import Zeros, feed_of, sample
 from appliance.errors import ConfigError
 from appliance.models.manifest import WarmUp
@@ -58,6 +60,10 @@ class Rehearsal:
         memory = mmap.mmap(-1, output_at + self._output_bytes)
         memory[:state_at] = bytes(rows)
         self._model = LoadedModel(engine, resolved, ArenaView(memory))
+        # As the arena: a device reads the rows from where they lie.
+        self._pinned = np.frombuffer(memory, np.uint8, max(output_at, 1))
+        if self._model.device is not None:
+            self._model.device.pin(self._pinned)
         self._output_at = output_at
         self._rows = [
             worker_pb2.Row(
@@ -72,6 +78,11 @@ class Rehearsal:
         """Run the largest batch once; return what came, and the batch size."""
         gathered = self._gather(self._stage(len(self._rows)))
         return self._model.engine.run(gathered.inputs), len(self._rows)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._model.device is not None:
+            self._model.device.unpin(self._pinned)
 
     def measure(self, on_step: Callable[[str], None]) -> dict[int, int]:
         """Run every batch size a few times; return the median of each, nanoseconds.
@@ -105,6 +116,7 @@ class Rehearsal:
     def _gather(self, stage: worker_pb2.Stage) -> Gathered:
         gathered = self._model.gather(stage)
         if gathered.failures:
+            release(gathered)
             raise ConfigError(f"warm-up: {gathered.failures[0].message}; set warmup.shapes")
         return gathered
 
@@ -115,7 +127,7 @@ class Rehearsal:
                 row = worker_pb2.Row()
                 row.CopyFrom(self._rows[0])
                 row.feeds[number].CopyFrom(feed)
-                self._gather(worker_pb2.Stage(rows=[row]))
+                release(self._gather(worker_pb2.Stage(rows=[row])))
 
     def _stage(self, size: int) -> worker_pb2.Stage:
         return worker_pb2.Stage(

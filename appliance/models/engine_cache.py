@@ -30,9 +30,8 @@ from appliance.errors import ConfigError
 ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS = ".partial-", "timings-"
 KEY_DIGITS = 32
-
-SYSTEM_CACHE = Path("/var/cache/appliance")
-"""Of the service; `engines` is below it."""
+CACHE_VARIABLE = "APPLIANCE_ENGINE_CACHE"
+SYSTEM_CACHE = Path("/var/cache/appliance/engines")
 
 
 @frozen(kw_only=True)
@@ -101,6 +100,17 @@ class EngineCache:
             (path.name, (_about(path) or {}) if (path / ENGINE).is_file() else {})
             for path in self._paths()
         ]
+
+    def read(self, key: str) -> bytes | None:
+        """Return an engine; None: there is none, or it is damaged."""
+        about = _about(self.directory / key)
+        if about is None:
+            return None
+        try:
+            engine = (self.directory / key / ENGINE).read_bytes()
+        except OSError:
+            return None
+        return engine if about.get("engine_sha256") == _digest(engine) else None
 
     def timings(self, recipe: EngineRecipe) -> bytes:
         """Return what earlier builds have learnt; nothing, if there were none."""
@@ -171,33 +181,39 @@ class EngineCache:
         return []
 
     def _entry(self, path: Path) -> Cached | None:
-        told = _about(path)
-        if told is None:
+        about, engine = _about(path), self.read(path.name)
+        if about is None or engine is None:
             return None
-        try:
-            engine = (path / ENGINE).read_bytes()
-        except OSError:
-            return None
-        if told.get("engine_sha256") != _digest(engine):
-            return None
-        return Cached(path.name, path / ENGINE, told, len(engine))
+        return Cached(path.name, path / ENGINE, about, len(engine))
+
+
+def default_cache() -> Path:
+    """Return where engines are built to: the first of `caches` that can be written."""
+    named, system, own = _places()
+    if named is not None:
+        return named
+    return system if os.access(system.parent, os.W_OK | os.X_OK) else own
+
+
+def caches() -> list[EngineCache]:
+    """Return where engines are looked for: who runs them may not be who built them."""
+    named, system, own = _places()
+    return [EngineCache(each) for each in ([named] if named is not None else [system, own])]
+
+
+def _places() -> tuple[Path | None, Path, Path]:
+    """Return the cache that the environment names, the box's, and the user's own."""
+    named = os.environ.get(CACHE_VARIABLE)
+    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else None, SYSTEM_CACHE, Path(own) / "appliance" / "engines"
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """Return what is said of an entry; None: nothing that can be read."""
     try:
         about = json.loads((path / ABOUT).read_bytes())
     except (OSError, ValueError):
         return None
     return cast("dict[str, Any]", about) if isinstance(about, dict) else None
-
-
-def default_cache() -> Path:
-    """Return `/var/cache/appliance/engines` if that can be written, else the user's own."""
-    if os.access(SYSTEM_CACHE, os.W_OK | os.X_OK):
-        return SYSTEM_CACHE / "engines"
-    own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) / "appliance" / "engines"
 
 
 def version_sha256(directory: Path) -> str:

@@ -39,7 +39,7 @@ DTypeName = Literal[
     "string",
 ]
 Codec = Literal["jpeg", "png", "wav", "flac"]
-EngineName = Literal["auto", "onnxruntime", "python"]
+EngineName = Literal["auto", "onnxruntime", "python", "tensorrt"]
 
 MAX_PIXELS = 1 << 26
 """Below what Pillow takes for a decompression bomb by itself."""
@@ -192,11 +192,14 @@ class Manifest:
     """The whole of `model.toml`.
 
     Attributes:
-        engine: `auto`: onnxruntime if the version holds a model.onnx, else python.
+        engine: `auto`: if the version holds a model.onnx, tensorrt on a GPU and onnxruntime on the
+            CPU; else python.
         callable: `module:callable` of a python model.
         max_batch: Left out: 8 if the model has an open batch dimension, else 1.
         buckets: Batch sizes to warm up and time; left out: powers of two up to `max_batch`.
         output_bytes: Upper bound of one row's outputs; needed where their shapes are open.
+        cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
+        urgent: On a GPU its kernels come before those of models that are not.
     """
 
     engine: EngineName = "auto"
@@ -204,6 +207,8 @@ class Manifest:
     max_batch: int | None = field(default=None, validator=optional(and_(ge(1), le(256))))
     buckets: tuple[int, ...] = field(default=(), validator=_each(1))
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
+    cuda_graphs: bool = True
+    urgent: bool = False
     description: str = ""
     inputs: tuple[Input, ...] = ()
     state: tuple[State, ...] = ()

@@ -42,7 +42,7 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of engines."""
-    monkeypatch.setattr(gathering, "SYSTEM_CACHE", tmp_path / "no-service-here")
+    monkeypatch.setattr(gathering, "SYSTEM_CACHE", tmp_path / "no-service" / "here")
     monkeypatch.setattr(gathering, "default_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 

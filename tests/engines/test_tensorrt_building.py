@@ -19,9 +19,10 @@ from support.repository import add_onnx_mlp, add_onnx_model
 
 from appliance.cli import main
 from appliance.cli.demo.models import Wheel, build_repository
-from appliance.engines.tensorrt.flavour import find_driver, find_flavour
+from appliance.engines.cuda.driver import find_device
+from appliance.engines.tensorrt.flavour import find_flavour
 from appliance.engines.tensorrt.progress import BuildProgress
-from appliance.errors import EngineError, ExtraMissing
+from appliance.errors import DeviceMissing, EngineError, ExtraMissing
 
 Capture = pytest.CaptureFixture[str]
 needs_rtx = pytest.mark.skipif(
@@ -226,8 +227,8 @@ def test_one_that_is_too_old_or_broken_is_said() -> None:
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
 def test_no_driver_is_said() -> None:
-    with pytest.raises(EngineError, match=r"no NVIDIA driver|finds no GPU"):
-        find_driver()
+    with pytest.raises(DeviceMissing, match=r"no NVIDIA driver|finds no GPU"):
+        find_device()
 
 
 @pytest.mark.parametrize(("code", "count"), [(100, 0), (0, 0)])
@@ -236,8 +237,8 @@ def test_a_driver_without_a_gpu_is_said(
 ) -> None:
     driver = SimpleNamespace(cuInit=lambda _: code, cuDeviceGetCount=lambda _: count)
     monkeypatch.setattr("ctypes.CDLL", lambda _: driver)
-    with pytest.raises(EngineError, match=f"finds no GPU .CUDA error {code}"):
-        find_driver()
+    with pytest.raises(DeviceMissing, match=f"finds no GPU .CUDA error {code}"):
+        find_device()
 
 
 # ------------------------------------------------------------------------------------- progress

@@ -45,7 +45,14 @@ class WorkerProcess:
         loading: Steps that were reported, in order.
     """
 
-    def __init__(self, *, arena_bytes: int = 64 << 20, stderr: Any = None) -> None:
+    def __init__(
+        self,
+        *,
+        arena_bytes: int = 64 << 20,
+        stderr: Any = None,
+        module: str = "appliance.engines",
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.specs: dict[str, ModelSpec] = {}
         self.ready: dict[str, worker_pb2.ModelReady] = {}
         self.failed: dict[str, str] = {}
@@ -59,13 +66,14 @@ class WorkerProcess:
         self.memory = mmap.mmap(self._arena_fd, arena_bytes)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(PATIENCE_S)
-        command = [sys.executable, "-m", "appliance.engines"]
+        command = [sys.executable, "-m", module]
         self.process = subprocess.Popen(
             [*command, "--control-fd", str(theirs.fileno()), "--arena-fd", str(self._arena_fd)],
             stdin=subprocess.PIPE,
             stdout=stderr,
             stderr=stderr,
             pass_fds=(theirs.fileno(), self._arena_fd),
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         theirs.close()
@@ -100,10 +108,10 @@ class WorkerProcess:
             raise EOFError(f"the worker has gone: {self.process.wait(PATIENCE_S)}")
         return worker_pb2.FromWorker.FromString(datagram)
 
-    def start_loading(self, root: Path) -> None:
+    def start_loading(self, root: Path, device: str = "cpu") -> None:
         """Send Load for every model of the repository `root`."""
         load = worker_pb2.Load(
-            device="cpu", arena_bytes=self.arena_bytes, ledger_offset=LEDGER_OFFSET
+            device=device, arena_bytes=self.arena_bytes, ledger_offset=LEDGER_OFFSET
         )
         for index, entry in enumerate(Repository(root).scan()):
             self._names.append(entry.name)
@@ -117,9 +125,9 @@ class WorkerProcess:
             )
         self.send(worker_pb2.ToWorker(load=load))
 
-    def load(self, root: Path) -> None:
+    def load(self, root: Path, device: str = "cpu") -> None:
         """Load every model of the repository `root` and wait for Ready."""
-        self.start_loading(root)
+        self.start_loading(root, device)
         while True:
             message = self.receive()
             kind = message.WhichOneof("message")

@@ -13,17 +13,13 @@ from typing import Any
 from attrs import frozen
 
 from appliance.engines.tensorrt.flavour import Flavour
+from appliance.engines.tensorrt.log import MOST_TOLD, error_log, last_words
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import ConfigError, EngineError
 from appliance.models.manifest import WarmUp
 from appliance.models.plans import Resolved, Signature, TensorSignature
 from appliance.wire.spec import FREE
 from appliance.wire.types import DType
-
-MOST_TOLD = 5
-"""Reasons that one error names."""
-NO_DRIVER = "cudaError 35"
-"""TensorRT for RTX says so, too, where it needs none."""
 
 TYPES: Mapping[str, DType] = {
     "FLOAT": DType.FLOAT32,
@@ -72,7 +68,7 @@ class Network:
         """
         api = flavour.api
         self._flavour = flavour
-        self._log = _log(api)
+        self._log = error_log(api)
         self._builder = api.Builder(self._log)
         self._network = self._builder.create_network(flavour.network_flags())
         parser = api.OnnxParser(self._network, self._log)
@@ -123,12 +119,13 @@ class Network:
         if self._flavour.keeps_timings:
             cache = config.create_timing_cache(timings)
             config.set_timing_cache(cache, ignore_mismatch=False)
-        config.progress_monitor = _monitor(api, on_progress, is_wanted)
+        if self._flavour.reports_progress:
+            config.progress_monitor = _monitor(api, on_progress, is_wanted)
         plan = self._builder.build_serialized_network(self._network, config)
         if not is_wanted():
             raise BuildCancelled
         if plan is None:
-            raise EngineError(f"TensorRT built nothing: {'; '.join(self._log.errors[-MOST_TOLD:])}")
+            raise EngineError(f"TensorRT built nothing: {last_words(self._log)}")
         return Built(bytes(plan), bytes(cache.serialize()) if cache is not None else b"")
 
 
@@ -186,8 +183,9 @@ def _why(parser: Any) -> str:
     said: list[str] = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        where = f"operator {error.node_operator()}" if error.node_operator() else ""
-        name = f" of node {error.node_name()!r}" if error.node_name() else ""
+        operator, node = _said(error, "node_operator"), _said(error, "node_name")
+        where = f"operator {operator}" if operator else ""
+        name = f" of node {node!r}" if node else ""
         text = f"{where}{name}: {error.desc()}" if where else error.desc()
         if text not in said:
             said.append(text)
@@ -195,21 +193,10 @@ def _why(parser: Any) -> str:
     return "; ".join(said[:MOST_TOLD]) + more
 
 
-def _log(api: Any) -> Any:
-    class Log(api.ILogger):
-        """Keeps errors; the rest is for TensorRT's own developers."""
-
-        def __init__(self) -> None:
-            super().__init__()  # pyright: ignore[reportUnknownMemberType]
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            """Take a line."""
-            is_error = severity in (api.ILogger.ERROR, api.ILogger.INTERNAL_ERROR)
-            if is_error and NO_DRIVER not in message:
-                self.errors.append(message)
-
-    return Log()
+def _said(error: Any, what: str) -> str:
+    """Return what a parser's error says; nothing, if this TensorRT does not have that."""
+    method = getattr(error, what, None)
+    return method() if method is not None else ""
 
 
 def _monitor(

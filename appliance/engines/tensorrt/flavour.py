@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -18,8 +17,10 @@ from attrs import frozen
 from appliance.errors import EngineError, ExtraMissing
 
 RTX, TENSORRT = "tensorrt_rtx", "tensorrt"
-OLDEST = {RTX: (1, 4), TENSORRT: (10, 3)}
-"""TensorRT 10.3 is what JetPack 6 has. Run so far: TensorRT for RTX 1.7."""
+OLDEST = {RTX: (1, 4), TENSORRT: (8, 5)}
+"""TensorRT 10.3 is what JetPack 6 has, 8.5 the last that one wheel holds. Engines were built so far
+by TensorRT for RTX 1.7; none was run on a GPU yet."""
+ANY_TARGET = "any GPU that it supports"
 INSTALL = (
     "pip install 'appliance[gpu]' brings TensorRT for RTX; a Jetson has TensorRT by apt "
     "(python3-libnvinfer)"
@@ -51,13 +52,65 @@ class Flavour:
         return self.package == TENSORRT
 
     @property
-    def default_target(self) -> str:
-        """What it builds for where no compute capability is named, in words."""
-        return "any GPU that it supports" if self.builds_for_others else "the GPU that is there"
+    def builder(self) -> str:
+        """Package and version: an engine runs with the TensorRT that built it."""
+        return f"{self.package} {self.version}"
+
+    @property
+    def reports_progress(self) -> bool:
+        """Whether a build says how far it is, and can be ended."""
+        return hasattr(self.api, "IProgressMonitor")
+
+    def targets_of(self, name: str, capability: str) -> tuple[str, ...]:
+        """Return what engines for a GPU are built for, the preferred one first.
+
+        Args:
+            name: Of the GPU.
+            capability: Its compute capability.
+        """
+        if self.builds_for_others:
+            return (capability, ANY_TARGET)
+        return (f"{name} ({capability})",)
 
     def network_flags(self) -> int:
         """Return the flags of a network whose types are those of the file."""
-        return 1 << int(self.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        flags = self.api.NetworkDefinitionCreationFlag
+        # Before 10, types are the builder's choice; float32 and TF32 unless it is told otherwise.
+        flag = getattr(flags, "STRONGLY_TYPED", None) or flags.EXPLICIT_BATCH
+        return 1 << int(flag)
+
+    def problem_of(self, runtime: Any, plan: bytes) -> str:
+        """Return why an engine cannot run here, as far as that can be known beforehand.
+
+        Returns:
+            Nothing, if it can, or if this TensorRT cannot tell.
+        """
+        if self.package != RTX:
+            return ""
+        validity, reasons = runtime.get_engine_validity(plan)
+        if validity != self.api.EngineValidity.INVALID:
+            return ""
+        known = self.api.EngineInvalidityDiagnostics.__members__
+        named = [name for name, member in known.items() if int(member) & int(reasons)]
+        return ", ".join(named) or "it is invalid"
+
+    def new_context(self, engine: Any) -> Any:
+        """Return an execution context; None: TensorRT has said why not."""
+        if self.package != RTX:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        # Kernels for a batch size are compiled before it is captured, not some time later; and the
+        # graphs are ours.
+        kernels = self.api.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+        config.cuda_graph_strategy = self.api.CudaGraphStrategy.DISABLED
+        return engine.create_execution_context(runtime_config=config)
+
+    def is_capturable(self, context: Any, stream: int) -> bool:
+        """Return whether executions on a stream can be captured, as far as TensorRT can tell."""
+        if self.package != RTX:
+            return True
+        return bool(context.is_stream_capturable(stream))
 
     def prepare(self, config: Any, capabilities: Sequence[str]) -> None:
         """Set up what is this flavour's own.
@@ -75,6 +128,8 @@ class Flavour:
                 raise EngineError(
                     f"{self.package} builds for the GPU that is there; leave capabilities out"
                 )
+            if not hasattr(self.api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+                config.set_tactic_sources(0)  # of before 10: cuBLAS and cuDNN need not be there
             return
         # Without this, executions cannot be captured in a CUDA graph.
         config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -120,27 +175,3 @@ def find_flavour(load: Callable[[str], Any] = import_module) -> Flavour:
             raise EngineError(f"{package} {version} is too old: {shown} or newer is needed")
         return Flavour(package, version, api)
     raise ExtraMissing(f"TensorRT is not installed: {INSTALL}")
-
-
-def find_driver() -> None:
-    """Make sure that there is a GPU whose driver works.
-
-    Raises:
-        EngineError: There is none: what is missing, and what to do.
-    """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise EngineError(
-            "no NVIDIA driver: libcuda.so.1 cannot be loaded; install the driver, or run where "
-            "there is a GPU"
-        ) from error
-    code: int = driver.cuInit(0)
-    count = ctypes.c_int(0)
-    if code == 0:
-        code = driver.cuDeviceGetCount(ctypes.byref(count))
-    if code != 0 or count.value < 1:
-        raise EngineError(
-            f"the NVIDIA driver finds no GPU (CUDA error {code}); see `nvidia-smi`, and whether "
-            "this user may open /dev/nvidia*"
-        )

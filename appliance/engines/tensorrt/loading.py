@@ -1,0 +1,49 @@
+"""From a version of a model to its engine on a GPU: found in the cache, checked, opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from appliance.engines.cuda.ports import Cuda
+from appliance.engines.tensorrt.choice import choose
+from appliance.engines.tensorrt.engine import TensorRTEngine
+from appliance.engines.tensorrt.flavour import Flavour, find_flavour
+from appliance.engines.tensorrt.runtime import TensorRTExecutor
+from appliance.errors import EngineError
+from appliance.models.engine_cache import EngineCache, caches, version_sha256
+from appliance.models.manifest import Manifest
+from appliance.wire.pb import worker_pb2
+
+
+def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) -> TensorRTEngine:
+    """Load the engine of a version.
+
+    Raises:
+        ExtraMissing: TensorRT is not installed.
+        EngineError: There is no engine, or it cannot be used: why, and what to do.
+        DeviceLost: The process has to end.
+    """
+    flavour = find_flavour()
+    plan = _plan(flavour, manifest, path, cuda)
+    return TensorRTEngine(TensorRTExecutor(flavour, plan, cuda), cuda, is_urgent=manifest.urgent)
+
+
+def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) -> bytes:
+    found = [(cache, entry) for cache in caches() for entry in cache.labels() if entry[1]]
+    key = choose(
+        [entry for _, entry in found],
+        name=path.name,
+        version=path.version,
+        model_sha256=version_sha256(Path(path.directory)),
+        builder=flavour.builder,
+        targets=flavour.targets_of(cuda.facts.name, cuda.facts.capability),
+        max_batch=manifest.max_batch,
+    )
+    cache: EngineCache = next(cache for cache, (each, _) in found if each == key)
+    plan = cache.read(key)
+    if plan is None:
+        raise EngineError(
+            f"{cache.directory / key}: the engine is damaged; run: appliance models build "
+            f"{path.name} {path.version}"
+        )
+    return plan

@@ -1,0 +1,166 @@
+"""The real pycuda and cuda-bindings, on a libcuda made of C that stands for a GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "support" / "fake_libcuda.c"
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_bindings = pytest.mark.skipif(
+    find_spec("cuda") is None, reason="cuda-bindings is not installed"
+)
+needs_pycuda = pytest.mark.skipif(find_spec("pycuda") is None, reason="pycuda is not installed")
+
+PREFACE = """
+import sys, os
+import numpy as np
+sys.setdlopenflags(os.RTLD_LAZY)  # the stand-in has not all that pycuda could call
+from appliance.engines.cuda import device as module
+from appliance.engines.cuda.driver import find_device
+from appliance.errors import ApplianceError
+"""
+WITHOUT_PYCUDA = """
+from cuda.bindings import driver
+device = module.Device(None, None, None, module._Calls(driver))
+"""
+WORK = """
+stream, urgent = device.stream(), device.stream(is_urgent=True)
+assert (stream.handle, urgent.handle) == (0x1000, 0x1005)
+rows = np.arange(64, dtype=np.uint8)
+memory = np.zeros(4096, np.uint8)
+assert device.pin(memory)
+start = memory.ctypes.data
+assert device.is_pinned(start, 4096) and device.is_pinned(start + 4000, 96)
+assert not device.is_pinned(start + 4000, 97) and not device.is_pinned(rows.ctypes.data, 1)
+target = np.zeros(64, np.uint8)
+device.copy_in(start, rows.ctypes.data, 64, stream)
+device.copy_out(target.ctypes.data, start, 64, stream)
+assert target.tolist() == rows.tolist()
+device.unpin(memory)
+device.unpin(memory)
+assert not device.is_pinned(start, 1)
+event = device.event()
+stream.record(event)
+urgent.wait_for(event)
+event.wait()
+stream.wait()
+captured = []
+graph = device.capture(stream, lambda: captured.append(1))
+assert captured == [1]
+graph.launch(stream)
+print("done", event.is_done())
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cuda") / "libcuda.so.1"
+    command = ["cc", "-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1", "-o", path, SOURCE]
+    subprocess.run([*command, "-ldl"], check=True)
+    return path.parent
+
+
+def run(library: Path, code: str, **environment: str) -> str:
+    """Run code with the stand-in; return what it printed, errors of ours included."""
+    code = PREFACE + "try:\n" + "".join(f"    {line}\n" for line in code.strip().splitlines())
+    code += "except ApplianceError as error:\n    print(f'{error.code}: {error}')\n"
+    environment = {**os.environ, **environment, "LD_LIBRARY_PATH": str(library)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_compiler
+def test_what_the_driver_says(library: Path) -> None:
+    code = "print(find_device())"
+    found = run(library, code)
+    assert found == "DeviceFound(ordinal=0, name='Fake GPU', capability='9.0', driver='13.0')"
+    assert "there is no GPU 1" in run(library, "find_device(1)")
+    assert "finds no GPU (CUDA error 0)" in run(library, code, FAKE_CUDA_DEVICES="0")
+    assert "finds no GPU (CUDA error 999)" in run(library, code, FAKE_CUDA_FAIL="cuInit=999")
+
+
+@needs_compiler
+@needs_bindings
+def test_every_call_of_cuda_bindings_is_as_it_wants_it(library: Path) -> None:
+    assert run(library, WITHOUT_PYCUDA + WORK) == "done True"
+
+
+@needs_compiler
+@needs_bindings
+@pytest.mark.parametrize(
+    ("call", "code", "told"),
+    [
+        ("cuEventQuery", 600, "done False"),  # not ready
+        ("cuEventQuery", 700, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("cuEventSynchronize", 702, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_LAUNCH_TI"),
+        ("cuStreamSynchronize", 214, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ECC_UNCO"),
+        ("cuGraphLaunch", 2, "ENGINE: the GPU has no memory left: CUDA_ERROR_OUT_OF_MEMORY (2)"),
+        (
+            "cuStreamEndCapture",
+            901,
+            "ENGINE: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED (901) while",
+        ),
+        ("cuMemcpyHtoDAsync_v2", 1, "ENGINE: CUDA_ERROR_INVALID_VALUE (1) while copying in"),
+    ],
+)
+def test_an_error_costs_a_call_or_the_process(
+    library: Path, call: str, code: int, told: str
+) -> None:
+    found = run(library, WITHOUT_PYCUDA + WORK, FAKE_CUDA_FAIL=f"{call}={code}")
+    assert found.startswith(told)
+
+
+@needs_compiler
+@needs_bindings
+def test_memory_that_cannot_be_pinned_is_copied_by_a_detour(library: Path) -> None:
+    code = WITHOUT_PYCUDA + "print(device.pin(np.zeros(64, np.uint8)), device._pins)"
+    assert run(library, code, FAKE_CUDA_FAIL="cuMemHostRegister_v2=801") == "False {}"
+
+
+@needs_compiler
+@needs_bindings
+@needs_pycuda
+def test_with_pycuda(library: Path) -> None:
+    code = """
+device = module.open_device(0)
+print(device.facts)
+memory = device.allocate(100)
+print(memory.bytes, device.free_bytes())
+pinned = device.pinned((2, 3), np.dtype(np.float32))
+assert pinned.shape == (2, 3) and not pinned.any() and pinned.flags.writeable
+pinned[...] = 1
+device.copy_in(memory.address, pinned.ctypes.data, pinned.nbytes, device.stream())
+del memory, pinned
+"""
+    facts, memory, done = run(library, code + WORK + "\ndevice.close()").splitlines()
+    assert facts == (
+        "DeviceFacts(ordinal=0, name='Fake GPU', capability='9.0', driver='13.0', "
+        "memory_bytes=8589934592, is_integrated=False)"
+    )
+    assert (memory, done) == ("100 4294967296", "done True")
+    code = "module.open_device(0)"
+    lost = run(library, code, FAKE_CUDA_FAIL="cuDevicePrimaryCtxRetain=2")
+    assert lost.startswith("DEVICE_MISSING: GPU 0, Fake GPU, cannot be used")
+
+
+@needs_compiler
+@pytest.mark.skipif(find_spec("pycuda") is not None, reason="pycuda is installed")
+def test_what_is_not_installed_is_said(library: Path) -> None:
+    assert run(library, "module.open_device(0)").startswith(
+        "EXTRA_MISSING: pycuda.driver is not installed: pip install 'appliance[gpu]'"
+    )

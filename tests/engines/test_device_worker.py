@@ -1,0 +1,282 @@
+"""A real worker process with the real engine for GPUs, on a GPU of numpy that takes its time."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from support.worker_process import WorkerProcess
+
+from appliance.wire.pb import worker_pb2
+
+MANIFEST = """
+[[inputs]]
+name = "x"
+scale = 0.5
+
+[[state]]
+input = "state"
+output = "stateN"
+batch_axis = 1
+"""
+STATE_BYTES = 2 * 3 * 4
+Rows = list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+StartFake = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    version = tmp_path / "models" / "arm" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"stands for one")
+    (version.parent / "model.toml").write_text(MANIFEST)
+    return version.parents[1]
+
+
+@pytest.fixture
+def start_fake(tmp_path: Path) -> Iterator[StartFake]:
+    workers: list[WorkerProcess] = []
+    log = (tmp_path / "stderr").open("wb")
+
+    def starts(root: Path, wishes: str = "") -> WorkerProcess:
+        path = str(Path(__file__).parents[1])
+        worker = WorkerProcess(
+            stderr=log,
+            module="support.fake_gpu_worker",
+            environment={"FAKE_GPU": wishes, "PYTHONPATH": path},
+        )
+        workers.append(worker)
+        worker.load(root, "cuda:0")
+        assert not worker.failed
+        return worker
+
+    yield starts
+    for worker in workers:
+        worker.__exit__(None, None, None)
+    log.close()
+
+
+def said(tmp_path: Path) -> str:
+    return (tmp_path / "stderr").read_text()
+
+
+def rows_of(generator: np.random.Generator, count: int) -> Rows:
+    return [
+        (
+            generator.standard_normal(4).astype(np.float32),
+            generator.integers(0, 256, 3).astype(np.uint8),
+            generator.standard_normal((2, 3)).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+class Sent:
+    """A batch, and where it lies."""
+
+    def __init__(self, worker: WorkerProcess, rows: Rows, *, go: bool) -> None:
+        self.rows = rows
+        self.states_out = [worker.allocate(STATE_BYTES) for _ in rows]
+        self.made = [
+            worker_pb2.Row(
+                feeds=[worker.feed(x), worker.feed(raw)],
+                state_in=[worker.store(state.tobytes())],
+                state_out=[out],
+            )
+            for (x, raw, state), out in zip(rows, self.states_out, strict=True)
+        ]
+        self.id = worker.stage("arm", self.made, go=go)
+
+    def check(self, worker: WorkerProcess, done: worker_pb2.Done) -> None:
+        assert done.batch_id == self.id
+        found = worker.output(done, "y", len(self.rows))
+        for index, (x, raw, state) in enumerate(self.rows):
+            new = state * 0.5 + raw
+            np.testing.assert_allclose(found[index], x + raw.sum() + new[1].sum(), rtol=1e-5)
+            stored = np.frombuffer(worker.read(self.states_out[index]), np.float32).reshape(2, 3)
+            np.testing.assert_allclose(stored, new, rtol=1e-6)
+
+    def overwrite(self, worker: WorkerProcess) -> None:
+        """Do as the core: other rows lie there from now on."""
+        for row in self.made:
+            for feed in row.feeds:
+                worker.memory[feed.offset : feed.offset + feed.length] = b"\xff" * feed.length
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("capturable", [0, 1])
+def test_batches_in_flight_do_not_mix(
+    root: Path, start_fake: StartFake, tmp_path: Path, seed: int, capturable: int
+) -> None:
+    worker = start_fake(root, f"seed={seed} capturable={capturable}")
+    draw, generator = random.Random(seed), np.random.default_rng(seed)
+    waiting: deque[Sent] = deque()
+    ran = 0
+
+    def collect(most: int) -> None:
+        nonlocal ran
+        while len(waiting) > most:
+            sent = waiting.popleft()
+            sent.check(worker, worker.done())
+            sent.overwrite(worker)
+            ran += 1
+
+    for _ in range(60):
+        collect(draw.randrange(3))
+        kind = draw.choice(["at once", "later", "taken back"])
+        sent = Sent(worker, rows_of(generator, draw.randint(1, 8)), go=kind == "at once")
+        if kind == "taken back":
+            worker.revoke(sent.id)
+            sent.overwrite(worker)
+            continue
+        if kind == "later":
+            worker.go(sent.id)
+        waiting.append(sent)
+    collect(0)
+    rows_started, rows_finished, failed = worker.ledger("arm")
+    assert rows_started == rows_finished > ran > 30
+    assert failed == 0
+    assert ("runs without CUDA graphs" in said(tmp_path)) == (not capturable)
+
+
+def test_a_graph_that_gives_something_else_is_not_used(
+    root: Path, start_fake: StartFake, tmp_path: Path
+) -> None:
+    worker = start_fake(root, "wrong=1")
+    assert "gives another 'y' than the run that it was captured from" in said(tmp_path)
+    sent = Sent(worker, rows_of(np.random.default_rng(1), 3), go=True)
+    sent.check(worker, worker.done())
+
+
+def test_a_row_that_cannot_be_used_fails_alone(root: Path, start_fake: StartFake) -> None:
+    worker = start_fake(root)
+    rows = rows_of(np.random.default_rng(2), 4)
+    sent = Sent(worker, rows, go=False)
+    worker.revoke(sent.id)
+    for bad in (0, 1, 3):
+        made = list(sent.made)
+        made[bad] = worker_pb2.Row(
+            feeds=[worker.feed(rows[bad][0]), worker.feed(np.zeros(4, np.uint8))]
+        )
+        worker.stage("arm", made)
+        done = worker.done()
+        assert [error.row for error in done.row_errors] == [bad]
+        found = worker.output(done, "y", 4)
+        for index, (x, raw, state) in enumerate(rows):
+            if index != bad:
+                new = state * 0.5 + raw
+                np.testing.assert_allclose(found[index], x + raw.sum() + new[1].sum(), rtol=1e-5)
+
+
+def test_without_graphs_a_batch_that_cannot_be_run_fails_alone(
+    root: Path, start_fake: StartFake
+) -> None:
+    worker = start_fake(root, "fails_at=5 capturable=0")
+    generator = np.random.default_rng(3)
+    first = Sent(worker, rows_of(generator, 4), go=True)
+    second = Sent(worker, rows_of(generator, 5), go=True)
+    third = Sent(worker, rows_of(generator, 3), go=True)
+    first.check(worker, worker.done())
+    failed = worker.done()
+    assert (failed.batch_id, failed.error) == (second.id, "it does not like that size")
+    third.check(worker, worker.done())
+    assert worker.ledger("arm") == (12, 7, 5)
+
+
+def test_a_lost_device_ends_the_process(root: Path, start_fake: StartFake, tmp_path: Path) -> None:
+    worker = start_fake(root, "lost_after=1")
+    Sent(worker, rows_of(np.random.default_rng(4), 4), go=True)
+    assert worker.process.wait(30) == 1
+    assert said(tmp_path).splitlines()[-1] == "worker: the GPU's context is lost: fake"
+    assert worker.ledger("arm") == (4, 0, 0)
+
+
+def test_more_batches_than_buffers(root: Path, start_fake: StartFake) -> None:
+    worker = start_fake(root)
+    generator = np.random.default_rng(5)
+    sent = [Sent(worker, rows_of(generator, 2), go=False) for _ in range(3)]
+    for each in sent[:2]:
+        worker.go(each.id)
+        each.check(worker, worker.done())
+    worker.go(sent[2].id)
+    assert "more batches are staged than the engine has buffers for" in worker.done().error
+    last = Sent(worker, rows_of(generator, 2), go=True)
+    last.check(worker, worker.done())
+
+
+def test_too_late_is_skipped_and_its_buffers_are_free_again(
+    root: Path, start_fake: StartFake
+) -> None:
+    worker = start_fake(root)
+    generator = np.random.default_rng(6)
+    for _ in range(3):
+        late = Sent(worker, rows_of(generator, 2), go=False)
+        worker.go(late.id, latest_start_ns=1)
+        assert worker.done().skipped
+    sent = Sent(worker, rows_of(generator, 2), go=True)
+    sent.check(worker, worker.done())
+
+
+def test_it_stops(root: Path, start_fake: StartFake) -> None:
+    worker = start_fake(root)
+    Sent(worker, rows_of(np.random.default_rng(7), 2), go=False)
+    worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
+    assert worker.process.wait(30) == 0
+
+
+# ------------------------------------------------------------------------------- for real
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
+def test_a_gpu_that_is_missing_is_an_error_and_never_the_cpu(root: Path, tmp_path: Path) -> None:
+    with (tmp_path / "said").open("wb") as log, WorkerProcess(stderr=log) as worker:
+        worker.start_loading(root, "cuda:0")
+        assert worker.process.wait(30) == 1
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    assert last.startswith("worker: no NVIDIA driver: libcuda.so.1 cannot be loaded; install")
+
+
+def test_a_device_that_is_none(root: Path, tmp_path: Path) -> None:
+    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+        worker.start_loading(root, "tpu")
+        assert worker.process.wait(30) == 1
+
+
+def test_an_engine_for_gpus_on_a_worker_without_one(root: Path, tmp_path: Path) -> None:
+    (root / "arm" / "model.toml").write_text('engine = "tensorrt"\n' + MANIFEST)
+    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+        worker.load(root)
+        assert worker.failed == {
+            "arm": 'engine "tensorrt" runs on a GPU, and this worker is on cpu; set '
+            'device = "cuda:0" in its [[workers]] table'
+        }
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
+def test_the_appliance_does_not_start_without_a_gpu_that_is_configured(
+    root: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "appliance.toml"
+    config.write_text(
+        f'models.directory = "{root}"\n[[workers]]\nname = "gpu"\ndevice = "cuda:0"\n'
+    )
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("appliance"), "serve", f"--config={config}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(
+        "appliance: error: workers.gpu.device: cuda:0 cannot be used: no NVIDIA driver: libcuda"
+    )

@@ -1,0 +1,201 @@
+"""TensorRT's runtime objects, played by Python ones whose names and calls are the real ones'."""
+
+from __future__ import annotations
+
+import random
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.fake_gpu import FakeCuda, FakeExecutor
+
+from appliance.engines.tensorrt.engine import TensorRTEngine
+from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
+from appliance.engines.tensorrt.runtime import TensorRTExecutor
+from appliance.errors import EngineError
+
+SHAPES = {"x": (-1, 4), "state": (2, -1, 3), "y": (-1, 4), "stateN": (2, -1, 3)}
+MOST = 8
+
+
+def of_batch(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    return tuple(size if length < 0 else length for length in shape)
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.shapes = dict(SHAPES)
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name in ("x", "state")
+        size = max(b for a, b in zip(SHAPES[name], shape, strict=True) if a < 0)
+        self.shapes = {each: of_batch(SHAPES[each], size) for each in SHAPES}
+        return size <= MOST
+
+    def infer_shapes(self) -> list[str]:
+        return ["x"] if -1 in self.shapes["x"] else []
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def is_stream_capturable(self, handle: int) -> bool:
+        return True
+
+    def execute_async_v3(self, handle: int) -> bool:
+        api = self.engine.api
+        executor = FakeExecutor(self.engine.tensors, MOST, compute, api.gpu)
+        executor.set_batch(self.shapes["x"][0])
+        for name, address in self.addresses.items():
+            executor.set_address(name, address)
+        executor.enqueue(api.gpu.stream_of(handle))
+        return True
+
+
+def compute(inputs: dict[str, Any]) -> dict[str, Any]:
+    state = inputs["state"] + 1
+    return {"y": inputs["x"] + state.sum((0, 2))[:, None], "stateN": state}
+
+
+class Engine:
+    num_io_tensors = len(SHAPES)
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.tensors: Any = ()
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(SHAPES)[index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return SimpleNamespace(name=self.api.dtype)
+
+    def get_tensor_location(self, name: str) -> str:
+        return "device"
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "input" if name in ("x", "state") else "output"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return SHAPES[name]
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert index == 0
+        assert name in ("x", "state")
+        return [of_batch(SHAPES[name], size) for size in (1, MOST, MOST)]
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace()
+
+    def create_execution_context(self, runtime_config: Any = None) -> Context | None:
+        rtx = self.api.package == RTX
+        assert (runtime_config is not None) == rtx
+        if rtx:
+            assert runtime_config.cuda_graph_strategy == "disabled"
+            assert runtime_config.dynamic_shapes_kernel_specialization_strategy == "eager"
+        return Context(self) if self.api.has_memory else None
+
+
+class Gpu(FakeCuda):
+    def stream_of(self, handle: int) -> Any:
+        return next(each for each in self._streams if each.handle == handle)
+
+
+class Api:
+    ILogger = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
+    TensorLocation = SimpleNamespace(DEVICE="device")
+    TensorIOMode = SimpleNamespace(INPUT="input")
+    EngineValidity = SimpleNamespace(INVALID="invalid")
+    EngineInvalidityDiagnostics = SimpleNamespace(
+        __members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+    )
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
+    CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+        self.gpu = Gpu(random.Random(0))
+        self.dtype = "FLOAT"
+        self.has_memory = True
+        self.validity: tuple[str, int] = ("valid", 0)
+        self.engine: Engine | None = Engine(self)
+
+    def Runtime(self, log: Any) -> Any:  # noqa: N802  TensorRT's name
+        def deserialize(plan: bytes) -> Engine | None:
+            log.log(1, "the magic tag does not match")
+            return self.engine
+
+        return SimpleNamespace(
+            deserialize_cuda_engine=deserialize, get_engine_validity=lambda plan: self.validity
+        )
+
+
+def executor(api: Api) -> TensorRTExecutor:
+    made = TensorRTExecutor(Flavour(api.package, "10.3.0", api), b"plan", api.gpu)
+    if api.engine is not None:
+        api.engine.tensors = made.tensors
+    return made
+
+
+@pytest.mark.parametrize("package", [RTX, TENSORRT])
+@pytest.mark.parametrize("sizes", [(), (1, 4)])
+def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
+    api = Api(package)
+    made = executor(api)
+    assert made.max_batch == MOST
+    engine = TensorRTEngine(made, api.gpu)
+    engine.prepare(sizes)
+    assert engine.sizes == ((1, 4, 8) if sizes else ())
+    assert engine.without_graphs == ("" if sizes else "switched off")
+    generator = np.random.default_rng(0)
+    for count in (1, 3, 8, 5):
+        inputs = {
+            name: generator.standard_normal(of_batch(SHAPES[name], count)).astype(np.float32)
+            for name in ("x", "state")
+        }
+        for name, wanted in compute(inputs).items():
+            np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("package", "change", "told"),
+    [
+        (RTX, {"validity": ("invalid", 6)}, r"Fake GPU \(9.0\): UNSUPPORTED_CC, OLD_CUDA_DRIVER"),
+        (TENSORRT, {"engine": None}, "cannot load this engine: the magic tag does not match; bui"),
+        (TENSORRT, {"has_memory": False}, "no execution context, 4096 MiB of the GPU are free"),
+        (TENSORRT, {"dtype": "FP8"}, "'x' is a FP8; supported: FLOAT"),
+        (TENSORRT, {"dtype": "BF16"}, "is bfloat16; export the model with inputs and outputs of"),
+    ],
+)
+def test_why_an_engine_cannot_be_used(package: str, change: dict[str, Any], told: str) -> None:
+    api = Api(package)
+    for name, value in change.items():
+        setattr(api, name, value)
+    with pytest.raises(EngineError, match=told):
+        executor(api)
+
+
+@pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")
+def test_the_names_are_those_of_the_real_one() -> None:
+    import tensorrt_rtx as real
+
+    kinds = {"IExecutionContext": Context, "ICudaEngine": Engine}
+    for kind, played in kinds.items():
+        names = {name for name in vars(played) if not name.startswith("_")}
+        assert not [name for name in names if not hasattr(getattr(real, kind), name)]
+    for name in vars(Api):
+        assert name.startswith("_") or hasattr(real, name)
+    assert hasattr(real.Runtime, "get_engine_validity")
+    known = real.EngineInvalidityDiagnostics.__members__
+    for name, number in Api.EngineInvalidityDiagnostics.__members__.items():
+        assert int(known[name]) == number
+    assert hasattr(real.IRuntimeConfig, "cuda_graph_strategy")
+    assert hasattr(real.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")

@@ -1,0 +1,262 @@
+"""A GPU of numpy: what is put on a stream is done later, in any order that its events allow.
+
+Device memory is memory of this process, so addresses are real. Nothing happens but when somebody
+asks or waits: then some of what could be done next is done, drawn at random.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from attrs import define, field
+from numpy.typing import NDArray
+
+from appliance.engines.cuda.ports import DeviceFacts
+from appliance.engines.tensorrt.tensors import Tensor
+from appliance.errors import EngineError
+
+Work = Callable[[], None]
+FACTS = DeviceFacts(
+    ordinal=0,
+    name="Fake GPU",
+    capability="9.0",
+    driver="13.0",
+    memory_bytes=1 << 33,
+    is_integrated=False,
+)
+
+
+class Mark:
+    """One recording of an event."""
+
+    is_done = False
+
+
+@define(eq=False)
+class FakeMemory:
+    array: NDArray[np.uint8]
+
+    @property
+    def address(self) -> int:
+        return self.array.ctypes.data
+
+    @property
+    def bytes(self) -> int:
+        return self.array.nbytes
+
+
+@define(eq=False)
+class FakeEvent:
+    gpu: FakeCuda
+    mark: Mark | None = None
+
+    def is_done(self) -> bool:
+        self.gpu.on_query()
+        self.gpu.step(self.gpu.random.randrange(4))
+        return self.mark is None or self.mark.is_done
+
+    def wait(self) -> None:
+        while self.mark is not None and not self.mark.is_done:
+            assert self.gpu.step(1), "waits for ever"
+
+
+@define(eq=False)
+class FakeStream:
+    gpu: FakeCuda
+    handle: int
+    works: deque[Work | Mark] = field(factory=deque)
+
+    @property
+    def is_ready(self) -> bool:
+        if not self.works:
+            return False
+        first = self.works[0]
+        return first.is_done if isinstance(first, Mark) else True
+
+    def put(self, work: Work) -> None:
+        if self.gpu.captured is not None:
+            self.gpu.captured.append(work)
+        else:
+            self.works.append(work)
+
+    def record(self, event: FakeEvent) -> None:
+        mark = event.mark = Mark()
+
+        def done() -> None:
+            mark.is_done = True
+
+        self.put(done)
+
+    def wait_for(self, event: FakeEvent) -> None:
+        if event.mark is not None:
+            self.works.append(event.mark)
+
+    def wait(self) -> None:
+        while self.works:
+            assert self.gpu.step(1), "waits for ever"
+
+
+@define(eq=False)
+class FakeGraph:
+    works: list[Work]
+
+    def launch(self, stream: FakeStream) -> None:
+        for work in self.works:
+            stream.put(work)
+
+
+@define(eq=False)
+class FakeCuda:
+    """See `cuda.ports.Cuda`.
+
+    Attributes:
+        captured: What is being captured.
+        on_query: Called when somebody asks whether a batch is done; may raise.
+    """
+
+    random: random.Random
+    facts: DeviceFacts = FACTS
+    captured: list[Work] | None = None
+    on_query: Callable[[], None] = lambda: None
+    _streams: list[FakeStream] = field(factory=list)
+    _pins: dict[int, int] = field(factory=dict)
+    _own: list[NDArray[np.uint8]] = field(factory=list)
+
+    def step(self, count: int) -> bool:
+        """Do some of what can be done next; return whether that was so much."""
+        for _ in range(count):
+            ready = [stream for stream in self._streams if stream.is_ready]
+            if not ready:
+                return False
+            work = self.random.choice(ready).works.popleft()
+            if not isinstance(work, Mark):
+                work()
+        return True
+
+    def free_bytes(self) -> int:
+        return 1 << 32
+
+    def allocate(self, size: int) -> FakeMemory:
+        return FakeMemory(np.full(size, 0x7F, np.uint8))  # what is not written is not zero
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        made = np.zeros(max(prod(shape) * dtype.itemsize, 1), np.uint8)
+        self._own.append(made)
+        return made[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+
+    def pin(self, memory: NDArray[np.uint8]) -> bool:
+        self._pins[memory.ctypes.data] = memory.nbytes
+        return True
+
+    def unpin(self, memory: NDArray[np.uint8]) -> None:
+        assert not any(stream.works for stream in self._streams), "it may still be read"
+        del self._pins[memory.ctypes.data]
+
+    def is_pinned(self, address: int, size: int) -> bool:
+        return any(
+            start <= address and address + size <= start + length
+            for start, length in self._pins.items()
+        )
+
+    def stream(self, *, is_urgent: bool = False) -> FakeStream:
+        self._streams.append(FakeStream(self, len(self._streams) + 1))
+        return self._streams[-1]
+
+    def event(self) -> FakeEvent:
+        return FakeEvent(self)
+
+    def copy_in(self, target: int, source: int, size: int, stream: FakeStream) -> None:
+        assert self._is_reachable(source, size)
+        stream.put(lambda: ctypes.memmove(target, source, size))
+
+    def copy_out(self, target: int, source: int, size: int, stream: FakeStream) -> None:
+        assert self._is_reachable(target, size)
+        stream.put(lambda: ctypes.memmove(target, source, size))
+
+    def capture(self, stream: FakeStream, work: Work) -> FakeGraph:
+        self.captured = []
+        try:
+            work()
+            return FakeGraph(self.captured)
+        finally:
+            self.captured = None
+
+    def close(self) -> None:
+        assert not any(stream.works for stream in self._streams), "something is left undone"
+
+    def _is_reachable(self, address: int, size: int) -> bool:
+        return self.is_pinned(address, size) or any(
+            each.ctypes.data <= address and address + size <= each.ctypes.data + each.nbytes
+            for each in self._own
+        )
+
+
+Compute = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+
+@define(eq=False)
+class FakeExecutor:
+    """See `engine.Executor`: computes with numpy, from and to device addresses.
+
+    Attributes:
+        capturable: What it says of itself.
+        is_wrong_when_captured: A captured run gives something else.
+        fails_at: Batch size that cannot be run; 0: none.
+    """
+
+    tensors: Sequence[Tensor]
+    max_batch: int
+    compute: Compute
+    gpu: FakeCuda
+    capturable: bool = True
+    is_wrong_when_captured: bool = False
+    fails_at: int = 0
+    touched_after_capture: int = 0
+    _batch: int = 0
+    _captures: int = 0
+    _addresses: dict[str, int] = field(factory=dict)
+
+    def set_batch(self, size: int) -> None:
+        assert 1 <= size <= self.max_batch
+        self._batch = size
+
+    def set_address(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def enqueue(self, stream: FakeStream) -> None:
+        if self._batch == self.fails_at:
+            raise EngineError("it does not like that size")
+        off = self.gpu.captured is not None and self.is_wrong_when_captured
+        batch, addresses = self._batch, dict(self._addresses)
+
+        def run() -> None:
+            arrays = {
+                tensor.name: _at(addresses[tensor.name], tensor, batch) for tensor in self.tensors
+            }
+            inputs = {t.name: arrays[t.name] for t in self.tensors if t.is_input}
+            for name, value in self.compute(inputs).items():
+                arrays[name][...] = value + 1 if off else value
+
+        stream.put(run)
+
+    def is_capturable(self, stream: FakeStream) -> bool:
+        return self.capturable
+
+    def renew(self) -> None:
+        self._batch = 0
+        self._addresses.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def _at(address: int, tensor: Tensor, batch: int) -> NDArray[Any]:
+    shape = tensor.of_batch(batch)
+    memory = (ctypes.c_uint8 * (prod(shape) * tensor.numpy_dtype.itemsize)).from_address(address)
+    return np.frombuffer(memory, tensor.numpy_dtype).reshape(shape)

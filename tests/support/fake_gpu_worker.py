@@ -1,0 +1,71 @@
+"""`python -m support.fake_gpu_worker`: a worker process whose GPU is `fake_gpu`.
+
+FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor, and
+`lost_after`, the number of questions after which the device is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from appliance.engines import __main__ as program
+from appliance.engines import device, loop
+from appliance.engines.tensorrt import loading
+from appliance.engines.tensorrt.engine import TensorRTEngine
+from appliance.engines.tensorrt.tensors import Tensor
+from appliance.errors import DeviceLost
+from appliance.wire.types import DType
+from support.fake_gpu import FakeCuda, FakeExecutor
+
+MAX_BATCH = 8
+FLOAT = DType.FLOAT32
+TENSORS = (
+    Tensor("x", is_input=True, dtype=FLOAT, shape=(-1, 4), axis=0),
+    Tensor("raw", is_input=True, dtype=DType.UINT8, shape=(-1, 3), axis=0),
+    Tensor("state", is_input=True, dtype=FLOAT, shape=(2, -1, 3), axis=1),
+    Tensor("y", is_input=False, dtype=FLOAT, shape=(-1, 4), axis=0),
+    Tensor("stateN", is_input=False, dtype=FLOAT, shape=(2, -1, 3), axis=1),
+)
+
+
+def compute(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    raw = inputs["raw"].astype(np.float32)
+    state = inputs["state"] * 0.5 + raw
+    return {"y": inputs["x"] * 2 + raw.sum(1)[:, None] + state[1].sum(1)[:, None], "stateN": state}
+
+
+def main() -> int:
+    wishes = {
+        word.partition("=")[0]: int(word.partition("=")[2])
+        for word in os.environ.get("FAKE_GPU", "").split()
+    }
+    gpu = FakeCuda(random.Random(wishes.get("seed", 0)))
+    asked = count(1)
+
+    def on_query() -> None:
+        if 0 < wishes.get("lost_after", 0) <= next(asked):
+            raise DeviceLost("the GPU's context is lost: fake")
+
+    gpu.on_query = on_query
+
+    def load(manifest: object, path: object, cuda: object) -> TensorRTEngine:
+        executor = FakeExecutor(TENSORS, MAX_BATCH, compute, gpu)
+        executor.capturable = bool(wishes.get("capturable", 1))
+        executor.is_wrong_when_captured = bool(wishes.get("wrong", 0))
+        executor.fails_at = wishes.get("fails_at", 0)
+        return TensorRTEngine(executor, gpu)
+
+    loading.load_tensorrt = load
+    loop.open_named = lambda name: device.Device(name, gpu)
+    return program.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+/* As much of libcuda.so.1 as the appliance calls, without a GPU: device memory is host memory, and
+ * what is put on a stream is done at once. FAKE_CUDA_FAIL="cuEventQuery=700" has a call fail. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef unsigned long long u64;
+
+static int failing(const char *name) {
+    const char *wish = getenv("FAKE_CUDA_FAIL");
+    size_t length = strlen(name);
+    if (wish && !strncmp(wish, name, length) && wish[length] == '=') return atoi(wish + length + 1);
+    return 0;
+}
+
+#define CALL(name, ...) int name(__VA_ARGS__) { int code = failing(#name); if (code) return code;
+#define END return 0; }
+
+int cuGetProcAddress_v2(const char *name, void **found, int version, u64 flags, int *status) {
+    char second[128];
+    void *self = dlopen("libcuda.so.1", RTLD_NOLOAD | RTLD_LAZY);
+    snprintf(second, sizeof second, "%s_v2", name);
+    *found = dlsym(self, second);
+    if (!*found) *found = dlsym(self, name);
+    if (status) *status = *found ? 0 : 1;
+    return *found ? 0 : 500;
+}
+int cuGetProcAddress(const char *name, void **found, int version, u64 flags) {
+    return cuGetProcAddress_v2(name, found, version, flags, NULL);
+}
+
+CALL(cuInit, unsigned flags) END
+CALL(cuDriverGetVersion, int *version) *version = 13000; END
+CALL(cuDeviceGetCount, int *count)
+    const char *wish = getenv("FAKE_CUDA_DEVICES");
+    *count = wish ? atoi(wish) : 1; END
+CALL(cuDeviceGet, int *device, int ordinal) *device = ordinal; END
+CALL(cuDeviceGetName, char *name, int length, int device) snprintf(name, length, "Fake GPU"); END
+CALL(cuDeviceGetAttribute, int *value, int attribute, int device)
+    *value = attribute == 75 ? 9 : 0; END
+CALL(cuDeviceTotalMem_v2, size_t *bytes, int device) *bytes = (size_t)1 << 33; END
+CALL(cuDevicePrimaryCtxRetain, void **context, int device) *context = (void *)0x77; END
+CALL(cuDevicePrimaryCtxRelease_v2, int device) END
+CALL(cuCtxPushCurrent_v2, void *context) END
+CALL(cuCtxPopCurrent_v2, void **context) if (context) *context = (void *)0x77; END
+CALL(cuCtxGetCurrent, void **context) *context = (void *)0x77; END
+CALL(cuCtxDetach, void *context) END
+CALL(cuCtxSetCurrent, void *context) END
+CALL(cuCtxSynchronize, void) END
+CALL(cuCtxGetDevice, int *device) *device = 0; END
+CALL(cuCtxGetStreamPriorityRange, int *least, int *greatest) *least = 0; *greatest = -5; END
+CALL(cuMemGetInfo_v2, size_t *free, size_t *total)
+    *free = (size_t)1 << 32; *total = (size_t)1 << 33; END
+CALL(cuMemAlloc_v2, u64 *address, size_t size) *address = (u64)(uintptr_t)malloc(size); END
+CALL(cuMemFree_v2, u64 address) free((void *)(uintptr_t)address); END
+CALL(cuMemHostAlloc, void **host, size_t size, unsigned flags) *host = malloc(size); END
+CALL(cuMemAllocHost_v2, void **host, size_t size) *host = malloc(size); END
+CALL(cuMemFreeHost, void *host) free(host); END
+CALL(cuMemHostRegister_v2, void *host, size_t size, unsigned flags)
+    if (flags != 3 || !size) return 1; END
+CALL(cuMemHostUnregister, void *host) END
+CALL(cuMemsetD8_v2, u64 address, unsigned char value, size_t size)
+    memset((void *)(uintptr_t)address, value, size); END
+CALL(cuMemcpyHtoDAsync_v2, u64 target, const void *source, size_t size, void *stream)
+    memcpy((void *)(uintptr_t)target, source, size); END
+CALL(cuMemcpyDtoHAsync_v2, void *target, u64 source, size_t size, void *stream)
+    memcpy(target, (void *)(uintptr_t)source, size); END
+CALL(cuStreamCreateWithPriority, void **stream, unsigned flags, int priority)
+    if (flags != 1) return 1;
+    *stream = (void *)(uintptr_t)(0x1000 - priority); END
+CALL(cuStreamSynchronize, void *stream) END
+CALL(cuStreamWaitEvent, void *stream, void *event, unsigned flags) END
+CALL(cuStreamBeginCapture_v2, void *stream, int mode) if (mode != 1) return 1; END
+CALL(cuStreamEndCapture, void *stream, void **graph) *graph = (void *)0x22; END
+CALL(cuGraphInstantiateWithFlags, void **executable, void *graph, u64 flags)
+    *executable = (void *)0x33; END
+CALL(cuGraphUpload, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
+CALL(cuGraphLaunch, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
+CALL(cuGraphDestroy, void *graph) if (graph != (void *)0x22) return 1; END
+CALL(cuEventCreate, void **event, unsigned flags)
+    if (flags != 3) return 1;
+    *event = (void *)0x44; END
+CALL(cuEventRecord, void *event, void *stream) END
+CALL(cuEventQuery, void *event) END
+CALL(cuEventSynchronize, void *event) END
+CALL(cuEventDestroy_v2, void *event) END
+CALL(cuGetErrorString, int number, const char **text) *text = "a fake error"; END
+CALL(cuGetErrorName, int number, const char **text) *text = "CUDA_ERROR_FAKE"; END
