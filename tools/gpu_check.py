@@ -433,7 +433,7 @@ def _summary(taken_ns: list[int]) -> dict[str, float]:
 def _damaged(setting: Setting) -> str:
     """Cut an engine in the cache short; return what a worker says of it."""
     cache = EngineCache(default_cache())
-    key = next(key for key, about in cache.abouts() if about["model"] == "policy")
+    key = next(key for key, about in cache.labels() if about["model"] == "policy")
     path = cache.directory / key / ENGINE
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -124,8 +124,7 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
         group=_group(),
         socket=tuple(_nodes(Path(place))),
         files=tuple(_files(config, base)),
-        # Written as text: today's configuration allows no other device than "cpu".
-        wants_gpu=tuple(each.name for each in config.workers if str(each.device) != "cpu"),
+        wants_gpu=tuple(each.name for each in config.workers if each.device != "cpu"),
         tensorrt=tuple(_tensorrt()),
         synchronised=_is_synchronised(),
         ports=tuple(_ports(config)),

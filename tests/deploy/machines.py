@@ -22,7 +22,10 @@ from pathlib import Path
 from attrs import frozen
 
 SUITE = "bookworm"
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "openssh-server")
+PACKAGES = (
+    *("systemd", "systemd-sysv", "dbus", "procps", "nftables", "iproute2"),
+    *("python3", "python3-venv", "openssh-server"),
+)
 TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter")
 
 BOOT_S, STOP_S, COMMAND_S = 60.0, 15.0, 60.0

@@ -1,6 +1,6 @@
 """Layers of machines that hold a release: the appliance in a virtual environment of its own.
 
-As on a box: `/opt/appliance/releases/VERSION`, and `/opt/appliance/current`, a link to it.
+As on a box: `/opt/appliance/releases/VERSION`, to which `/opt/appliance/current/release` leads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.machines import Run, layer
 
-DIRECTORY, CURRENT = "/opt/appliance/releases", "/opt/appliance/current"
+DIRECTORY, CURRENT = "/opt/appliance/releases", "/opt/appliance/current/release"
 
 
 def with_release(cache: Path, below: Sequence[Path], wheels: Path) -> Path:
@@ -29,9 +29,11 @@ def with_release(cache: Path, below: Sequence[Path], wheels: Path) -> Path:
         pip = [f"{release}/bin/python", "-m", "pip", "install", "--quiet"]
         run([*pip, "--no-index", "--find-links=/wheels", "appliance[server]"])
         shutil.rmtree(there)
-        (root / CURRENT.lstrip("/")).symlink_to(release)
+        current = root / CURRENT.lstrip("/")
+        current.parent.mkdir()
+        current.symlink_to(release)
 
-    name = f"release-{version}-{digest}"
+    name = f"release-{version}-{digest}-linked"
     for former in cache.glob("release-*"):
         if former.name != name:
             shutil.rmtree(former)

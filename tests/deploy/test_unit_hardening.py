@@ -33,7 +33,7 @@ def test_it_is_hardened(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
 
 def test_every_line_is_understood(tmp_path: Path) -> None:
     unit = install(tmp_path, *DROP_INS)
-    program = "ExecStart=/opt/appliance/current/bin/appliance"  # not on this machine
+    program = "ExecStart=/opt/appliance/current/release/bin/appliance"  # not on this machine
     unit.write_text(UNIT.read_text().replace(program, "ExecStart=/bin/true"))
     nodes = shutil.copy(FILES / "nvidia-device-nodes.service", tmp_path)
     Path(nodes).write_text(Path(nodes).read_text().replace("/usr/bin/nvidia-modprobe", "/bin/true"))

@@ -147,7 +147,7 @@ def test_a_model_that_is_missing_and_one_that_is_broken(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[workers]]\ndevice = "cuda:0"\n', "workers.0.device"),
+        ('[[workers]]\ndevice = "gpu 0"\n', "workers.0.device"),
         ("arena.bytes = 'many'\n", "arena.bytes"),
         ("nonsense", "not TOML"),
     ],
@@ -160,6 +160,16 @@ def test_a_configuration_that_cannot_be_used(
     assert found["level"] == "error"
     assert said in found["found"]
     assert f"appliance check-config {file}" in found["advice"]
+
+
+def test_a_gpu_that_is_configured_and_not_there(
+    models: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    text = f'models.directory = "{models}"\n[[workers]]\nname = "gpu"\ndevice = "cuda:0"\n'
+    found = doctor(capsys, written(tmp_path, text), absent(tmp_path), 2)
+    assert found["configuration"]["level"] == "ok"
+    assert found["gpu"]["level"] == "error"
+    assert "gpu" in found["gpu"]["found"]
 
 
 def test_an_appliance_that_hangs_is_not_waited_for(models: Path, capsys: Capture) -> None:
