@@ -47,8 +47,8 @@ class Catalog:
     def find(self, name: str, version: str) -> ModelSpec:
         """Return the spec of a model that can answer.
 
-        A model that was up before and whose workers are being restarted is found: its requests
-        wait for the worker as long as their deadlines let them.
+        A model that was up before and whose workers are being restarted is found: robots' requests
+        wait for the worker as long as their deadlines let them. See `check_ready` for others'.
 
         Raises:
             Rejected: UNKNOWN_MODEL, LOADING or ENGINE_FAILED.

@@ -6,7 +6,7 @@ asyncio's turn:  Service ──post──▶ inbox ──▶ GrpcDoor.take (afte
 ```
 
 Both ways are lists that one side fills and the other takes whole, so that many calls cost one turn
-of the dispatcher. How much may be under way is bounded by gRPC, which refuses more calls.
+of the dispatcher. How much may be under way is bounded by `open_calls` and `held_answers`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from appliance.ingest.certificates import Certificates
 from appliance.ingest.door import GrpcDoor, ModelControl
 from appliance.ingest.health import Health
 from appliance.ingest.inference import Inference
-from appliance.ingest.open_calls import RESERVED, OpenCalls
+from appliance.ingest.methods import Methods, by_address
+from appliance.ingest.open_calls import CHECKS, REFUSALS, OpenCalls
 from appliance.ingest.regions import Regions
 from appliance.ingest.service import NAME, Service
 from appliance.io.hosted_loop import HostedLoop
@@ -188,18 +189,19 @@ class Bridge:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),
-                # A connection's calls whose messages do not come leave room for the others'.
-                ("grpc.max_concurrent_streams", settings.max_calls),
                 *KEEPALIVE,
             ],
-            maximum_concurrent_rpcs=settings.max_calls + RESERVED,
+            maximum_concurrent_rpcs=settings.max_calls + CHECKS + REFUSALS,
         )
         regions = Regions(settings)
-        open_calls = OpenCalls(settings.max_calls)
-        inference = Inference(self._post, regions, callers, open_calls, self._spans)
-        service = Service(self.door, self._post, inference, regions, settings.model_control)
-        server.add_generic_rpc_handlers((service.handler(),))
-        self._health = Health(server, callers, open_calls)
+        methods = Methods(OpenCalls(settings.max_calls), callers.name)
+        checks = Methods(OpenCalls(CHECKS), by_address)
+        inference = Inference(self._post, regions, callers, self.door.held, self._spans)
+        service = Service(
+            self.door, self._post, methods, inference, regions, settings.model_control
+        )
+        self._health = Health(methods, checks)
+        server.add_generic_rpc_handlers((service.handler(), *self._health.handlers()))
         host = settings.bind.rpartition(":")[0]
         try:
             if settings.tls.certificate:
@@ -214,8 +216,11 @@ class Bridge:
         await server.start()
         self._address = f"{host}:{port}"
         self._started.set()
+        watching = [asyncio.ensure_future(each.watch()) for each in (methods, checks)]
         await self._stop.wait()
-        await self._health.stop()
+        for each in watching:
+            each.cancel()
+        self._health.stop()
         await server.stop(STOP_S)
         regions.close()
 

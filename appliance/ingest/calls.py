@@ -42,7 +42,7 @@ class Call:
         left: Rows that have not ended.
         is_closed: It was answered, refused or given up.
         is_answered: Its caller was told how it ended.
-        held_bytes: Of its answer, which has not left; its client's `held_bytes` has them too.
+        held_bytes: Of its answer, which has not left; see `HeldAnswers`.
         span: What is told a collector of it; None: nothing.
         timing: Of the row that was waited for.
         finished_ns: When that row's engine was done; 0: it did not run.
@@ -74,16 +74,6 @@ class Call:
     finished_ns: int = 0
     is_late: bool = False
     refusal: Rejected | None = None
-
-    def hold(self, answer_bytes: int) -> None:
-        """Take in that so much of its answer waits to leave."""
-        self.held_bytes += answer_bytes
-        self.caller.held_bytes += answer_bytes
-
-    def let_go(self) -> None:
-        """Take in that nothing of its answer waits any more."""
-        self.caller.held_bytes -= self.held_bytes
-        self.held_bytes = 0
 
 
 @define(eq=False)

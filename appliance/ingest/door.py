@@ -21,6 +21,7 @@ from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
 from appliance.ingest.calls import NO_SESSION, Call, GivenUp, Item, Question
 from appliance.ingest.clients import PROTOCOL, CallerTable
+from appliance.ingest.held_answers import HeldAnswers
 from appliance.ingest.statistics import ModelStatistics
 from appliance.wire.checks import MAX_NAME_BYTES
 from appliance.wire.inference import (
@@ -36,9 +37,6 @@ from appliance.wire.types import Keep, Lateness, Observation
 MICROSECOND_NS = 1_000
 IDLE_NS = 10_000_000_000
 """A session that asked nothing for so long is over; the state of its models is forgotten."""
-
-HELD_BYTES = 256 << 20
-"""Of answers that may wait for one client to read them; what comes on top is dropped."""
 
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 
@@ -79,6 +77,7 @@ class GrpcDoor:
         models: Changes what is served.
 
     Attributes:
+        held: Answers that wait to leave.
         clients: Who asks.
         start_soon: Starts what takes longer, in the nursery of the door; None: it is closing.
     """
@@ -87,6 +86,7 @@ class GrpcDoor:
     answer: Callable[[list[Call | Question]], None]
     clock: Callable[[], int]
     models: ModelControl
+    held: HeldAnswers = field(factory=HeldAnswers, init=False)
     clients: CallerTable = field(factory=CallerTable, init=False)
     start_soon: Callable[..., None] | None = field(default=None, init=False)
     _ended: list[Call | Question] = field(factory=list["Call | Question"], init=False)
@@ -310,13 +310,13 @@ class GrpcDoor:
         statistics = self._statistics_of(call.request.model_name)
         statistics.ran(reply)
         row_bytes = sum(map(len, reply.parts))
-        if caller.held_bytes and caller.held_bytes + row_bytes > HELD_BYTES:
+        if not self.held.has_room(call, row_bytes):
             unread = (
                 f"client {call.client!r} has {caller.held_bytes} bytes of answers to read first"
             )
             self._fail(call, Rejected(Outcome.RATE_LIMITED, unread))
             return Delivery.LOST
-        call.hold(row_bytes)
+        self.held.hold(call, row_bytes)
         call.rows[row] = RowOutputs(reply.tensors, [bytes(part) for part in reply.parts])
         call.left -= 1
         if not call.left:
@@ -329,7 +329,7 @@ class GrpcDoor:
 
     def _fail(self, call: Call, rejected: Rejected) -> None:
         """End a call whose row did not get an answer; what is left of it is taken back."""
-        call.let_go()
+        self.held.let_go(call)
         call.refusal = call.refusal or rejected
         self._statistics_of(call.request.model_name).refused(self.clock() - call.received_ns)
         self._close(call)

@@ -1,7 +1,7 @@
 """The methods that infer, as asyncio runs them: each request becomes a `Call`, waited for.
 
-How far a stream may be ahead of its reader is bounded here; how many calls a client may have, in
-`open_calls`; how many bytes of answers may wait for it, by the door.
+How far a stream may be ahead of its reader is bounded here; how many calls a client may have, by
+`methods`; how many bytes of answers may wait for it, by the door.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from attrs import define
+from attrs import define, field
 
 from appliance.errors import Outcome, Rejected
 from appliance.ingest.callers import Callers, Metadata, trace_of
 from appliance.ingest.calls import Call, GivenUp, Item
-from appliance.ingest.open_calls import OpenCalls
+from appliance.ingest.held_answers import HeldAnswers
 from appliance.ingest.regions import Regions
-from appliance.ingest.status import Context, message_of, refuse, status_of
+from appliance.ingest.status import Context, message_of, status_of
 from appliance.values import value
 from appliance.wire.inference import FINAL, check_bounds
 from appliance.wire.inference_response import write_response
@@ -31,7 +30,7 @@ if TYPE_CHECKING:  # needs the extra `otel`
     from appliance.ingest.spans import Spans
 
 STREAM_AHEAD = 64
-"""Requests of a stream that are under way; the next one is not read before the first has left."""
+"""Requests of a stream whose answers have not left: the next one is not read before one has."""
 AHEAD_BYTES = 16 << 20
 """And the next one is not read if their answers would be longer than this, one excepted."""
 AHEAD_UNKNOWN = 8
@@ -63,23 +62,22 @@ class _Asker:
 
 @define(eq=False)
 class StreamWindow:
-    """How far a stream is ahead of its reader. Pure.
+    """The calls of a stream whose answers have not left: how far it is ahead of its reader. Pure.
 
     Attributes:
-        ahead: Its requests whose answers have not left.
         answer_bytes: Of the longest answer so far; None: there was none.
     """
 
-    ahead: int = 0
+    calls: deque[Call] = field(factory=deque[Call])
     answer_bytes: int | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether another request may be read."""
         if self.answer_bytes is None:
-            return self.ahead < AHEAD_UNKNOWN
+            return len(self.calls) < AHEAD_UNKNOWN
         room = AHEAD_BYTES // max(1, self.answer_bytes)
-        return self.ahead < min(STREAM_AHEAD, max(1, room))
+        return len(self.calls) < min(STREAM_AHEAD, max(1, room))
 
     def answered(self, answer_bytes: int) -> None:
         """Take in how long an answer is; 0: a refusal."""
@@ -95,75 +93,53 @@ class Inference:
         post: Hands something over to Trio's side.
         regions: Shared memory of clients.
         callers: Says who they are.
-        open_calls: Says how many there may be.
+        held: Told when an answer has left.
         spans: Told of each call; None: nobody is.
     """
 
     post: Callable[[Item], None]
     regions: Regions
     callers: Callers
-    open_calls: OpenCalls
+    held: HeldAnswers
     spans: Spans | None = None
 
-    async def unary(self, request: Request | Rejected, context: Context) -> Response:
-        """Answer one request."""
-        asker = self._asker(context)
-        try:
-            self.open_calls.begin(asker.client)
-        except Rejected as rejected:
-            return await self._answered(self._call(rejected, asker, "ModelInfer"), context)
-        try:
-            return await self._answered(self._call(request, asker, "ModelInfer"), context)
-        finally:
-            self.open_calls.end(asker.client)
+    async def unary(self, request: Request | Rejected, client: str, context: Context) -> bytes:
+        """Return the answer to one request, written.
 
-    async def _answered(self, call: Call, context: Context) -> Response:
-        """Wait for a call's end, and return what it is answered."""
+        Raises:
+            Rejected: It was refused.
+        """
+        call = self._call(request, self._asker(client, context), "ModelInfer")
         try:
             await call.response
         except asyncio.CancelledError:
             self._give_up(call)
             raise
-        if call.held_bytes >= LARGE:
-
-            def let_go(_: object) -> None:
-                call.let_go()
-
-            context.add_done_callback(cast("Any", let_go))
-        else:
-            call.let_go()
+        task = asyncio.current_task()
+        if call.held_bytes >= LARGE and task is not None:  # it may wait in gRPC for its reader
+            task.add_done_callback(lambda _: self.held.let_go(call))
+            return self._response(call).SerializeToString()
         try:
-            return self._response(call)
-        except Rejected as rejected:
-            await refuse(context, rejected)
+            return self._response(call).SerializeToString()
+        finally:
+            self.held.let_go(call)
 
     async def stream(
-        self, requests: AsyncIterator[Request | Rejected], context: Context
-    ) -> AsyncIterator[Streamed]:
+        self, requests: AsyncIterator[Request | Rejected], client: str, context: Context
+    ) -> AsyncGenerator[bytes, None]:
         """Answer each request of a stream, in their order; a refusal does not end it."""
-        try:
-            with self.open_calls.stream(self.callers.name(context)):
-                async with aclosing(self._stream(requests, context)) as responses:
-                    async for response in responses:
-                        yield response
-        except Rejected as rejected:
-            await refuse(context, rejected)
-
-    async def _stream(
-        self, requests: AsyncIterator[Request | Rejected], context: Context
-    ) -> AsyncGenerator[Streamed, None]:
         window = StreamWindow()
-        calls = deque[Call]()  # whose answers have not left
+        calls = window.calls
         came, left = asyncio.Event(), asyncio.Event()
 
         async def read() -> None:
-            asker = self._asker(context)
+            asker = self._asker(client, context)
             try:
                 async for request in requests:
                     if self.callers.tokens is not None:
-                        asker = self._asker(context)  # a token may be revoked meanwhile
+                        # It may be revoked meanwhile.
+                        asker = self._asker(self.callers.name(context), context)
                     calls.append(self._call(request, asker, "ModelStreamInfer"))
-                    window.ahead += 1
                     came.set()
                     while not window.is_open:
                         left.clear()
@@ -184,23 +160,21 @@ class Inference:
                 call = calls[0]
                 await call.response
                 window.answered(call.held_bytes)
-                yield self._streamed(call)
-                call.let_go()
-                calls.popleft()
-                window.ahead -= 1
+                yield self._streamed(call).SerializeToString()
+                self.held.let_go(calls.popleft())
                 left.set()
         finally:
             reader.cancel()
             for call in calls:
                 self._give_up(call)
 
-    def _asker(self, context: Context) -> _Asker:
+    def _asker(self, client: str, context: Context) -> _Asker:
         """Return what is true of all requests of a call: one, or those of its stream."""
         remaining_s = cast("float | None", context.time_remaining())
         now_ns = time.monotonic_ns()
         metadata = context.invocation_metadata() or ()
         return _Asker(
-            client=self.callers.name(context),
+            client=client,
             metadata=metadata,
             trace_id=trace_of(metadata),
             deadline_ns=None if remaining_s is None else now_ns + int(remaining_s * SECOND_NS),
@@ -218,7 +192,9 @@ class Inference:
             try:
                 check_bounds(request)
                 contents = read_contents(
-                    request, self.regions.read, self.regions.settings.max_message_bytes
+                    request,
+                    self.regions.of(asker.client).read,
+                    self.regions.settings.max_message_bytes,
                 )
             except Rejected as rejected:
                 refusal = rejected
@@ -244,12 +220,11 @@ class Inference:
 
     def _give_up(self, call: Call) -> None:
         """Wait no longer for a call; one that has ended is let go of."""
-        call.let_go()
-        if call.is_answered:
-            return
-        self.post(GivenUp(call))
-        if self.spans is not None and call.span is not None:
-            self.spans.give_up(call, call.span)
+        if not call.is_answered:
+            self.post(GivenUp(call))
+            if self.spans is not None and call.span is not None:
+                self.spans.give_up(call, call.span)
+        self.held.let_go(call)
 
     def _response(self, call: Call) -> Response:
         """Return what a call that has ended is answered.
@@ -273,12 +248,13 @@ class Inference:
             raise call.refusal
         assert call.spec is not None
         rows = [row for row in call.rows if row is not None]
+        call.rows = [None] * len(call.rows)  # the response has them from here on
         return write_response(
             call.request,
             call.spec,
             call.outputs,
             rows,
-            self.regions.write,
+            self.regions.of(call.client).write,
             is_batched=call.is_batched,
         )
 

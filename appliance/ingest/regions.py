@@ -20,8 +20,8 @@ from appliance.wire.inference import SharedPart
 from appliance.wire.pb import inference_pb2
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lies on Linux
-MOST = 1024
-"""Regions."""
+MOST, MOST_EACH = 1024, 256
+"""Regions: of all clients, of one."""
 
 _Status = inference_pb2.SystemSharedMemoryStatusResponse
 
@@ -36,10 +36,46 @@ class _Region:
 
 @define(eq=False)
 class Regions:
-    """See the module's docstring."""
+    """See the module's docstring. Each client has names of its own.
+
+    Attributes:
+        count: Of all regions that are registered.
+    """
 
     settings: GrpcIngest
-    _regions: dict[str, _Region] = field(factory=dict[str, _Region], init=False)
+    count: int = field(default=0, init=False)
+    _by_client: dict[str, ClientRegions] = field(factory=dict[str, "ClientRegions"], init=False)
+
+    def of(self, client: str) -> ClientRegions:
+        """Return those of a client; of one that has none, what takes its first."""
+        return self._by_client.get(client) or ClientRegions(self, client)
+
+    def counted(self, regions: ClientRegions, more: int) -> None:
+        """Take in that a client has more regions, or fewer; whoever has none is forgotten."""
+        self.count += more
+        if regions.names:
+            self._by_client[regions.client] = regions
+        else:
+            self._by_client.pop(regions.client, None)
+
+    def close(self) -> None:
+        """Forget all."""
+        for regions in list(self._by_client.values()):
+            regions.unregister(inference_pb2.SystemSharedMemoryUnregisterRequest())
+
+
+@define(eq=False)
+class ClientRegions:
+    """The regions of one client, by name."""
+
+    regions: Regions
+    client: str
+    names: dict[str, _Region] = field(factory=dict[str, _Region], init=False)
+
+    @property
+    def settings(self) -> GrpcIngest:
+        """See `GrpcIngest`."""
+        return self.regions.settings
 
     def register(
         self, asked: inference_pb2.SystemSharedMemoryRegisterRequest
@@ -54,12 +90,15 @@ class Regions:
                 StatusCode.FAILED_PRECONDITION,
                 "shared memory is off; ingest.grpc.shared_memory = true turns it on",
             )
-        if asked.name in self._regions:
+        if asked.name in self.names:
             raise RefusedWith(
                 StatusCode.ALREADY_EXISTS, f"region {asked.name!r} is registered already"
             )
-        if len(self._regions) >= MOST:
-            raise RefusedWith(StatusCode.RESOURCE_EXHAUSTED, f"at most {MOST} regions")
+        if len(self.names) >= MOST_EACH or self.regions.count >= MOST:
+            raise RefusedWith(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"at most {MOST_EACH} regions of a client and {MOST} in all",
+            )
         if not 0 < len(asked.name) <= MAX_NAME_BYTES or asked.byte_size == 0:
             raise _invalid("a region has a name, and at least one byte")
         file = self._open(asked.key)
@@ -70,7 +109,8 @@ class Regions:
                 f"region {asked.name!r}: {asked.key} has {there} bytes, up to "
                 f"{asked.offset + asked.byte_size} are asked for"
             )
-        self._regions[asked.name] = _Region(asked.key, asked.offset, asked.byte_size, file)
+        self.names[asked.name] = _Region(asked.key, asked.offset, asked.byte_size, file)
+        self.regions.counted(self, 1)
         return inference_pb2.SystemSharedMemoryRegisterResponse()
 
     def _open(self, key: str) -> int:
@@ -98,10 +138,11 @@ class Regions:
         self, asked: inference_pb2.SystemSharedMemoryUnregisterRequest
     ) -> inference_pb2.SystemSharedMemoryUnregisterResponse:
         """Forget a region, or all if none is named; one that is not there is no mistake."""
-        for name in [asked.name] if asked.name else list(self._regions):
-            region = self._regions.pop(name, None)
+        for name in [asked.name] if asked.name else list(self.names):
+            region = self.names.pop(name, None)
             if region is not None:
                 os.close(region.file)
+                self.regions.counted(self, -1)
         return inference_pb2.SystemSharedMemoryUnregisterResponse()
 
     def status(self, asked: inference_pb2.SystemSharedMemoryStatusRequest) -> _Status:
@@ -110,14 +151,14 @@ class Regions:
         Raises:
             RefusedWith: There is no such region.
         """
-        if asked.name and asked.name not in self._regions:
+        if asked.name and asked.name not in self.names:
             raise _unknown(asked.name)
         return _Status(
             regions={
                 name: _Status.RegionStatus(
                     name=name, key=region.key, offset=region.offset, byte_size=region.size
                 )
-                for name, region in self._regions.items()
+                for name, region in self.names.items()
                 if asked.name in ("", name)
             }
         )
@@ -144,10 +185,15 @@ class Regions:
         begin = region.offset + part.offset
         if os.fstat(region.file).st_size < begin + len(data):
             raise _shrunk(part)
-        os.pwrite(region.file, data, begin)
+        try:
+            written = os.pwrite(region.file, data, begin)
+        except OSError as error:  # no room in /dev/shm for a region with holes, say
+            raise _invalid(f"region {part.region!r} cannot be written: {error}") from error
+        if written != len(data):
+            raise _invalid(f"region {part.region!r} took {written} of {len(data)} bytes")
 
     def _find(self, part: SharedPart) -> _Region:
-        region = self._regions.get(part.region)
+        region = self.names.get(part.region)
         if region is None:
             raise _unknown(part.region)
         if part.offset + part.size > region.size:
@@ -156,10 +202,6 @@ class Regions:
                 f"{part.offset + part.size} are asked for"
             )
         return region
-
-    def close(self) -> None:
-        """Forget all."""
-        self.unregister(inference_pb2.SystemSharedMemoryUnregisterRequest())
 
 
 def _invalid(message: str) -> RefusedWith:

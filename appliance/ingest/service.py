@@ -12,15 +12,15 @@ from typing import Any
 
 import grpc
 from attrs import define
-from google.protobuf.message import DecodeError
 
 from appliance.errors import Outcome, Rejected
 from appliance.ingest import documents
 from appliance.ingest.calls import Item, Question
 from appliance.ingest.door import GrpcDoor
 from appliance.ingest.inference import Inference
+from appliance.ingest.methods import Answer, Methods
 from appliance.ingest.regions import Regions
-from appliance.ingest.status import Context, RefusedWith, refuse
+from appliance.ingest.status import Context, RefusedWith
 from appliance.wire.pb import inference_pb2
 
 NAME = "inference.GRPCInferenceService"
@@ -33,13 +33,15 @@ class Service:
     Args:
         door: Asked questions; only ever called by Trio's side.
         post: Hands something over to Trio's side.
-        inference: The methods that infer.
+        methods: Runs them.
+        inference: Those that infer.
         regions: Shared memory of clients.
         model_control: They may load and unload models.
     """
 
     door: GrpcDoor
     post: Callable[[Item], None]
+    methods: Methods
     inference: Inference
     regions: Regions
     model_control: bool
@@ -90,42 +92,41 @@ class Service:
                 ),
             ),
         }
-        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._answered_there(answer), _reads(request), _serialized
-            )
+        methods = {
+            name: self.methods.unary(self._answered_by_door(answer), request)
             for name, (request, answer) in asked.items()
         }
         for name, (request, answer) in self._own().items():
-            methods[name] = grpc.unary_unary_rpc_method_handler(
-                _answered_here(answer), _reads(request), _serialized
-            )
-        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            self.inference.unary, _reads(pb.ModelInferRequest), _serialized
-        )
-        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self.inference.stream, _reads(pb.ModelInferRequest), _serialized
-        )
+            methods[name] = self.methods.unary(_answered_here(answer), request)
+        infer = pb.ModelInferRequest
+        methods["ModelInfer"] = self.methods.unary(self.inference.unary, infer)
+        methods["ModelStreamInfer"] = self.methods.stream(self.inference.stream, infer)
         return grpc.method_handlers_generic_handler(NAME, methods)
 
-    def _own(self) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-        """Return what is answered in this thread, where what it is about lives."""
+    def _own(self) -> dict[str, tuple[Any, Callable[[Any, str], Any]]]:
+        """Return what is answered in this loop, where what it is about lives."""
         pb, regions = inference_pb2, self.regions
         return {
-            "SystemSharedMemoryStatus": (pb.SystemSharedMemoryStatusRequest, regions.status),
-            "SystemSharedMemoryRegister": (pb.SystemSharedMemoryRegisterRequest, regions.register),
+            "SystemSharedMemoryStatus": (
+                pb.SystemSharedMemoryStatusRequest,
+                lambda asked, client: regions.of(client).status(asked),
+            ),
+            "SystemSharedMemoryRegister": (
+                pb.SystemSharedMemoryRegisterRequest,
+                lambda asked, client: regions.of(client).register(asked),
+            ),
             "SystemSharedMemoryUnregister": (
                 pb.SystemSharedMemoryUnregisterRequest,
-                regions.unregister,
+                lambda asked, client: regions.of(client).unregister(asked),
             ),
             "CudaSharedMemoryStatus": (
                 pb.CudaSharedMemoryStatusRequest,
-                lambda _: pb.CudaSharedMemoryStatusResponse(),
+                lambda _, __: pb.CudaSharedMemoryStatusResponse(),
             ),
             "CudaSharedMemoryRegister": (pb.CudaSharedMemoryRegisterRequest, _no_gpu),
             "CudaSharedMemoryUnregister": (
                 pb.CudaSharedMemoryUnregisterRequest,
-                lambda _: pb.CudaSharedMemoryUnregisterResponse(),
+                lambda _, __: pb.CudaSharedMemoryUnregisterResponse(),
             ),
             "TraceSetting": (pb.TraceSettingRequest, _traces),
             "LogSettings": (pb.LogSettingsRequest, _logs),
@@ -133,18 +134,18 @@ class Service:
 
     # ------------------------------------------------------------------------------- questions
 
-    def _answered_there(self, answer: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
-        async def method(request: Any, context: Context) -> Any:
+    def _answered_by_door(self, answer: Callable[[Any], Any]) -> Answer:
+        async def ask(request: Any, _: str, __: Context) -> Any:
             if isinstance(request, Rejected):
-                await refuse(context, request)
+                raise request
             question = Question(lambda: answer(request), asyncio.get_running_loop().create_future())
             self.post(question)
             await question.response
             if question.refusal is not None:
-                await refuse(context, question.refusal)
+                raise question.refusal
             return question.answer
 
-        return method
+        return ask
 
     def _load(self, asked: inference_pb2.RepositoryModelLoadRequest) -> Any:
         self._check_control()
@@ -169,16 +170,13 @@ class Service:
             )
 
 
-def _answered_here(answer: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
-    async def method(request: Any, context: Context) -> Any:
-        try:
-            if isinstance(request, Rejected):
-                raise request
-            return answer(request)
-        except Rejected as rejected:
-            await refuse(context, rejected)
+def _answered_here(answer: Callable[[Any, str], Any]) -> Answer:
+    async def ask(request: Any, client: str, _: Context) -> Any:
+        if isinstance(request, Rejected):
+            raise request
+        return answer(request, client)
 
-    return method
+    return ask
 
 
 def _check_repository(asked: Any) -> None:
@@ -188,16 +186,16 @@ def _check_repository(asked: Any) -> None:
         raise Rejected(Outcome.INVALID, text)
 
 
-def _no_gpu(_: Any) -> Any:
+def _no_gpu(_: Any, __: str) -> Any:
     raise RefusedWith(grpc.StatusCode.UNIMPLEMENTED, "there is no GPU whose memory could be shared")
 
 
-def _traces(asked: inference_pb2.TraceSettingRequest) -> inference_pb2.TraceSettingResponse:
+def _traces(asked: inference_pb2.TraceSettingRequest, _: str) -> inference_pb2.TraceSettingResponse:
     _only_read(asked.settings)
     return inference_pb2.TraceSettingResponse()
 
 
-def _logs(asked: inference_pb2.LogSettingsRequest) -> inference_pb2.LogSettingsResponse:
+def _logs(asked: inference_pb2.LogSettingsRequest, _: str) -> inference_pb2.LogSettingsResponse:
     _only_read(asked.settings)
     return inference_pb2.LogSettingsResponse()
 
@@ -206,20 +204,3 @@ def _only_read(settings: Any) -> None:
     if settings:
         text = "there is nothing to set here; [log] of the configuration says what is logged"
         raise RefusedWith(grpc.StatusCode.UNIMPLEMENTED, text)
-
-
-def _reads(message: Any) -> Callable[[bytes], Any]:
-    """Return what reads a message, or says that it is none: to gRPC that would be its own fault."""
-
-    def read(data: bytes) -> Any:
-        try:
-            return message.FromString(data)
-        except DecodeError as error:
-            text = f"what came is no {message.DESCRIPTOR.name}: {error}"
-            return Rejected(Outcome.INVALID, text)
-
-    return read
-
-
-def _serialized(message: Any) -> bytes:
-    return message.SerializeToString()

@@ -11,6 +11,7 @@ import json
 import select
 import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def main() -> None:
     until_s = time.monotonic() + END_S
     while connection.statistics().outstanding and time.monotonic() < until_s:
         model.get_result(timeout_ms=20)
-    gaps = [after - before for before, after in zip(answered_ns, answered_ns[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(answered_ns)]
     counted = connection.statistics()
     connection.close()
     print(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.box import Box, box
 from support.fleet_models import CAMERA_POLICY, add_sleeper
 from support.grpc import OVERRIDE, SERVICE, channel, grpc_address, method, refusal, request, stream
-from support.http2 import DATA, HEADERS, RawClient, message
+from support.http2 import DATA, END_STREAM, HEADERS, PONG, RawClient, message
 from support.repository import add_python_model
 
 from appliance.wire.pb import inference_pb2 as pb
@@ -324,6 +325,86 @@ def test_clients_that_keep_their_calls_open_leave_room_for_others(tmp_path: Path
         assert next(opened("greedy")).infer_response.model_name == "sleeper"
         assert running.wait_settled()["ledger"]["balanced"]
         assert running.stop() == 0
+
+
+LIVE = SERVICE + "ServerLive"
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+def test_calls_that_do_not_end_leave_room_for_others(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    with (
+        box(tmp_path, overrides=(OVERRIDE, "ingest.grpc.max_calls=8")) as running,
+        ExitStack() as stack,
+    ):
+        running.wait_settled()
+        address = grpc_address(running)
+
+        def many(path: str, body: bytes | None) -> None:
+            """Let two connections begin calls and end none: what is to come or to go does not."""
+            for _ in range(2):
+                client = stack.enter_context(RawClient(address, reads=False))
+                for number in range(1, 2 * 60, 2):
+                    client.open(number, path, client_id="greedy")
+                    if body is not None:
+                        client.frame(DATA, END_STREAM, number, body)
+                client.ping()
+                client.wait_for(PONG)
+
+        for path, body in ((INFER, None), (LIVE, message(0)), (WATCH, message(0)), (CHECK, None)):
+            many(path, body)
+            with channel(running) as open_channel:
+                answer = method(open_channel, "ModelInfer")(
+                    request("sleeper", X), timeout=10, metadata=[("client-id", "other")]
+                )
+                assert answer.model_name == "sleeper"
+                check = health_pb2_grpc.HealthStub(open_channel).Check
+                asked = health_pb2.HealthCheckRequest()
+                if path == CHECK:  # from the same address
+                    error = refusal(lambda: check(asked, timeout=10))  # noqa: B023
+                    assert "16 calls under way" in error.details()
+                else:
+                    assert check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+            stack.close()
+
+        def is_free(_: object) -> bool:
+            with channel(running) as open_channel, suppress(grpc.RpcError):
+                streams = [
+                    stream(open_channel)(iter([request("sleeper", X)] * 2), timeout=10)
+                    for _ in range(4)
+                ]
+                return all(len(list(each)) == 2 for each in streams)
+            return False
+
+        running.wait_until(is_free)  # all places are there again
+        assert running.stop() == 0
+
+
+def test_one_that_watches_and_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
+    add_sleeper(tmp_path, ms=1)
+    serving = health_pb2.HealthCheckResponse.SERVING
+    with box(tmp_path, overrides=(OVERRIDE,)) as running, channel(running) as open_channel:
+        running.wait_settled()
+        check = health_pb2_grpc.HealthStub(open_channel).Check
+        with ExitStack() as stack:
+            for name in (b"", b"sleeper", b"inference.GRPCInferenceService"):
+                asked = health_pb2.HealthCheckRequest(service=name.decode()).SerializeToString()
+                client = stack.enter_context(RawClient(grpc_address(running), reads=False))
+                client.open(1, WATCH)
+                client.frame(DATA, END_STREAM, 1, message(len(asked), asked))
+                client.ping()
+                client.wait_for(PONG)
+            running.kill_worker("cpu-0")
+            for name in ("", "sleeper", "inference.GRPCInferenceService"):
+                asked = health_pb2.HealthCheckRequest(service=name)
+                running.wait_until(lambda _, asked=asked: check(asked).status == serving)
+            running.kill_worker("cpu-0", signal.SIGSTOP)  # it is busy: its end is noticed as such
+            running.kill_worker("cpu-0")
+            running.wait_until(
+                lambda _: check(health_pb2.HealthCheckRequest(service="sleeper")).status != serving
+            )
+            assert running.stop() == 0
 
 
 def test_answers_that_nobody_reads_are_few(tmp_path: Path) -> None:

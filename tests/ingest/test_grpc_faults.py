@@ -115,7 +115,7 @@ async def test_a_fault_in_a_question_is_its_own(door: GrpcDoor, ended: list[Any]
 async def test_answers_that_a_client_does_not_read_are_dropped(
     core: Core, door: GrpcDoor, ended: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("appliance.ingest.door.HELD_BYTES", 20)
+    monkeypatch.setattr("appliance.ingest.held_answers.CLIENT_BYTES", 20)
     for number in range(3):
         door.take([call(core)])
         assert core.finish()
@@ -126,7 +126,7 @@ async def test_answers_that_a_client_does_not_read_are_dropped(
     assert "'tester' has 16 bytes of answers to read first" in others[0].refusal.message
     assert core.ledger.overall.outcomes() == {"OK": 3}
     assert core.ledger.replies_lost == {"slow_reader": 2}
-    first.let_go()
+    door.held.let_go(first)
     door.take([call(core)])
     assert core.finish()
     assert ended[-1].refusal is None

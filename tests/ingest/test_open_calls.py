@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from appliance.errors import Outcome, Rejected
@@ -39,23 +41,21 @@ def test_all_clients_together_have_as_many_as_there_may_be() -> None:
 
 def test_streams_leave_room_for_calls() -> None:
     calls = OpenCalls(8)
-    streams = [calls.stream(client) for client in "aaabbb"]
-    for each in streams:
-        each.__enter__()
-    with pytest.raises(Rejected, match="there are 6 streams open"), calls.stream("c"):
-        pass
+    for client in "aaabbb":
+        calls.begin(client, stream=True)
+    with pytest.raises(Rejected, match="there are 6 streams open"):
+        calls.begin("c", stream=True)
     calls.begin("c")
-    streams.pop().__exit__(None, None, None)
-    with calls.stream("c"):
-        pass
+    calls.end("a", stream=True)
+    calls.begin("c", stream=True)
 
 
-def test_a_stream_that_is_refused_is_not_counted() -> None:
+def test_what_is_refused_is_not_counted() -> None:
     calls = OpenCalls(2)
-    with calls.stream("a"):
-        for _ in range(3):
-            with pytest.raises(Rejected), calls.stream("a"):
-                pass
+    calls.begin("a", stream=True)
+    for _ in range(3):
+        refusal(calls, "a")
+    calls.end("a", stream=True)
     for client in "ab":
         calls.begin(client)
 
@@ -76,6 +76,7 @@ def test_the_longer_its_answers_the_less_a_stream_is_ahead(
     if answer_bytes is not None:
         window.answered(answer_bytes)
         window.answered(0)  # a refusal says nothing of answers
+    call: Any = None
     while window.is_open:
-        window.ahead += 1
-    assert window.ahead == most
+        window.calls.append(call)
+    assert len(window.calls) == most

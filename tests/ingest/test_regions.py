@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode
 
 from appliance.config import GrpcIngest
-from appliance.ingest.regions import Regions
+from appliance.ingest.regions import ClientRegions, Regions
 from appliance.ingest.status import RefusedWith
 from appliance.wire.inference import SharedPart
 from appliance.wire.pb import inference_pb2 as pb
@@ -27,10 +27,16 @@ def region() -> Iterator[Path]:
 
 
 @pytest.fixture
-def regions() -> Iterator[Regions]:
+def everybody() -> Iterator[Regions]:
     made = Regions(GrpcIngest(shared_memory=True))
     yield made
     made.close()
+    assert made.count == 0
+
+
+@pytest.fixture
+def regions(everybody: Regions) -> ClientRegions:
+    return everybody.of("one")
 
 
 def asks(
@@ -45,7 +51,7 @@ def why(call: Callable[[], object]) -> tuple[StatusCode, str]:
     return caught.value.status, caught.value.message
 
 
-def test_what_lies_there_is_read_and_written(regions: Regions, region: Path) -> None:
+def test_what_lies_there_is_read_and_written(regions: ClientRegions, region: Path) -> None:
     regions.register(asks())
     assert regions.read(SharedPart("r", 5, 4)) == bytes([15, 16, 17, 18])
     regions.write(SharedPart("r", 0, 3), b"abc")
@@ -54,7 +60,7 @@ def test_what_lies_there_is_read_and_written(regions: Regions, region: Path) -> 
     assert (status.key, status.offset, status.byte_size) == (f"/{NAME}", 10, 50)
 
 
-def test_names_are_taken_once_and_given_back(regions: Regions) -> None:
+def test_names_are_taken_once_and_given_back(regions: ClientRegions) -> None:
     regions.register(asks())
     assert why(lambda: regions.register(asks()))[0] is StatusCode.ALREADY_EXISTS
     regions.unregister(pb.SystemSharedMemoryUnregisterRequest(name="r"))
@@ -85,17 +91,19 @@ def test_names_are_taken_once_and_given_back(regions: Regions) -> None:
         asks(offset=1 << 62, size=1 << 62),
     ],
 )
-def test_what_is_no_region(regions: Regions, bad: pb.SystemSharedMemoryRegisterRequest) -> None:
+def test_what_is_no_region(
+    regions: ClientRegions, bad: pb.SystemSharedMemoryRegisterRequest
+) -> None:
     assert why(lambda: regions.register(bad))[0] is StatusCode.INVALID_ARGUMENT
 
 
-def test_beyond_its_end(regions: Regions) -> None:
+def test_beyond_its_end(regions: ClientRegions) -> None:
     regions.register(asks())
     for part in (SharedPart("r", 0, 51), SharedPart("r", 50, 1), SharedPart("r", 1 << 62, 1)):
         assert why(lambda part=part: regions.read(part))[0] is StatusCode.INVALID_ARGUMENT
 
 
-def test_one_that_shrinks(regions: Regions, region: Path) -> None:
+def test_one_that_shrinks(regions: ClientRegions, region: Path) -> None:
     regions.register(asks())
     os.truncate(region, 20)
     assert regions.read(SharedPart("r", 0, 10)) == bytes(range(10, 20))
@@ -107,13 +115,13 @@ def test_one_that_shrinks(regions: Regions, region: Path) -> None:
     assert region.stat().st_size == 20
 
 
-def test_one_that_is_unlinked_stays(regions: Regions, region: Path) -> None:
+def test_one_that_is_unlinked_stays(regions: ClientRegions, region: Path) -> None:
     regions.register(asks())
     region.unlink()
     assert regions.read(SharedPart("r", 0, 2)) == bytes([10, 11])
 
 
-def test_links_are_not_followed(regions: Regions, tmp_path: Path) -> None:
+def test_links_are_not_followed(regions: ClientRegions, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(bytes(100))
     link = Path(f"/dev/shm/{NAME}-link")
@@ -128,19 +136,30 @@ def test_links_are_not_followed(regions: Regions, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_those_of_another_user(region: Path) -> None:
     os.chown(region, 12345, -1)
-    stranger = Regions(GrpcIngest(shared_memory=True))
+    stranger = Regions(GrpcIngest(shared_memory=True)).of("one")
     assert why(lambda: stranger.register(asks()))[0] is StatusCode.PERMISSION_DENIED
-    friend = Regions(GrpcIngest(shared_memory=True, shared_memory_owners=(12345,)))
+    friend = Regions(GrpcIngest(shared_memory=True, shared_memory_owners=(12345,))).of("one")
     friend.register(asks())
-    friend.close()
+    friend.regions.close()
 
 
 def test_it_is_off_unless_it_is_asked_for() -> None:
-    status, message = why(lambda: Regions(GrpcIngest()).register(asks()))
+    status, message = why(lambda: Regions(GrpcIngest()).of("one").register(asks()))
     assert status is StatusCode.FAILED_PRECONDITION
     assert "ingest.grpc.shared_memory = true" in message
 
 
 def test_a_prefix_is_kept_to() -> None:
-    regions = Regions(GrpcIngest(shared_memory=True, shared_memory_prefix="/robot-"))
+    regions = Regions(GrpcIngest(shared_memory=True, shared_memory_prefix="/robot-")).of("one")
     assert "expected /robot-NAME" in why(lambda: regions.register(asks()))[1]
+
+
+def test_each_client_has_names_of_its_own(everybody: Regions) -> None:
+    one, other = everybody.of("one"), everybody.of("other")
+    one.register(asks(offset=10))
+    other.register(asks(offset=20))
+    part = SharedPart("r", 0, 1)
+    assert (one.read(part), other.read(part)) == (bytes([10]), bytes([20]))
+    other.unregister(pb.SystemSharedMemoryUnregisterRequest())
+    assert everybody.of("one").read(part) == bytes([10])
+    assert everybody.count == 1

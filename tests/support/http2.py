@@ -15,16 +15,20 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING = 0, 1, 3, 4, 6
 END_STREAM, END_HEADERS = 1, 4
 CANCEL = 8
+INITIAL_WINDOW_SIZE = 4
+PONG = b"\x00\x00\x08\x06\x01"
+"""How the answer to a ping begins."""
 
 
 class RawClient:
     """One connection; a stream is an odd number, growing."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, reads: bool = True) -> None:
+        """Connect; one that does not read opens no window for answers."""
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=20)
         self.socket.sendall(PREFACE)
-        self.frame(SETTINGS, 0, 0)
+        self.frame(SETTINGS, 0, 0, b"" if reads else struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
 
     def __enter__(self) -> Self:
         return self

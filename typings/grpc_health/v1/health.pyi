@@ -1,4 +1,1 @@
-from grpc_health.v1 import _aio as aio
-
 SERVICE_NAME: str
-__all__ = ["SERVICE_NAME", "aio"]

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any
 
 import grpc.aio
@@ -9,4 +9,4 @@ class ReflectionServicer:
         self,
         request_iterator: AsyncIterator[Any],
         unused_context: grpc.aio.ServicerContext[Any, Any],
-    ) -> AsyncIterator[Any]: ...
+    ) -> AsyncGenerator[Any]: ...
