@@ -1,4 +1,7 @@
-"""Machines are slow and need root: their tests run by `make test-unit`, not by `make test`."""
+"""Machines are slow and need root: `make test` leaves their tests out.
+
+`make test-unit` runs those of the unit, `make test-deploy` those of deploys.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ from deploy.releases import with_release
 WHEELS = "APPLIANCE_WHEELS"
 """Environment variable: a directory with wheels of the appliance and of all that it needs."""
 
+ANSIBLE = "APPLIANCE_ANSIBLE"
+"""Environment variable: the directory of `ansible-playbook`."""
+
 collect_ignore = [] if WHEELS in os.environ else ["test_unit_on_machine.py"]
+if ANSIBLE not in os.environ:
+    collect_ignore += ["test_deploys.py", "test_deploy_faults.py"]
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def with_ssh(cache: Path, below: Sequence[Path], key: Path) -> Path:
 
     def prepare(root: Path, run: Run) -> None:
         folder = root / "root/.ssh"
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
         run(["systemctl", "enable", "ssh.service"])
 
