@@ -12,6 +12,7 @@ import pytest
 
 from deploy.machines import debian, what_is_missing
 from deploy.releases import with_release
+from deploy.workshop import Workshop, open_workshop
 
 WHEELS = "APPLIANCE_WHEELS"
 """Environment variable: a directory with wheels of the appliance and of all that it needs."""
@@ -38,3 +39,13 @@ def release(cache: Path) -> list[Path]:
         pytest.fail(missing, pytrace=False)
     below = debian(cache)
     return [below, with_release(cache, [below], Path(os.environ[WHEELS]))]
+
+
+@pytest.fixture(scope="session")
+def workshop(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """What is deployed, and on what."""
+    missing = what_is_missing()
+    if missing:
+        pytest.fail(missing, pytrace=False)
+    wheels, ansible = (Path(os.environ[name]) for name in (WHEELS, ANSIBLE))
+    return open_workshop(tmp_path_factory.mktemp("workshop"), wheels, ansible, debian(cache))

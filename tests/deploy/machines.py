@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -222,7 +222,7 @@ def machine(
     *,
     network: Path | None = None,
     options: Sequence[str] = (),
-) -> Iterator[Machine]:
+) -> Generator[Machine, None, None]:
     """Boot a machine, and power it off at the end, whatever happens.
 
     Args:
@@ -261,7 +261,7 @@ def _children(pid: int) -> list[int]:
 
 
 @contextmanager
-def _mounted(place: Path, layers: Sequence[Path]) -> Iterator[Path]:
+def _mounted(place: Path, layers: Sequence[Path]) -> Generator[Path, None, None]:
     """Lay a layer of its own, `place/upper`, over others, and give the root that they make."""
     upper, work, root = (place / each for each in ("upper", "work", "root"))
     for each in (upper, work, root):
