@@ -240,4 +240,4 @@ def test_with_a_door_for_grpc(network: Lab, robot: Robot, workshop: Workshop, se
         done = network.play("deploy.yml", variables)
         assert done.returncode == 0, done.stdout
     assert is_healthy(robot, SECOND)
-    assert "127.0.0.1:8001" in served(robot)["binds"]
+    assert "grpc://127.0.0.1:8001" in served(robot)["binds"]
