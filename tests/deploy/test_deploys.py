@@ -178,5 +178,24 @@ def test_the_life_of_five_robots(workshop: Workshop, tmp_path: Path) -> None:
         assert each["unanswered"] <= each["handovers"], (name, each)
         for phase in ("upgrade of one", "upgrade", "rollback"):
             assert longest_gap_ms(each, *phases[phase]) <= INTERRUPTION_MS, (name, phase)
-    assert took["upgrade of one"] <= WARM_S
-    assert took["rerun of one"] <= RERUN_S
+
+
+def test_how_long_one_robot_takes(workshop: Workshop, tmp_path: Path) -> None:
+    """Without four others on the same processors."""
+    first, second = workshop.release("1.0.0"), workshop.release("1.1.0")
+    steps = {
+        "first deploy": ("site.yml", first, None),
+        "upgrade": ("deploy.yml", second, WARM_S),
+        "rerun": ("deploy.yml", second, RERUN_S),
+        "rerun of all": ("site.yml", second, None),
+    }
+    with lab(1, workshop.layers, tmp_path, workshop.ansible, workshop.ssh) as robots:
+        for what, (playbook, release, bound_s) in steps.items():
+            began_s = time.monotonic()
+            done = robots.play(playbook, workshop.variables(release))
+            took_s = time.monotonic() - began_s
+            print(f"one robot, {what}: {took_s:.1f} s", flush=True)
+            assert done.returncode == 0, done.stdout
+            changed = recap(done.stdout)["robot-1"]["changed"]
+            assert (changed == 0) == what.startswith("rerun"), done.stdout
+            assert bound_s is None or took_s <= bound_s
