@@ -22,7 +22,13 @@ SERIAL = [1, "100%"]
 """The canary, then all others at once."""
 INTERRUPTION_MS = 2000
 WARM_S, RERUN_S = 30, 10
+BUSY = 2
+"""A machine that does something else, too, may take so many times as long."""
 END_S = 30
+SWITCHES = ("upgrade of one", "upgrade", "broken", "rollback")
+MOST_UNANSWERED = 2 * len(SWITCHES)
+"""Each switch has two handovers."""
+GIVE_UP_S = 10
 BREAKS = (
     '        self.state = "ready"\n        gc.collect()\n',
     '        raise RuntimeError("it breaks as soon as it serves")\n',
@@ -105,6 +111,11 @@ def longest_gap_ms(ledger: dict[str, Any], began_s: float, ended_s: float) -> fl
     return max(gaps, default=0.0)
 
 
+def is_within(at_s: float, phase: tuple[float, float]) -> bool:
+    """Return whether an observation that was given up then was asked in a phase."""
+    return phase[0] <= at_s <= phase[1] + GIVE_UP_S
+
+
 def test_the_life_of_five_robots(workshop: Workshop, tmp_path: Path) -> None:
     first = workshop.release("1.0.0")
     second = workshop.release("1.1.0")
@@ -165,18 +176,18 @@ def test_the_life_of_five_robots(workshop: Workshop, tmp_path: Path) -> None:
                 serves(robot, "1.0.0")
             ledgers = running.end()
 
-    print(
-        table(
-            ledgers,
-            {name: phases[name] for name in ("upgrade of one", "upgrade", "broken", "rollback")},
-        )
-    )
+    start_s = phases["first deploy"][1]
+    print(table(ledgers, {phase: phases[phase] for phase in SWITCHES}))
     for name, each in ledgers.items():
         assert each["outstanding"] == each["wrong"] == each["unmatched"] == 0, name
         assert each["asked"] == sum(each["answers"].values()) + each["unanswered"], name
-        # On its way in the moment that a door closed: at most one for each of the handovers.
-        assert each["unanswered"] <= each["handovers"], (name, each)
-        for phase in ("upgrade of one", "upgrade", "rollback"):
+        # Only what was on its way in the moment that a door closed.
+        assert each["unanswered"] <= MOST_UNANSWERED, name
+        for at_s in each["unanswered_s"]:
+            inside = [phase for phase in SWITCHES if is_within(at_s, phases[phase])]
+            print(f"{name}: unanswered, known {at_s - start_s:.1f} s after the start: {inside}")
+            assert inside, name
+        for phase in SWITCHES:
             assert longest_gap_ms(each, *phases[phase]) <= INTERRUPTION_MS, (name, phase)
 
 
@@ -198,4 +209,4 @@ def test_how_long_one_robot_takes(workshop: Workshop, tmp_path: Path) -> None:
             assert done.returncode == 0, done.stdout
             changed = recap(done.stdout)["robot-1"]["changed"]
             assert (changed == 0) == what.startswith("rerun"), done.stdout
-            assert bound_s is None or took_s <= bound_s
+            assert bound_s is None or took_s <= BUSY * bound_s
