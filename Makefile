@@ -80,7 +80,7 @@ test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
 
 # Slow, as well: the playbooks are checked, and five robots get releases by them.
 test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
-	@PATH="$(abspath $(BUILD))/ansible/bin:$$PATH" ansible-lint --offline --quiet ansible
+	@PATH="$(abspath $(BUILD))/ansible/bin:$$PATH" ansible-lint --offline -q ansible
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
 		$(BIN)/python -m pytest tests/deploy/test_deploy*.py -s $(TEST_ARGS)
 
