@@ -78,9 +78,11 @@ test-sdk-versions: $(BUILD)/dev.stamp
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
 	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy/test_unit_*.py $(TEST_ARGS)
 
+# Slow, as well: the playbooks are checked, and five robots get releases by them.
 test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
+	@PATH="$(abspath $(BUILD))/ansible/bin:$$PATH" ansible-lint --offline -q ansible
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
-		$(BIN)/python -m pytest tests/deploy/test_deploys.py -s $(TEST_ARGS)
+		$(BIN)/python -m pytest tests/deploy/test_deploy*.py -s $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check

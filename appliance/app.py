@@ -249,7 +249,9 @@ class Appliance:
 
     async def _succeed(self) -> bool:
         self.state = "standby"
-        return await wait_released(self.config.transport.bind, self._drain)
+        grpc = self.config.ingest.grpc.bind
+        addresses = [*self.config.transport.bind, *([f"tcp://{grpc}"] if grpc else [])]
+        return await wait_released(addresses, self._drain)
 
     async def _keep_admin(self, start: StartAdmin, scope: trio.CancelScope) -> None:
         admin = self.config.admin

@@ -1,4 +1,4 @@
-"""`python3 switch_release.py to NAME | back | lay NAME | revert | prune`: what a robot runs.
+"""`python3 switch_release.py to NAME | back | lay NAME | revert`: what a robot runs.
 
 ```
 /opt/appliance/releases/1.4.0/                   made by install_release.py
@@ -494,13 +494,14 @@ def main() -> int:
     parser.add_argument("--load-s", type=float, default=default.load, metavar="S")
     parser.add_argument("--hand-over-s", type=float, default=default.hand_over, metavar="S")
     parser.add_argument("--hold-s", type=float, default=default.hold, metavar="S")
+    parser.add_argument(
+        "--keep", type=int, metavar="N", help="then remove all but the newest deployments"
+    )
     what = parser.add_subparsers(dest="what", required=True)
     what.add_parser("to", help="run a deployment").add_argument("name", metavar="NAME")
     what.add_parser("lay", help="run it from the next boot on").add_argument("name", metavar="NAME")
     what.add_parser("back", help="run the deployment before this one")
     what.add_parser("revert", help="at boot: leave a deployment that was not proven")
-    prune = what.add_parser("prune", help="remove what is not used")
-    prune.add_argument("--keep", type=int, required=True, metavar="N", help="newest deployments")
     arguments = parser.parse_args()
     patience = Patience(arguments.load_s, arguments.hand_over_s, arguments.hold_s)
     box = Box(Paths())
@@ -514,10 +515,10 @@ def main() -> int:
                     changed = switch.lay(arguments.name)
                 case "back":
                     changed = switch.back()
-                case "prune":
-                    changed = switch.prune(arguments.keep)
                 case _:
                     changed = switch.revert()
+            if arguments.keep is not None:
+                changed |= switch.prune(arguments.keep)
     except Failed as failed:
         say(f"error: {failed}")
         return 1

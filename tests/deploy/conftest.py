@@ -1,4 +1,7 @@
-"""Machines are slow and need root: their tests run by `make test-unit`, not by `make test`."""
+"""Machines are slow and need root: `make test` leaves their tests out.
+
+`make test-unit` runs those of the unit, `make test-deploy` those of deploys.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,17 @@ import pytest
 
 from deploy.machines import debian, what_is_missing
 from deploy.releases import with_release
+from deploy.workshop import Workshop, open_workshop
 
 WHEELS = "APPLIANCE_WHEELS"
 """Environment variable: a directory with wheels of the appliance and of all that it needs."""
 
+ANSIBLE = "APPLIANCE_ANSIBLE"
+"""Environment variable: the directory of `ansible-playbook`."""
+
 collect_ignore = [] if WHEELS in os.environ else ["test_unit_on_machine.py"]
+if ANSIBLE not in os.environ:
+    collect_ignore += ["test_deploys.py", "test_deploy_faults.py"]
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +39,13 @@ def release(cache: Path) -> list[Path]:
         pytest.fail(missing, pytrace=False)
     below = debian(cache)
     return [below, with_release(cache, [below], Path(os.environ[WHEELS]))]
+
+
+@pytest.fixture(scope="session")
+def workshop(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """What is deployed, and on what."""
+    missing = what_is_missing()
+    if missing:
+        pytest.fail(missing, pytrace=False)
+    wheels, ansible = (Path(os.environ[name]) for name in (WHEELS, ANSIBLE))
+    return open_workshop(tmp_path_factory.mktemp("workshop"), wheels, ansible, debian(cache))

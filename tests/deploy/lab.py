@@ -6,15 +6,16 @@ runs too; each machine is in another, joined by a pair of virtual interfaces. No
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from deploy.machines import Machine, Run, layer, machine
 
@@ -41,16 +42,27 @@ class Lab:
     ansible: Path
     key: Path
     robots: list[Robot]
+    _number: Iterator[int] = field(factory=itertools.count)
 
     def here(self, *command: str | Path) -> list[str]:
         """Return a command that runs on the controller, in its network."""
         return ["ip", "netns", "exec", self.namespace, *map(str, command)]
 
+    @contextmanager
+    def unplugged(self, robot: Robot) -> Generator[None, None, None]:
+        """Take a robot off the network meanwhile."""
+        end = ("-n", self.namespace, "link", "set", f"v{self.robots.index(robot) + 1}")
+        _ip(*end, "down")
+        try:
+            yield
+        finally:
+            _ip(*end, "up")
+
     def play(
         self, playbook: str, variables: Mapping[str, Any], *options: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook on all robots."""
-        inventory = self.directory / "inventory.json"
+        inventory = self.directory / f"inventory-{next(self._number)}.json"
         options_ssh = (
             "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         )
@@ -101,7 +113,7 @@ def with_ssh(cache: Path, below: Sequence[Path], key: Path) -> Path:
 
     def prepare(root: Path, run: Run) -> None:
         folder = root / "root/.ssh"
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
         run(["systemctl", "enable", "ssh.service"])
 
@@ -111,7 +123,7 @@ def with_ssh(cache: Path, below: Sequence[Path], key: Path) -> Path:
 @contextmanager
 def lab(
     count: int, layers: Sequence[Path], scratch: Path, ansible: Path, key: Path
-) -> Iterator[Lab]:
+) -> Generator[Lab, None, None]:
     """Boot robots on a network of their own."""
     home = f"lab-{os.getpid()}"
     with ExitStack() as stack:
@@ -138,7 +150,7 @@ def lab(
 
 
 @contextmanager
-def _namespace(name: str) -> Iterator[Path]:
+def _namespace(name: str) -> Generator[Path, None, None]:
     _ip("netns", "add", name)
     try:
         _ip("-n", name, "link", "set", "lo", "up")

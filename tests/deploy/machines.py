@@ -15,11 +15,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -119,18 +119,67 @@ def layer(
     return made
 
 
-@frozen
+@define(eq=False)
 class Machine:
-    """One that runs.
+    """One that runs, but between `cut_power` and `boot`.
 
     Attributes:
         root: Its files, as seen from outside.
+        console: A file with what it says while it boots.
+        command: By which it is started.
         first_pid: Its init, as seen from outside.
     """
 
     name: str
     root: Path
-    first_pid: int
+    console: Path
+    command: Sequence[str]
+    first_pid: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+
+    def boot(self) -> None:
+        """Start it, and wait until all its units have started."""
+        with self.console.open("wb") as console:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env=os.environ | ENVIRONMENT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + BOOT_S
+        while True:
+            said = self.console.read_text("utf-8", "replace")[-4000:]
+            assert self._process.poll() is None, f"{self.name} did not boot: {said}"
+            assert time.monotonic() < deadline, f"{self.name} does not come up: {said}"
+            pids = _children(self._process.pid)
+            if pids:
+                self.first_pid = pids[0]
+                state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+                if state in ("running", "degraded"):
+                    return
+            time.sleep(LOOK_S)
+
+    def cut_power(self) -> None:
+        """End it as it is, with all that runs in it."""
+        assert self._process is not None
+        os.kill(self.first_pid, signal.SIGKILL)
+        self._process.wait(STOP_S)
+
+    def stop(self) -> None:
+        """Power it off by its own init; pull the plug if that takes too long."""
+        if self._process is None:
+            return
+        for ask in (POWER_OFF, signal.SIGKILL):  # with its init goes all that runs in it
+            for pid in _children(self._process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, ask)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+                return
+        self._process.kill()
+        self._process.wait(STOP_S)
 
     def run(
         self, *command: str, check: bool = True, timeout_s: float = COMMAND_S
@@ -173,7 +222,7 @@ def machine(
     *,
     network: Path | None = None,
     options: Sequence[str] = (),
-) -> Iterator[Machine]:
+) -> Generator[Machine, None, None]:
     """Boot a machine, and power it off at the end, whatever happens.
 
     Args:
@@ -189,58 +238,19 @@ def machine(
             outside = "--private-network"
             if network is not None:
                 outside = f"--network-namespace-path={network}"
-            with (place / "console.log").open("wb") as console:
-                process = subprocess.Popen(
-                    [
-                        *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot"),
-                        *(f"--machine={name}", "--link-journal=no", "--resolv-conf=off"),
-                        *(outside, "-D", str(root), *options),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    env=os.environ | ENVIRONMENT,
-                    start_new_session=True,
-                )
+            command = (
+                *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot"),
+                *(f"--machine={name}", "--link-journal=no", "--resolv-conf=off"),
+                *(outside, "-D", str(root), *options),
+            )
+            made = Machine(name, root, place / "console.log", command)
             try:
-                yield _booted(name, root, process, place / "console.log")
+                made.boot()
+                yield made
             finally:
-                stop(process)
+                made.stop()
     finally:
         shutil.rmtree(place)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Power a machine off by its own init; pull the plug if that takes too long."""
-    for pid in _children(process.pid):
-        with suppress(ProcessLookupError):
-            os.kill(pid, POWER_OFF)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        for pid in _children(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # with it goes all that runs in the machine
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_S)
-
-
-def _booted(name: str, root: Path, process: subprocess.Popen[bytes], console: Path) -> Machine:
-    deadline = time.monotonic() + BOOT_S
-    while True:
-        said = console.read_text("utf-8", "replace")[-4000:]
-        assert process.poll() is None, f"{name} did not boot: {said}"
-        assert time.monotonic() < deadline, f"{name} does not come up: {said}"
-        pids = _children(process.pid)
-        if pids:
-            found = Machine(name, root, pids[0])
-            state = found.run("systemctl", "is-system-running", check=False).stdout.strip()
-            if state in ("running", "degraded"):
-                return found
-        time.sleep(LOOK_S)
 
 
 def _children(pid: int) -> list[int]:
@@ -251,7 +261,7 @@ def _children(pid: int) -> list[int]:
 
 
 @contextmanager
-def _mounted(place: Path, layers: Sequence[Path]) -> Iterator[Path]:
+def _mounted(place: Path, layers: Sequence[Path]) -> Generator[Path, None, None]:
     """Lay a layer of its own, `place/upper`, over others, and give the root that they make."""
     upper, work, root = (place / each for each in ("upper", "work", "root"))
     for each in (upper, work, root):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.unit_files import DROP_INS, FILES, UNIT, install
+from deploy.unit_files import DROP_INS, NODES, UNIT, install
 
 MOST_EXPOSED = 20
 """In tenths: 2.0."""
@@ -35,7 +35,7 @@ def test_every_line_is_understood(tmp_path: Path) -> None:
     unit = install(tmp_path, *DROP_INS)
     program = "ExecStart=/opt/appliance/current/release/bin/appliance"  # not on this machine
     unit.write_text(UNIT.read_text().replace(program, "ExecStart=/bin/true"))
-    nodes = shutil.copy(FILES / "nvidia-device-nodes.service", tmp_path)
+    nodes = shutil.copy(NODES, tmp_path)
     Path(nodes).write_text(Path(nodes).read_text().replace("/usr/bin/nvidia-modprobe", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit), nodes],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-FILES = Path(__file__).parents[2] / "ansible/roles/appliance/files"
-UNIT = FILES / "appliance.service"
-DROP_INS = {path.stem: path for path in (FILES / "drop-ins").glob("*.conf")}
+ROLES = Path(__file__).parents[2] / "ansible/roles"
+UNIT = ROLES / "appliance/files/appliance.service"
+DROP_INS = {path.stem: path for path in (UNIT.parent / "drop-ins").glob("*.conf")}
+NODES = ROLES / "gpu_x86/files/nvidia-device-nodes.service"
 
 
 def install(directory: Path, *drop_ins: str) -> Path:

@@ -100,6 +100,22 @@ def test_a_port_for_metrics_that_is_taken_ends_nothing(models: Path) -> None:
             assert waiting.stop() == 0
 
 
+def test_the_door_for_grpc_is_waited_for_as_well(models: Path) -> None:
+    with box(models) as serving, socket.create_server(("127.0.0.1", 0)) as taken:
+        grpc = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ("--bind", serving.address, "--grpc", grpc)
+        with standby(serving, models, *flags) as waiting:
+            assert serving.stop() == 0
+            assert are_released([serving.address])
+            for _ in range(20):
+                assert waiting.status()["state"] == "standby"
+            taken.close()
+            after = Box(serving.directory, waiting.process)
+            status = after.wait_until(lambda status: status["state"] == "ready")
+            assert f"grpc://{grpc}" in status["binds"]
+            assert waiting.stop() == 0
+
+
 def test_what_is_released(tmp_path: Path) -> None:
     path = tmp_path / "door"
     with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
