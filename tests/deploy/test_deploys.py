@@ -71,8 +71,8 @@ def controllers(robots: Lab) -> Generator[Controllers, None, None]:
         yield made
     finally:
         for process in made.processes.values():
-            process.kill()
-            process.wait()
+            with process:  # closes its pipes, and waits
+                process.kill()
 
 
 def serves(robot: Robot, version: str) -> int:
