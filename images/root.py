@@ -1,0 +1,181 @@
+"""The files of a slot: Debian, what makes a box of it, the appliance by the roles of `ansible/`.
+
+Debian is fetched once for each list of packages, and kept. All mounts are in a namespace of the
+processes that need them, and gone with those, however they end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from images import ImageError
+from images.tools import need, run, step
+
+REPOSITORY = Path(__file__).parents[1]
+X86 = Path(__file__).parent / "x86"
+SUITE = "bookworm"
+SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
+# Those that no role enables.
+UNITS = (
+    *("box-identity.service", "grow-disk.service", "health-gate.service"),
+    *("software-watchdog.service", "ssh.service"),
+    *("systemd-networkd.service", "systemd-resolved.service"),
+)
+FETCH_S, COPY_S, ROLES_S = 1800, 600, 1800
+OWN_MOUNTS = ("unshare", "--mount")
+_CHROOT = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is put into a root.
+
+    Attributes:
+        release: Folder that `make release` made.
+        allowed_signers: Who may sign that; None: what nobody signed is taken as well.
+        keyring: Certificates of those who may sign updates of the box.
+        authorized_keys: Who may log in as root by ssh; None: nobody.
+        variables: File with variables of the roles, as YAML or JSON.
+        packages: Of Debian, beside those that each box has.
+        sources: Where Debian is fetched from, as apt wants it.
+        version: Of the image; empty: that of the release.
+    """
+
+    release: Path
+    allowed_signers: Path | None
+    keyring: Path
+    authorized_keys: Path | None = None
+    variables: Path | None = None
+    packages: tuple[str, ...] = ()
+    sources: Path | None = None
+    version: str = ""
+
+
+def make_root(contents: Contents, directory: Path, ansible: Path) -> Path:
+    """Make a root anew; return it.
+
+    Args:
+        directory: Where it goes, and what is kept for the next one.
+        ansible: The directory of `ansible-playbook`, with `community.general`.
+
+    Raises:
+        ImageError: It cannot be made.
+    """
+    need("mmdebstrap", "unshare")
+    _check(contents, ansible)
+    base = _debian(contents, directory)
+    root = directory / "root"
+    with _made(root) as partial:
+        with step("copying Debian"):
+            run(["cp", "--archive", "--no-target-directory", base, partial], COPY_S)
+            shutil.copytree(X86 / "root", partial, dirs_exist_ok=True)
+        with step("running the roles"):
+            _run_roles(contents, partial, ansible)
+        _finish(contents, partial)
+    return root
+
+
+def _check(contents: Contents, ansible: Path) -> None:
+    given = (contents.release, contents.allowed_signers, contents.keyring)
+    for path in (*given, contents.authorized_keys, contents.variables, contents.sources):
+        if path is not None and not path.exists():
+            raise ImageError(f"{path}: no such file or directory")
+    if "PRIVATE KEY" in contents.keyring.read_text():
+        raise ImageError(f"{contents.keyring}: holds a private key; boxes get the certificate only")
+    if not (ansible / "ansible-playbook").exists():
+        raise ImageError(f"{ansible}/ansible-playbook: no such file; `make image` installs it")
+
+
+def _debian(contents: Contents, directory: Path) -> Path:
+    """Return Debian with its packages; fetched if it is not there."""
+    lines = (X86 / "packages.txt").read_text().splitlines()
+    packages = sorted({*(line for line in lines if line and line[0] != "#"), *contents.packages})
+    sources = contents.sources or next((path for path in SOURCES if path.exists()), None)
+    if sources is None:
+        raise ImageError("this machine has no package sources of Debian; name a file: --sources")
+    digest = hashlib.sha256(json.dumps([SUITE, packages, sources.read_text()]).encode())
+    base = directory / f"debian-{digest.hexdigest()[:12]}"
+    if not base.exists():
+        with step(f"fetching {SUITE} with {len(packages)} packages"), _made(base) as partial:
+            include = f"--include={','.join(packages)}"
+            command = [*OWN_MOUNTS, "mmdebstrap", "--variant=minbase", "--mode=root", include]
+            run([*command, "--format=directory", SUITE, partial, sources], FETCH_S)
+    return base
+
+
+@contextmanager
+def _made(path: Path) -> Generator[Path, None, None]:
+    """Give a directory to fill, which takes its place once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _run_roles(contents: Contents, root: Path, ansible: Path) -> None:
+    signers = contents.allowed_signers
+    variables = {
+        "appliance_release": str(contents.release.resolve()),
+        "appliance_allow_unsigned": signers is None,
+        "appliance_allowed_signers": "" if signers is None else str(signers.resolve()),
+    }
+    playbook: list[str | Path] = [ansible / "ansible-playbook", "-i", f"{root.resolve()},"]
+    playbook += ["--connection=community.general.chroot", f"--extra-vars={json.dumps(variables)}"]
+    if contents.variables is not None:
+        playbook.append(f"--extra-vars=@{contents.variables.resolve()}")
+    playbook.append(REPOSITORY / "ansible/image.yml")
+    environment = {
+        "PATH": f"{ansible.resolve()}:{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(REPOSITORY / "ansible/ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    run([*OWN_MOUNTS, "sh", "-c", _CHROOT, root.resolve(), *playbook], ROLES_S, environment)
+
+
+def _finish(contents: Contents, root: Path) -> None:
+    """Put in who may do what, and take out what would be the same on each box."""
+    version = contents.version or contents.release.name.removeprefix("appliance-")
+    with (root / "usr/lib/os-release").open("a") as file:
+        file.write(f"IMAGE_ID=appliance\nIMAGE_VERSION={version}\n")
+    shutil.copyfile(contents.keyring, root / "etc/rauc/keyring.pem")
+    if contents.authorized_keys is not None:
+        (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(contents.authorized_keys, root / "root/.ssh/authorized_keys")
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    (root / "etc/machine-id").write_text("")
+    (root / "etc/hostname").write_text("appliance\n")
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    shutil.rmtree(root / "root/.ansible", ignore_errors=True)
+    run(["systemctl", f"--root={root}", "enable", *UNITS], 60)
+
+
+def version_of(root: Path) -> str:
+    """Return the version of the image whose root it is.
+
+    Raises:
+        ImageError: It is no root of an image.
+    """
+    try:
+        lines = (root / "usr/lib/os-release").read_text().splitlines()
+    except OSError as error:
+        raise ImageError(f"{root}: is no root of an image ({error.strerror})") from error
+    found = [line.partition("=")[2] for line in lines if line.startswith("IMAGE_VERSION=")]
+    if not found:
+        raise ImageError(f"{root}: is no root of an image: its os-release has no IMAGE_VERSION")
+    return found[-1]
