@@ -8,7 +8,7 @@ from pathlib import Path
 
 from images import ImageError
 from images.disk import make_ext4
-from images.root import X86, version_of
+from images.root import X86, Root
 from images.tools import need, run, step
 
 COMPRESSION = "-comp zstd -Xcompression-level 3"
@@ -26,7 +26,7 @@ filename=rootfs.ext4
 SIGN_S = 1800
 
 
-def make_bundle(root: Path, directory: Path, *, certificate: Path, key: str) -> Path:
+def make_bundle(root: Root, directory: Path, *, certificate: Path, key: str) -> Path:
     """Make `DIRECTORY/appliance-VERSION.raucb`; return it.
 
     Args:
@@ -41,13 +41,13 @@ def make_bundle(root: Path, directory: Path, *, certificate: Path, key: str) -> 
         raise ImageError(
             f"{certificate}: no such file; it is the certificate that goes with the key"
         )
-    version = version_of(root)
+    version = root.version
     bundle = directory / f"appliance-{version}.raucb"
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".bundle-") as name, step(str(bundle)):
         content, made = Path(name) / "content", Path(name) / bundle.name
         content.mkdir()
-        make_ext4(root, content / "rootfs.ext4")
+        make_ext4(root.slot, content / "rootfs.ext4")
         manifest = MANIFEST.format(compatible=_compatible(), version=version)
         (content / "manifest.raucm").write_text(manifest)
         signer = [f"--cert={certificate}", f"--key={key}"]

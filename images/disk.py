@@ -6,14 +6,13 @@ mounted, and no loop device is needed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.root import X86, version_of
+from images.root import X86, Root
 from images.tools import need, run, step
 
 MODULES = ("part_gpt", "fat", "ext2", "normal", "linux", "loadenv", "regexp", "test", "echo")
@@ -21,7 +20,6 @@ FIRST = ("ORDER=A B", "A_OK=1", "A_TRY=0", "B_OK=0", "B_TRY=0")
 MIB = 1 << 20
 ROOM = 1.25  # for inodes, the journal of the file system, and what the box writes
 TOOL_S = 600
-DIRECTORIES = ("cache", "journal", "keys", "ssh", "state")
 
 
 @dataclass(frozen=True)
@@ -33,24 +31,22 @@ class Sizes:
     data: str = "1G"
 
 
-def make_disk(root: Path, directory: Path, sizes: Sizes) -> Path:
+def make_disk(root: Root, directory: Path, sizes: Sizes) -> Path:
     """Make `DIRECTORY/appliance-VERSION.raw`; return it.
 
     Raises:
         ImageError: It cannot be made.
     """
     need("grub-mkimage", "grub-editenv", "mcopy", "mkfs.vfat", "mkfs.ext4", "systemd-repart")
-    disk = directory / f"appliance-{version_of(root)}.raw"
+    disk = directory / f"appliance-{root.version}.raw"
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".disk-") as name, step(str(disk)):
         scratch = Path(name)
-        (scratch / "data").mkdir()
-        _fill_data(root, scratch / "data")
         filled = {
             "10-esp.conf": (sizes.esp, _esp(scratch, sizes)),
-            "20-root-a.conf": (sizes.root, make_ext4(root, scratch / "root.ext4")),
+            "20-root-a.conf": (sizes.root, make_ext4(root.slot, scratch / "root.ext4")),
             "21-root-b.conf": (sizes.root, None),
-            "30-data.conf": (sizes.data, make_ext4(scratch / "data", scratch / "data.ext4")),
+            "30-data.conf": (sizes.data, make_ext4(root.data, scratch / "data.ext4")),
         }
         definitions = scratch / "repart.d"
         definitions.mkdir()
@@ -79,19 +75,6 @@ def make_ext4(source: Path, image: Path) -> Path:
     features = ["-O", "^metadata_csum_seed"]
     run(["mkfs.ext4", "-q", "-F", *features, "-d", source, image, f"{size}M"], TOOL_S)
     return image
-
-
-def _fill_data(root: Path, data: Path) -> None:
-    """Lay what both slots share; what the roles put there on this slot goes along."""
-    for name in DIRECTORIES:
-        (data / name).mkdir(mode=0o755)
-    state = root / "var/lib/appliance"
-    run(["cp", "--archive", "--no-target-directory", state, data / "state"], TOOL_S)
-    owner = state.stat()
-    os.chown(data / "cache", owner.st_uid, owner.st_gid)
-    (data / "cache").chmod(0o750)
-    os.chown(data / "keys", 0, owner.st_gid)
-    (data / "keys").chmod(0o750)
 
 
 def _esp(scratch: Path, sizes: Sizes) -> Path:

@@ -29,6 +29,8 @@ UNITS = (
     *("software-watchdog.service", "ssh.service"),
     *("systemd-networkd.service", "systemd-resolved.service"),
 )
+# On /data; etc/fstab says where each is seen.
+DIRECTORIES = ("cache", "journal", "keys", "ssh", "state")
 FETCH_S, COPY_S, ROLES_S = 1800, 600, 1800
 OWN_MOUNTS = ("unshare", "--mount")
 _CHROOT = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
@@ -59,7 +61,31 @@ class Contents:
     version: str = ""
 
 
-def make_root(contents: Contents, directory: Path, ansible: Path) -> Path:
+@dataclass(frozen=True)
+class Root:
+    """A folder with what goes onto a box."""
+
+    path: Path
+
+    @property
+    def slot(self) -> Path:
+        """The files of a slot; an update is made of these alone."""
+        return self.path / "slot"
+
+    @property
+    def data(self) -> Path:
+        """What both slots share, as a new box has it."""
+        return self.path / "data"
+
+    @property
+    def version(self) -> str:
+        """Of the image."""
+        lines = (self.slot / "usr/lib/os-release").read_text().splitlines()
+        (found,) = (line for line in lines if line.startswith("IMAGE_VERSION="))
+        return found.partition("=")[2]
+
+
+def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
     """Make a root anew; return it.
 
     Args:
@@ -72,15 +98,17 @@ def make_root(contents: Contents, directory: Path, ansible: Path) -> Path:
     need("mmdebstrap", "unshare")
     _check(contents, ansible)
     base = _debian(contents, directory)
-    root = directory / "root"
-    with _made(root) as partial:
+    made = Root(directory / "root")
+    with _made(made.path) as path:
+        partial = Root(path)
         with step("copying Debian"):
-            run(["cp", "--archive", "--no-target-directory", base, partial], COPY_S)
-            shutil.copytree(X86 / "root", partial, dirs_exist_ok=True)
+            run(["cp", "--archive", base, partial.slot], COPY_S)
+            shutil.copytree(X86 / "root", partial.slot, dirs_exist_ok=True)
         with step("running the roles"):
-            _run_roles(contents, partial, ansible)
-        _finish(contents, partial)
-    return root
+            _run_roles(contents, partial.slot, ansible)
+        _finish(contents, partial.slot)
+        _lay_data(partial)
+    return made
 
 
 def _check(contents: Contents, ansible: Path) -> None:
@@ -161,21 +189,21 @@ def _finish(contents: Contents, root: Path) -> None:
     (root / "etc/hostname").write_text("appliance\n")
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    shutil.rmtree(root / "root/.ansible", ignore_errors=True)
+    for left in (".ansible", ".cache"):
+        shutil.rmtree(root / "root" / left, ignore_errors=True)
     run(["systemctl", f"--root={root}", "enable", *UNITS], 60)
 
 
-def version_of(root: Path) -> str:
-    """Return the version of the image whose root it is.
-
-    Raises:
-        ImageError: It is no root of an image.
-    """
-    try:
-        lines = (root / "usr/lib/os-release").read_text().splitlines()
-    except OSError as error:
-        raise ImageError(f"{root}: is no root of an image ({error.strerror})") from error
-    found = [line.partition("=")[2] for line in lines if line.startswith("IMAGE_VERSION=")]
-    if not found:
-        raise ImageError(f"{root}: is no root of an image: its os-release has no IMAGE_VERSION")
-    return found[-1]
+def _lay_data(root: Root) -> None:
+    """Lay what both slots share. What the roles put there, such as models, is not in the slot."""
+    state = root.slot / "var/lib/appliance"
+    owner = state.stat()
+    for name in DIRECTORIES:
+        path = root.data / name
+        path.mkdir(parents=True)
+        path.chmod(0o755)
+    for name, uid in (("state", owner.st_uid), ("cache", owner.st_uid), ("keys", 0)):
+        os.chown(root.data / name, uid, owner.st_gid)
+        (root.data / name).chmod(0o750)
+    for path in state.iterdir():
+        path.rename(root.data / "state" / path.name)
