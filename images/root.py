@@ -95,8 +95,8 @@ def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
     Raises:
         ImageError: It cannot be made.
     """
-    need("mmdebstrap", "unshare")
     _check(contents, ansible)
+    need("mmdebstrap", "unshare")
     base = _debian(contents, directory)
     made = Root(directory / "root")
     with _made(made.path) as path:
