@@ -18,6 +18,12 @@ from attrs import define
 
 FIRMWARE = Path("/usr/share/OVMF")
 TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "openssl": "openssl", "ssh": "openssh-client"}
+SSH_OPTIONS = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+    *("-o", "ConnectTimeout=60", "-o", "ConnectionAttempts=5"),
+    *("-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
+)
+STICK = "/mnt"
 ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 3000, 180.0, 0.5, 10.0
 
 
@@ -62,8 +68,9 @@ class Box:
         self, *command: str, check: bool = True, timeout_s: float = COMMAND_S
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as its root."""
+        ssh = ["ssh", "-i", str(self.key), "-p", str(self.port), *SSH_OPTIONS, "root@127.0.0.1"]
         done = subprocess.run(
-            [*("ssh", "-p", str(self.port)), *self._ssh(), "root@127.0.0.1", *command],
+            [*ssh, *command],
             check=False,
             capture_output=True,
             text=True,
@@ -73,23 +80,19 @@ class Box:
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
 
-    def send(self, file: Path, to: str) -> None:
-        """Copy a file into it."""
-        command = ["scp", "-P", str(self.port), *self._ssh(), str(file), f"root@127.0.0.1:{to}"]
-        subprocess.run(command, check=True, timeout=600, capture_output=True)
-
-    def _ssh(self) -> list[str]:
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes")
-        options += ("ConnectTimeout=60", "ConnectionAttempts=5", "LogLevel=ERROR")
-        return ["-i", str(self.key), *(word for each in options for word in ("-o", each))]
+    def plug_in(self) -> None:
+        """Show it the stick, as it is now, at `STICK`."""
+        self.run("umount", STICK, check=False)
+        self.run("mount", "-t", "9p", "-o", "trans=virtio,msize=262144,ro", "stick", STICK)
 
 
 @contextmanager
-def booted(disk: Path, key: Path, scratch: Path) -> Iterator[Box]:
+def booted(disk: Path, stick: Path, key: Path, scratch: Path) -> Iterator[Box]:
     """Switch a box on, and off at the end, whatever happens.
 
     Args:
         disk: Is written to.
+        stick: A folder that the box can read: `plug_in` lets it see what is there by then.
         key: Of ssh, that it lets in.
     """
     variables = scratch / "firmware"
@@ -100,6 +103,7 @@ def booted(disk: Path, key: Path, scratch: Path) -> Iterator[Box]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flash = f"if=pflash,format=raw,file={FIRMWARE}/OVMF_CODE_4M.fd,readonly=on"
+    share = f"local,path={stick},mount_tag=stick,security_model=none,readonly=on"
     network = f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
     process = subprocess.Popen(
         [
@@ -107,6 +111,7 @@ def booted(disk: Path, key: Path, scratch: Path) -> Iterator[Box]:
             *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", "1536"),
             *("-drive", flash, "-drive", f"if=pflash,format=raw,file={variables}"),
             *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe", "-nic", network),
+            *("-virtfs", share),
             *("-display", "none", "-monitor", "none", "-serial", f"file:{console}"),
         ],
         stdin=subprocess.DEVNULL,
