@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from images.root import Contents, make_root
 def main() -> int:
     """Make what is asked for; 0 if it is there."""
     arguments = _parser().parse_args()
+    os.umask(0o022)  # the modes of a box, not of whoever makes it
     try:
         print(_make(arguments))
     except ImageError as error:

@@ -103,7 +103,7 @@ def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
         partial = Root(path)
         with step("copying Debian"):
             run(["cp", "--archive", base, partial.slot], COPY_S)
-            shutil.copytree(X86 / "root", partial.slot, dirs_exist_ok=True)
+            _lay_files(partial.slot)
         with step("running the roles"):
             _run_roles(contents, partial.slot, ansible)
         _finish(contents, partial.slot)
@@ -152,6 +152,17 @@ def _made(path: Path) -> Generator[Path, None, None]:
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lay_files(root: Path) -> None:
+    """Lay what is the same on each box; its modes do not depend on how this was checked out."""
+    above = X86 / "root"
+    for source in above.rglob("*"):
+        if source.is_file():
+            file = root / source.relative_to(above)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, file)
+            file.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
 
 
 def _run_roles(contents: Contents, root: Path, ansible: Path) -> None:
