@@ -112,10 +112,12 @@ def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
 
 
 def _check(contents: Contents, ansible: Path) -> None:
-    given = (contents.release, contents.allowed_signers, contents.keyring)
-    for path in (*given, contents.authorized_keys, contents.variables, contents.sources):
-        if path is not None and not path.exists():
-            raise ImageError(f"{path}: no such file or directory")
+    if not (contents.release / "SHA256SUMS").is_file():
+        raise ImageError(f"{contents.release}: is no release: no SHA256SUMS; see `make release`")
+    for option in ("allowed_signers", "keyring", "authorized_keys", "variables", "sources"):
+        path: Path | None = getattr(contents, option)
+        if path is not None and not path.is_file():
+            raise ImageError(f"--{option.replace('_', '-')}: {path}: no such file")
     if "PRIVATE KEY" in contents.keyring.read_text():
         raise ImageError(f"{contents.keyring}: holds a private key; boxes get the certificate only")
     if not (ansible / "ansible-playbook").exists():

@@ -18,6 +18,7 @@ OVERLAY = X86 / "root"
 
 def contents(directory: Path, keyring: str) -> Contents:
     (directory / "release").mkdir()
+    (directory / "release/SHA256SUMS").touch()
     (directory / "keyring.pem").write_text(keyring)
     return Contents(directory / "release", None, directory / "keyring.pem")
 
@@ -28,9 +29,13 @@ def test_a_private_key_does_not_get_onto_boxes(tmp_path: Path) -> None:
     assert not (tmp_path / "root").exists()
 
 
-def test_a_release_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     given = Contents(tmp_path / "appliance-9", None, tmp_path / "keyring.pem")
-    with pytest.raises(ImageError, match="appliance-9: no such file"):
+    with pytest.raises(ImageError, match="appliance-9: is no release"):
+        make_root(given, tmp_path, tmp_path)
+    (tmp_path / "appliance-9").mkdir()
+    (tmp_path / "appliance-9/SHA256SUMS").touch()
+    with pytest.raises(ImageError, match=r"--keyring: .*keyring\.pem: no such file"):
         make_root(given, tmp_path, tmp_path)
 
 
