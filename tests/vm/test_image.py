@@ -16,7 +16,9 @@ from vm.box import STICK, Box, booted
 from vm.workshop import Workshop
 
 APPLIANCE = "/opt/appliance/current/release/bin/appliance"
-READY_S, INSTALL_S = 600.0, 300.0
+# From the box's own disk: block by block, the stick is slow.
+UPDATE = "/data/update.raucb"
+READY_S, INSTALL_S = 600.0, 600.0
 BROKEN = (
     "    sys.setswitchinterval(SWITCH_INTERVAL_S)\n    set_time_slice(SERVING_NS)\n",
     '    raise RuntimeError("it never serves")\n',
@@ -45,7 +47,8 @@ def slots(box: Box) -> dict[str, str]:
 
 def install(box: Box, bundle: Path) -> subprocess.CompletedProcess[str]:
     box.plug_in()
-    return box.run("rauc", "install", f"{STICK}/{bundle.name}", check=False, timeout_s=INSTALL_S)
+    box.run("cp", f"{STICK}/{bundle.name}", UPDATE, timeout_s=INSTALL_S)
+    return box.run("rauc", "install", UPDATE, check=False, timeout_s=INSTALL_S)
 
 
 def test_it_boots_to_ready_from_its_own_disk(box: Box) -> None:
