@@ -12,6 +12,12 @@ BENCH_GRPC_ARGS ?=
 GPU_BOX_ARGS ?=
 RELEASE_ARGS ?=
 KEY ?=
+RELEASE ?=
+ALLOWED_SIGNERS ?=
+KEYRING ?=
+CERTIFICATE ?=
+BUNDLE_KEY ?=
+IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
 GPU_PYTHON ?= 3.12
@@ -31,7 +37,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-unit test-deploy test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-unit test-deploy test-image image bundle test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -50,6 +56,9 @@ help:
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
+	@echo "make image        a disk for x86, with two slots           RELEASE=dist/appliance-... ALLOWED_SIGNERS=... KEYRING=..."
+	@echo "make bundle       an update of such a box, signed           the same, and CERTIFICATE=... BUNDLE_KEY=..."
+	@echo "make test-image   the image boots in QEMU, and is updated (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -83,6 +92,10 @@ test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
 	@PATH="$(abspath $(BUILD))/ansible/bin:$$PATH" ansible-lint --offline -q ansible
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
 		$(BIN)/python -m pytest tests/deploy/test_deploy*.py -s $(TEST_ARGS)
+
+test-image: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
+	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
+		$(BIN)/python -m pytest tests/vm/test_image.py -s $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check
@@ -148,6 +161,16 @@ test-release:
 
 locks: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release.locks $(LOCKS_ARGS)
+
+# See docs/images.md. Debian's tools, as root.
+IMAGE_OF = '$(RELEASE)' $(if $(ALLOWED_SIGNERS),--allowed-signers '$(ALLOWED_SIGNERS)') \
+	--keyring '$(KEYRING)' $(IMAGE_ARGS)
+
+image: $(BUILD)/ansible.stamp
+	@$(PYTHON) -m images image $(IMAGE_OF)
+
+bundle: $(BUILD)/ansible.stamp
+	@$(PYTHON) -m images bundle $(IMAGE_OF) --certificate '$(CERTIFICATE)' --key '$(BUNDLE_KEY)'
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \

@@ -1,0 +1,86 @@
+"""What stops an image before it is made, and what its files say; `make test-image` boots one."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from images import ImageError
+from images.root import DIRECTORIES, UNITS, X86, Contents, make_root
+from images.tools import PACKAGES, need
+
+OVERLAY = X86 / "root"
+
+
+def contents(directory: Path, keyring: str) -> Contents:
+    (directory / "release").mkdir()
+    (directory / "release/SHA256SUMS").touch()
+    (directory / "keyring.pem").write_text(keyring)
+    return Contents(directory / "release", None, directory / "keyring.pem")
+
+
+def test_a_private_key_does_not_get_onto_boxes(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"keyring\.pem: holds a private key"):
+        make_root(contents(tmp_path, "-----BEGIN PRIVATE KEY-----\n"), tmp_path, tmp_path)
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    given = Contents(tmp_path / "appliance-9", None, tmp_path / "keyring.pem")
+    with pytest.raises(ImageError, match="appliance-9: is no release"):
+        make_root(given, tmp_path, tmp_path)
+    (tmp_path / "appliance-9").mkdir()
+    (tmp_path / "appliance-9/SHA256SUMS").touch()
+    with pytest.raises(ImageError, match=r"--keyring: .*keyring\.pem: no such file"):
+        make_root(given, tmp_path, tmp_path)
+
+
+def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(ImageError, match=r"apt install e2fsprogs mtools$"):
+        need("mcopy", "mkfs.ext4")
+
+
+def test_each_program_that_is_needed_has_a_package() -> None:
+    sources = "".join(path.read_text() for path in X86.parent.glob("*.py"))
+    for program in PACKAGES:
+        assert sources.count(f'"{program}"') >= 2, program
+
+
+def test_what_both_slots_share_is_there_on_a_new_box() -> None:
+    lines = [line.split() for line in (OVERLAY / "etc/fstab").read_text().splitlines()]
+    shared = [words[0] for words in lines if words[0].startswith("/data/")]
+    assert {path.removeprefix("/data/") for path in shared} == {*DIRECTORIES} - {"ssh"}
+    assert "/" not in [words[1] for words in lines if words[0] != "#"]
+
+
+def test_units_of_the_image_are_enabled() -> None:
+    ours = {path.name for path in (OVERLAY / "etc/systemd/system").glob("*.service")}
+    assert ours <= {*UNITS}
+
+
+def test_grub_and_rauc_mean_the_same_partitions() -> None:
+    system = configparser.ConfigParser()
+    system.read(OVERLAY / "etc/rauc/system.conf")
+    order = sorted(path.read_text() for path in (OVERLAY / "etc/repart.d").glob("2*.conf"))
+    grub = (X86 / "grub.cfg").read_text()
+    for number, letter in enumerate("AB"):
+        slot = system[f"slot.rootfs.{number}"]
+        label = f"root_{letter.lower()}"
+        assert (slot["bootname"], slot["device"]) == (letter, f"/dev/disk/by-partlabel/{label}")
+        assert f"Label={label}\n" in order[number]
+        assert f"part=gpt{number + 2}; set label={label};" in grub
+
+
+@pytest.mark.skipif(shutil.which("grub-script-check") is None, reason="GRUB is not installed")
+def test_grub_can_read_its_file() -> None:
+    subprocess.run(["grub-script-check", X86 / "grub.cfg"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    subprocess.run(["shellcheck", *(OVERLAY / "usr/local/sbin").iterdir()], check=True)

@@ -1,0 +1,128 @@
+"""A box in QEMU: its firmware, and a disk that it boots from by itself.
+
+Emulated wholly, whether or not there is /dev/kvm: slow, and the same everywhere. Nothing but ssh
+from this machine's loopback reaches it, and it reaches nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import define
+
+FIRMWARE = Path("/usr/share/OVMF")
+TOOLS = {"qemu-system-x86_64": "qemu-system-x86", "openssl": "openssl", "ssh": "openssh-client"}
+SSH_OPTIONS = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+    *("-o", "ConnectTimeout=60", "-o", "ConnectionAttempts=5"),
+    *("-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
+)
+STICK = "/mnt"
+ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 3000, 180.0, 0.5, 10.0
+
+
+def what_is_missing() -> str:
+    """Say why there can be no box here; nothing if there can."""
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if not (FIRMWARE / "OVMF_CODE_4M.fd").exists():
+        missing.append("ovmf")
+    return f"not installed (Debian): {' '.join(missing)}" if missing else ""
+
+
+@define
+class Box:
+    """One that runs.
+
+    Attributes:
+        console: What it has written to its serial line so far.
+        read: How much of that was looked at already.
+    """
+
+    process: subprocess.Popen[bytes]
+    console: Path
+    key: Path
+    port: int
+    read: int = 0
+
+    def wait_said(self, text: str, timeout_s: float) -> float:
+        """Wait until it says what it has not been asked for yet; return how many seconds."""
+        began = time.monotonic()
+        while True:
+            said = self.console.read_bytes()
+            found = said.find(text.encode(), self.read)
+            if found >= 0:
+                self.read = found + len(text)
+                return time.monotonic() - began
+            end = said[-3000:].decode(errors="replace")
+            assert self.process.poll() is None, f"the box is gone: {end}"
+            assert time.monotonic() - began < timeout_s, f"in vain: {text!r}; it said: {end}"
+            time.sleep(LOOK_S)
+
+    def run(
+        self, *command: str, check: bool = True, timeout_s: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as its root."""
+        ssh = ["ssh", "-i", str(self.key), "-p", str(self.port), *SSH_OPTIONS, "root@127.0.0.1"]
+        done = subprocess.run(
+            [*ssh, *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done
+
+    def plug_in(self) -> None:
+        """Show it the stick, as it is now, at `STICK`."""
+        self.run("umount", STICK, check=False)
+        self.run("mount", "-t", "9p", "-o", "trans=virtio,msize=262144,ro", "stick", STICK)
+
+
+@contextmanager
+def booted(disk: Path, stick: Path, key: Path, scratch: Path) -> Iterator[Box]:
+    """Switch a box on, and off at the end, whatever happens.
+
+    Args:
+        disk: Is written to.
+        stick: A folder that the box can read: `plug_in` lets it see what is there by then.
+        key: Of ssh, that it lets in.
+    """
+    variables = scratch / "firmware"
+    shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", variables)
+    console = scratch / "console.log"
+    console.touch()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flash = f"if=pflash,format=raw,file={FIRMWARE}/OVMF_CODE_4M.fd,readonly=on"
+    share = f"local,path={stick},mount_tag=stick,security_model=none,readonly=on"
+    network = f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
+    process = subprocess.Popen(
+        [
+            *("timeout", str(ALIVE_S), "qemu-system-x86_64", "-machine", "q35"),
+            *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", "1536"),
+            *("-drive", flash, "-drive", f"if=pflash,format=raw,file={variables}"),
+            *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe", "-nic", network),
+            *("-virtfs", share),
+            *("-display", "none", "-monitor", "none", "-serial", f"file:{console}"),
+        ],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield Box(process, console, key, port)
+    finally:
+        process.terminate()  # timeout passes it on
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_S)
