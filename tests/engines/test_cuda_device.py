@@ -39,6 +39,9 @@ assert device.pin(memory)
 start = memory.ctypes.data
 assert device.is_pinned(start, 4096) and device.is_pinned(start + 4000, 96)
 assert not device.is_pinned(start + 4000, 97) and not device.is_pinned(rows.ctypes.data, 1)
+by = (1 << 56) if os.environ.get("FAKE_CUDA_INTEGRATED") else 0
+assert device.mapped(memory[4000:]).address == start + 4000 + by
+assert device.mapped(memory[4000:]).bytes == 96
 target = np.zeros(64, np.uint8)
 device.copy_in(start, rows.ctypes.data, 64, stream)
 device.copy_out(target.ctypes.data, start, 64, stream)
@@ -98,6 +101,7 @@ def test_what_the_driver_says(library: Path) -> None:
 @needs_bindings
 def test_every_call_of_cuda_bindings_is_as_it_wants_it(library: Path) -> None:
     assert run(library, WITHOUT_PYCUDA + WORK) == "done True"
+    assert run(library, WITHOUT_PYCUDA + WORK, FAKE_CUDA_INTEGRATED="1") == "done True"
 
 
 @needs_compiler
@@ -145,6 +149,9 @@ pinned = device.pinned((2, 3), np.dtype(np.float32))
 assert pinned.shape == (2, 3) and not pinned.any() and pinned.flags.writeable
 pinned[...] = 1
 device.copy_in(memory.address, pinned.ctypes.data, pinned.nbytes, device.stream())
+by = (1 << 56) if device.facts.is_integrated else 0
+assert device.mapped(pinned).address == pinned.ctypes.data + by
+assert device.mapped(pinned[:0]).address
 del memory, pinned
 """
     facts, memory, done = run(library, code + WORK + "\ndevice.close()").splitlines()
@@ -153,6 +160,10 @@ del memory, pinned
         "memory_bytes=8589934592, is_integrated=False)"
     )
     assert (memory, done) == ("100 4294967296", "done True")
+    facts, *_ = run(
+        library, code + WORK + "\ndevice.close()", FAKE_CUDA_INTEGRATED="1"
+    ).splitlines()
+    assert facts.endswith("is_integrated=True)")
     code = "module.open_device(0)"
     lost = run(library, code, FAKE_CUDA_FAIL="cuDevicePrimaryCtxRetain=2")
     assert lost.startswith("DEVICE_MISSING: GPU 0, Fake GPU, cannot be used")

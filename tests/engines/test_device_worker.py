@@ -112,12 +112,13 @@ class Sent:
                 worker.memory[feed.offset : feed.offset + feed.length] = b"\xff" * feed.length
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("capturable", [0, 1])
+@pytest.mark.parametrize("integrated", [0, 1])
 def test_batches_in_flight_do_not_mix(
-    root: Path, start_fake: StartFake, tmp_path: Path, seed: int, capturable: int
+    root: Path, start_fake: StartFake, tmp_path: Path, seed: int, capturable: int, integrated: int
 ) -> None:
-    worker = start_fake(root, f"seed={seed} capturable={capturable}")
+    worker = start_fake(root, f"seed={seed} capturable={capturable} integrated={integrated}")
     draw, generator = random.Random(seed), np.random.default_rng(seed)
     waiting: deque[Sent] = deque()
     ran = 0

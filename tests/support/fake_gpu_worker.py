@@ -1,7 +1,8 @@
 """`python -m support.fake_gpu_worker`: a worker process whose GPU is `fake_gpu`.
 
-FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor, and
-`lost_after`, the number of questions after which the device is lost.
+FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor,
+`integrated`, whether the GPU shares its memory with the CPU, and `lost_after`, the number of
+questions after which the device is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from attrs import evolve
 from numpy.typing import NDArray
 
 from appliance.engines import __main__ as program
@@ -22,7 +24,7 @@ from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import DeviceLost
 from appliance.wire.types import DType
-from support.fake_gpu import FakeCuda, FakeExecutor
+from support.fake_gpu import FACTS, FakeCuda, FakeExecutor
 
 MAX_BATCH = 8
 FLOAT = DType.FLOAT32
@@ -46,7 +48,8 @@ def main() -> int:
         word.partition("=")[0]: int(word.partition("=")[2])
         for word in os.environ.get("FAKE_GPU", "").split()
     }
-    gpu = FakeCuda(random.Random(wishes.get("seed", 0)))
+    facts = evolve(FACTS, is_integrated=bool(wishes.get("integrated", 0)))
+    gpu = FakeCuda(random.Random(wishes.get("seed", 0)), facts)
     asked = count(1)
 
     def on_query() -> None:

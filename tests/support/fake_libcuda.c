@@ -17,6 +17,9 @@ static int failing(const char *name) {
     return 0;
 }
 
+/* How far from where the CPU has it an integrated device finds memory of the host. */
+static u64 mapped_by(void) { return getenv("FAKE_CUDA_INTEGRATED") ? (u64)1 << 56 : 0; }
+
 #define CALL(name, ...) int name(__VA_ARGS__) { int code = failing(#name); if (code) return code;
 #define END return 0; }
 
@@ -41,7 +44,7 @@ CALL(cuDeviceGetCount, int *count)
 CALL(cuDeviceGet, int *device, int ordinal) *device = ordinal; END
 CALL(cuDeviceGetName, char *name, int length, int device) snprintf(name, length, "Fake GPU"); END
 CALL(cuDeviceGetAttribute, int *value, int attribute, int device)
-    *value = attribute == 75 ? 9 : 0; END
+    *value = attribute == 75 ? 9 : attribute == 18 ? mapped_by() != 0 : 0; END
 CALL(cuDeviceTotalMem_v2, size_t *bytes, int device) *bytes = (size_t)1 << 33; END
 CALL(cuDevicePrimaryCtxRetain, void **context, int device) *context = (void *)0x77; END
 CALL(cuDevicePrimaryCtxRelease_v2, int device) END
@@ -63,6 +66,9 @@ CALL(cuMemFreeHost, void *host) free(host); END
 CALL(cuMemHostRegister_v2, void *host, size_t size, unsigned flags)
     if (flags != 3 || !size) return 1; END
 CALL(cuMemHostUnregister, void *host) END
+CALL(cuMemHostGetDevicePointer_v2, u64 *address, void *host, unsigned flags)
+    if (flags) return 1;
+    *address = (u64)(uintptr_t)host + mapped_by(); END
 CALL(cuMemsetD8_v2, u64 address, unsigned char value, size_t size)
     memset((void *)(uintptr_t)address, value, size); END
 CALL(cuMemcpyHtoDAsync_v2, u64 target, const void *source, size_t size, void *stream)

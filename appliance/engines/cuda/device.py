@@ -187,6 +187,22 @@ class Device:
             for start, length in self._pins.items()
         )
 
+    def mapped(self, memory: NDArray[Any]) -> DeviceMemory:
+        """See `ports.Cuda`."""
+        address, size = int(memory.ctypes.data), memory.nbytes
+        if not size:
+            return self.allocate(0)
+        starts = (
+            start
+            for start, length in self._pins.items()
+            if start <= address and address + size <= start + length
+        )
+        start = next(starts, address)
+        found = self._calls.check(
+            self._calls.api.cuMemHostGetDevicePointer(start, 0), "asking where memory is mapped"
+        )
+        return _Memory(int(found) + address - start, size, memory)
+
     def stream(self, *, is_urgent: bool = False) -> Stream:
         """See `ports.Cuda`."""
         # Lower numbers come first; the least urgent is 0.

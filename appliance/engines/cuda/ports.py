@@ -123,6 +123,13 @@ class Cuda(Protocol):
         """Return whether the device reads all of these bytes directly, thanks to `pin`."""
         ...
 
+    def mapped(self, memory: NDArray[Any]) -> DeviceMemory:
+        """Return where the device finds what `pinned` gave, or a part of what `pin` was given.
+
+        Nothing is copied: what one of the two writes, the other reads.
+        """
+        ...
+
     def stream(self, *, is_urgent: bool = False) -> Stream:
         """Return a stream that waits for no other; kernels of an urgent one come first."""
         ...

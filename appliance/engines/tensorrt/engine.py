@@ -12,6 +12,9 @@ captured as a graph, once for each set, as a graph knows the addresses it was ca
 then on the execution context is left alone: changing it would change what its graphs do. So either
 every batch runs as a graph, padded to the next size, or none does.
 
+Where the device shares its memory with the CPU, the pinned memory is the device buffer: the engine
+reads what the CPU wrote there and writes where the CPU reads. The copying streams have no copies.
+
 Knows neither pycuda nor TensorRT: `cuda.ports.Cuda` and `Executor` stand between.
 """
 
@@ -81,11 +84,17 @@ class Executor(Protocol):
 
 @define(eq=False)
 class _Place:
-    """One tensor of one set: on the device, and in pinned memory."""
+    """One tensor of one set: on the device, and in pinned memory.
+
+    Attributes:
+        host: Flat.
+        is_mapped: The two are the same memory.
+    """
 
     tensor: Tensor
     device: DeviceMemory
-    host: NDArray[Any]  # flat
+    host: NDArray[Any]
+    is_mapped: bool
 
     def of_batch(self, size: int) -> NDArray[Any]:
         """Return the pinned memory as the whole tensor of a batch."""
@@ -120,6 +129,8 @@ class _Set:
 
     def take(self, name: str, position: int, row: NDArray[Any]) -> bool:
         place = self.inputs[name]
+        if place.is_mapped:  # one copy it takes anyway, from the arena: the CPU makes it
+            return False
         shape = place.tensor.shape[1:]
         if row.shape != shape or not row.flags.c_contiguous:
             return False
@@ -144,24 +155,19 @@ class _Set:
         for name, place in self.inputs.items():
             if name in inputs:
                 place.of_rows(self._size, count)[...] = inputs[name]
-                self._copy_in(place, 0, place.bytes_of(self._size, count))
+                engine.bring(place, 0, place.bytes_of(self._size, count), engine.copy_in)
                 continue
             row_bytes = place.tensor.bytes_of(1)
             written = sorted(position for position in self._written[name] if position < count)
             for first, length in runs_of(written):
-                self._copy_in(place, first * row_bytes, length * row_bytes)
+                engine.bring(place, first * row_bytes, length * row_bytes, engine.copy_in)
         engine.copy_in.record(self._copied)
         engine.compute.wait_for(self._copied)
         self._run()
         engine.compute.record(self._computed)
         engine.copy_out.wait_for(self._computed)
         for place in self.outputs_.values():
-            engine.cuda.copy_out(
-                int(place.host.ctypes.data),
-                place.device.address,
-                place.bytes_of(self._size, count),
-                engine.copy_out,
-            )
+            engine.fetch(place, place.bytes_of(self._size, count), engine.copy_out)
         engine.copy_out.record(self._done)
 
     def is_done(self) -> bool:
@@ -191,11 +197,6 @@ class _Set:
             graph.launch(self._engine.compute)
         else:
             self._engine.enqueue(self, self._size)
-
-    def _copy_in(self, place: _Place, offset: int, size: int) -> None:
-        engine = self._engine
-        target, source = place.device.address + offset, int(place.host.ctypes.data) + offset
-        engine.cuda.copy_in(target, source, size, engine.copy_in)
 
 
 class TensorRTEngine:
@@ -230,14 +231,7 @@ class TensorRTEngine:
         self._batch = 0
 
     def _new_set(self, tensors: Sequence[Tensor]) -> _Set:
-        places = {
-            tensor.name: _Place(
-                tensor,
-                self.cuda.allocate(tensor.bytes_of(self.max_batch)),
-                self.cuda.pinned((prod(tensor.of_batch(self.max_batch)),), tensor.numpy_dtype),
-            )
-            for tensor in tensors
-        }
+        places = {tensor.name: self._new_place(tensor) for tensor in tensors}
         return _Set(
             self,
             {name: place for name, place in places.items() if place.tensor.is_input},
@@ -246,6 +240,12 @@ class TensorRTEngine:
             self.cuda.event(),
             self.cuda.event(),
         )
+
+    def _new_place(self, tensor: Tensor) -> _Place:
+        host = self.cuda.pinned((prod(tensor.of_batch(self.max_batch)),), tensor.numpy_dtype)
+        is_mapped = self.cuda.facts.is_integrated
+        device = self.cuda.mapped(host) if is_mapped else self.cuda.allocate(host.nbytes)
+        return _Place(tensor, device, host, is_mapped)
 
     # ------------------------------------------------------------------------------ batches
 
@@ -286,6 +286,17 @@ class TensorRTEngine:
                 self._executor.set_address(place.tensor.name, place.device.address)
             self._bound = buffers
         self._executor.enqueue(self.compute)
+
+    def bring(self, place: _Place, offset: int, size: int, stream: Stream) -> None:
+        """Copy a part of a place to the device, unless it is there."""
+        if not place.is_mapped:
+            source = int(place.host.ctypes.data) + offset
+            self.cuda.copy_in(place.device.address + offset, source, size, stream)
+
+    def fetch(self, place: _Place, size: int, stream: Stream) -> None:
+        """Copy the beginning of a place from the device, unless it is here."""
+        if not place.is_mapped:
+            self.cuda.copy_out(int(place.host.ctypes.data), place.device.address, size, stream)
 
     def pin(self, memory: NDArray[np.uint8]) -> None:
         """See `base.DeviceEngine`."""
@@ -368,19 +379,12 @@ class TensorRTEngine:
                 place.host[...] = random.standard_normal(place.host.shape)
             else:  # they may be indices
                 place.host[...] = random.integers(0, 2, place.host.shape)
-            self.cuda.copy_in(
-                place.device.address, int(place.host.ctypes.data), place.host.nbytes, self.compute
-            )
+            self.bring(place, 0, place.host.nbytes, self.compute)
         self.compute.wait()
 
     def _fetch(self, buffers: _Set, size: int) -> dict[str, NDArray[Any]]:
         for place in buffers.outputs_.values():
-            self.cuda.copy_out(
-                int(place.host.ctypes.data),
-                place.device.address,
-                place.tensor.bytes_of(size),
-                self.compute,
-            )
+            self.fetch(place, place.tensor.bytes_of(size), self.compute)
         self.compute.wait()
         return {name: place.of_batch(size).copy() for name, place in buffers.outputs_.items()}
 
