@@ -37,7 +37,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-unit test-deploy test-image image bundle test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image image bundle test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -54,6 +54,7 @@ help:
 	@echo "make gpu-check    does this GPU do what it should, and how fast?   GPU_CHECK_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
+	@echo "make test-kernels what runs on the GPU beside TensorRT is compiled by NVRTC, without a GPU   TEST_ARGS=..."
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
 	@echo "make image        a disk for x86, with two slots           RELEASE=dist/appliance-... ALLOWED_SIGNERS=... KEYRING=..."
@@ -82,6 +83,11 @@ test-sdk: $(BUILD)/sdk.stamp
 # Slow, and not among the tests: a fresh environment for each line of the matrix in it.
 test-sdk-versions: $(BUILD)/dev.stamp
 	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
+
+# Not among the tests, for NVRTC takes 150 MB.
+test-kernels: $(BUILD)/dev.stamp
+	@$(PIP) 'nvidia-cuda-nvrtc>=13' >&2
+	@$(BIN)/python -m pytest tests/engines/test_kernel_compiler.py tests/engines/test_device_images.py $(TEST_ARGS)
 
 # Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp

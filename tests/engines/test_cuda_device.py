@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support.kernel_on_cpu import build, needs_compiler
+
+from appliance.engines.cuda.images import kernel_text
 
 SOURCE = Path(__file__).parents[1] / "support" / "fake_libcuda.c"
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 needs_bindings = pytest.mark.skipif(
     find_spec("cuda") is None, reason="cuda-bindings is not installed"
 )
@@ -127,6 +128,57 @@ def test_an_error_costs_a_call_or_the_process(
 ) -> None:
     found = run(library, WITHOUT_PYCUDA + WORK, FAKE_CUDA_FAIL=f"{call}={code}")
     assert found.startswith(told)
+
+
+LAUNCH = """
+from appliance.engines.cuda.images import BatchImages, kernel_text
+from appliance.engines.preprocess import Preprocessor
+from appliance.models.inputs import input_plan
+from appliance.models.manifest import Input
+from appliance.models.plans import TensorSignature
+from appliance.wire.types import DType
+import types
+memory_of = lambda array: module._Memory(array.ctypes.data, array.nbytes, array)
+class Part(module.Device):  # without what pycuda does
+    def allocate(self, size):
+        return memory_of(np.zeros(size, np.uint8))
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+facts = types.SimpleNamespace(is_integrated=False, capability="9.0")
+device = Part(facts, None, None, module._Calls(driver))
+asked = []
+module.compiled = lambda text, capability: asked.append(capability) or KERNEL.encode() + b"\\0"
+item = Input(name="x", resize=(5, 7), layout="CHW", scale=0.5, mean=(1.0,))
+plan = input_plan(item, TensorSignature("x", DType.FLOAT32, (-1, 3, 5, 7)), 2)
+batch = np.zeros((2, 3, 5, 7), np.float32)
+stream = device.stream()
+kernel = device.kernel(kernel_text(), "preprocess")
+device.kernel(kernel_text(), "preprocess")
+images = BatchImages(device, kernel, plan, memory_of(batch), 2)
+memory = np.random.default_rng(1).integers(0, 256, 4096).astype(np.uint8)
+device.pin(memory)
+pixels = memory[: 20 * 30 * 3].reshape(20, 30, 3)
+assert images.take(1, pixels, stream)
+images.launch(2, stream)
+wanted = np.zeros((3, 5, 7), np.float32)
+Preprocessor(plan).write(pixels, wanted)
+print(np.array_equal(batch[1], wanted), batch[0].any(), asked)
+device.kernel(kernel_text(), "another")
+"""
+
+
+@needs_compiler
+@needs_bindings
+def test_a_kernel_is_launched_as_cuda_bindings_wants_it(library: Path, tmp_path: Path) -> None:
+    code = WITHOUT_PYCUDA + LAUNCH.replace("KERNEL", repr(str(build(kernel_text(), tmp_path))), 1)
+    ran, not_there = run(library, code).splitlines()
+    assert ran == "True False ['9.0']"
+    assert not_there == ("ENGINE: CUDA_ERROR_NOT_FOUND (500) while looking for the kernel another")
+    for call, told in (
+        ("cuModuleLoadData=209", "NO_BINARY_FOR_GPU (209) while loading a kernel"),
+        ("cuLaunchKernel=701", "LAUNCH_OUT_OF_RESOURCES (701) while launching"),
+    ):
+        assert told in run(library, code, FAKE_CUDA_FAIL=call)
 
 
 @needs_compiler

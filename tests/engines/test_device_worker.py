@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.kernel_on_cpu import needs_compiler
 from support.worker_process import WorkerProcess
 
+from appliance.engines import images
+from appliance.engines.preprocess import Preprocessor
+from appliance.models.inputs import input_plan
+from appliance.models.manifest import parse_manifest
+from appliance.models.plans import TensorSignature
 from appliance.wire.pb import worker_pb2
+from appliance.wire.types import DType, Encoding
 
 MANIFEST = """
 [[inputs]]
@@ -232,6 +239,57 @@ def test_it_stops(root: Path, start_fake: StartFake) -> None:
     Sent(worker, rows_of(np.random.default_rng(7), 2), go=False)
     worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
     assert worker.process.wait(30) == 0
+
+
+# ------------------------------------------------------------------------------- pictures
+
+EYE = """
+[[inputs]]
+name = "camera"
+decode = ["png"]
+resize = [12, 20]
+layout = "CHW"
+color = "BGR"
+scale = 0.00392156862745098
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("wishes", ["seed=1", "seed=2 integrated=1", "seed=3 kernels=0"])
+@pytest.mark.parametrize("is_on", [True, False])
+def test_pictures_are_what_the_cpu_makes_of_them(
+    tmp_path: Path, start_fake: StartFake, wishes: str, *, is_on: bool
+) -> None:
+    version = tmp_path / "models" / "eye" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"stands for one")
+    manifest = EYE if is_on else "cuda_preprocessing = false" + EYE
+    (version.parent / "model.toml").write_text(manifest)
+    worker = start_fake(tmp_path / "models", wishes)
+    tensor = TensorSignature("camera", DType.FLOAT32, (-1, 3, 12, 20))
+    [described] = parse_manifest(EYE, "model.toml").inputs
+    preprocessor = Preprocessor(input_plan(described, tensor, 8))
+    generator = np.random.default_rng(8)
+    for count in (1, 3, 8):
+        feeds: list[list[worker_pb2.Feed]] = []
+        wanted: list[NDArray[Any]] = []
+        for index in range(count):
+            shape = [(96, 128, 3), (33, 7, 3), (12, 20, 3), (200, 310, 3)][index % 4]
+            pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+            wanted.append(np.empty((3, 12, 20), np.float32))
+            preprocessor.write(pixels, wanted[-1])
+            if index % 3:
+                feeds.append([worker.feed(pixels)])
+            else:
+                file = images.encode(pixels, Encoding.PNG)
+                feeds.append([worker.feed_bytes(file, encoding=Encoding.PNG)])
+        worker.stage("eye", feeds)
+        found = worker.output(worker.done(), "seen", count)
+        np.testing.assert_allclose(found, np.stack(wanted), atol=1.01 / 255 / 0.224)
+    assert ("preprocessed on the CPU" in said(tmp_path)) == (is_on and "kernels=0" in wishes)
+    assert ("eye", "compiling") in worker.loading
 
 
 # ------------------------------------------------------------------------------- for real

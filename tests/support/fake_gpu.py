@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from appliance.engines.cuda.ports import DeviceFacts
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import EngineError
+from support.kernel_on_cpu import loaded
 
 Work = Callable[[], None]
 MREMAP_MAYMOVE = 1
@@ -111,18 +112,48 @@ class FakeGraph:
 
 
 @define(eq=False)
+class FakeKernel:
+    gpu: FakeCuda
+    library: ctypes.CDLL
+
+    def launch(
+        self,
+        blocks: tuple[int, int, int],
+        threads: tuple[int, int, int],
+        arguments: Sequence[NDArray[Any]],
+        stream: FakeStream,
+    ) -> None:
+        assert self.gpu.captured is None
+        given = [each.copy() for each in arguments]  # read at once
+        pointers = (ctypes.c_void_p * len(given))(*(each.ctypes.data for each in given))
+        self.gpu.launches.append((blocks, threads))
+
+        def run() -> None:
+            assert self.gpu.is_on_device(int(given[0]["batch"][0]))
+            assert self.gpu.is_on_device(int(given[1][0]))
+            sizes = [(ctypes.c_uint * 3)(*size) for size in (blocks, threads)]
+            self.library.launch(*sizes, pointers)
+
+        stream.put(run)
+
+
+@define(eq=False)
 class FakeCuda:
     """See `cuda.ports.Cuda`.
 
     Attributes:
         captured: What is being captured.
         on_query: Called when somebody asks whether a batch is done; may raise.
+        no_kernel: Raised by who asks for a kernel.
+        launches: Blocks and threads of every kernel.
     """
 
     random: random.Random
     facts: DeviceFacts = FACTS
     captured: list[Work] | None = None
     on_query: Callable[[], None] = lambda: None
+    no_kernel: Exception | None = None
+    launches: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = field(factory=list)
     _streams: list[FakeStream] = field(factory=list)
     _pins: dict[int, int] = field(factory=dict)
     _own: list[NDArray[np.uint8]] = field(factory=list)
@@ -211,6 +242,12 @@ class FakeCuda:
         assert self.is_on_device(source)
         assert not self.facts.is_integrated
         stream.put(lambda: ctypes.memmove(target, source, size))
+
+    def kernel(self, text: str, name: str) -> FakeKernel:
+        if self.no_kernel is not None:
+            raise self.no_kernel
+        assert name == "preprocess"
+        return FakeKernel(self, loaded(text))
 
     def capture(self, stream: FakeStream, work: Work) -> FakeGraph:
         self.captured = []

@@ -6,7 +6,7 @@ and TensorRT have them; whoever puts a copy on a stream keeps both its ends aliv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,26 @@ class Graph(Protocol):
 
     def launch(self, stream: Stream) -> None:
         """Put all of it on a stream."""
+        ...
+
+
+Size = tuple[int, int, int]
+"""In x, y and z."""
+
+
+class Kernel(Protocol):
+    """A function that runs on the device, in many threads."""
+
+    def launch(
+        self, blocks: Size, threads: Size, arguments: Sequence[NDArray[Any]], stream: Stream
+    ) -> None:
+        """Put a run on a stream.
+
+        Args:
+            blocks: How many.
+            threads: Of each block.
+            arguments: The bytes of each are one parameter, read at once.
+        """
         ...
 
 
@@ -144,6 +164,17 @@ class Cuda(Protocol):
 
     def copy_out(self, target: int, source: int, size: int, stream: Stream) -> None:
         """Put a copy from device to host on a stream."""
+        ...
+
+    def kernel(self, text: str, name: str) -> Kernel:
+        """Return a kernel.
+
+        Args:
+            text: CUDA C, which is compiled if it was not yet.
+
+        Raises:
+            ExtraMissing: What compiles it is not installed.
+        """
         ...
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:

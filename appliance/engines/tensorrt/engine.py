@@ -1,16 +1,19 @@
 """An engine on a GPU: two sets of buffers, so that one batch is copied in while another runs.
 
 ```
-copy-in stream    rows -> device buffer ........ event "copied"
+copy-in stream    rows -> device buffer, images  event "copied"
 compute stream    wait "copied"  graph or enqueue  event "computed"
 copy-out stream   wait "computed"  device -> pinned memory  event "done"
 ```
 
-Raw rows that need nothing done are copied by the device from where they lie in the arena; what was
-decoded or scaled is written to pinned memory first. At warm-up the work of each batch size is
-captured as a graph, once for each set, as a graph knows the addresses it was captured with. From
-then on the execution context is left alone: changing it would change what its graphs do. So either
-every batch runs as a graph, padded to the next size, or none does.
+Raw rows that need nothing done are copied by the device from where they lie in the arena. Images
+are made by a kernel (`cuda.images`). What else was decoded or scaled is written to pinned memory
+first.
+
+At warm-up the work of each batch size is captured as a graph, once for each set, as a graph knows
+the addresses it was captured with. From then on the execution context is left alone: changing it
+would change what its graphs do. So either every batch runs as a graph, padded to the next size, or
+none does.
 
 Where the device shares its memory with the CPU, the pinned memory is the device buffer: the engine
 reads what the CPU wrote there and writes where the CPU reads. The copying streams have no copies.
@@ -20,6 +23,7 @@ Knows neither pycuda nor TensorRT: `cuda.ports.Cuda` and `Executor` stand betwee
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -30,10 +34,20 @@ from attrs import define, field
 from numpy.typing import NDArray
 
 from appliance.engines.base import Arrays
-from appliance.engines.cuda.ports import Cuda, DeviceMemory, Event, Graph, Stream
+from appliance.engines.cuda.images import (
+    KERNEL,
+    BatchImages,
+    is_for_kernel,
+    kernel_text,
+    probe_shape,
+    tolerance_of,
+)
+from appliance.engines.cuda.ports import Cuda, Event, Graph, Stream
+from appliance.engines.preprocess import Preprocessor
+from appliance.engines.tensorrt.places import Place, new_place
 from appliance.engines.tensorrt.tensors import Tensor, padded, runs_of, signature_of
-from appliance.errors import EngineError
-from appliance.models.plans import Signature
+from appliance.errors import EngineError, ExtraMissing
+from appliance.models.plans import InputPlan, Signature
 
 SETS = 2
 REPLAY_TOLERANCE = 1e-2
@@ -83,41 +97,13 @@ class Executor(Protocol):
 
 
 @define(eq=False)
-class _Place:
-    """One tensor of one set: on the device, and in pinned memory.
-
-    Attributes:
-        host: Flat.
-        is_mapped: The two are the same memory.
-    """
-
-    tensor: Tensor
-    device: DeviceMemory
-    host: NDArray[Any]
-    is_mapped: bool
-
-    def of_batch(self, size: int) -> NDArray[Any]:
-        """Return the pinned memory as the whole tensor of a batch."""
-        shape = self.tensor.of_batch(size)
-        return self.host[: prod(shape)].reshape(shape)
-
-    def of_rows(self, size: int, count: int) -> NDArray[Any]:
-        """Return the first `count` rows of the whole tensor of a batch."""
-        whole, axis = self.of_batch(size), self.tensor.axis
-        return whole if axis is None else whole[(*(slice(None),) * axis, slice(count))]
-
-    def bytes_of(self, size: int, count: int) -> int:
-        """Return how many bytes hold the first `count` rows of a batch."""
-        return self.tensor.bytes_of(count if self.tensor.axis == 0 else size)
-
-
-@define(eq=False)
 class _Set:
     """See `base.Buffers`."""
 
     _engine: TensorRTEngine
-    inputs: dict[str, _Place]
-    outputs_: dict[str, _Place]
+    inputs: dict[str, Place]
+    outputs_: dict[str, Place]
+    images: dict[str, BatchImages]
     _copied: Event
     _computed: Event
     _done: Event
@@ -140,10 +126,18 @@ class _Set:
             return False
         target = place.device.address + position * row.nbytes
         engine.cuda.copy_in(target, address, row.nbytes, engine.copy_in)
-        self._written[name].discard(position)
+        self._let_go(name, position)
         return True
 
+    def take_image(self, name: str, position: int, pixels: NDArray[Any]) -> bool:
+        images = self.images.get(name)
+        if images is None:
+            return False
+        self._let_go(name, position)
+        return images.take(position, pixels, self._engine.copy_in)
+
     def place(self, name: str, position: int) -> NDArray[Any]:
+        self._let_go(name, position)
         self._written[name].add(position)
         row: NDArray[Any] = self.inputs[name].of_batch(self._engine.max_batch)[position, ...]
         return row
@@ -155,19 +149,21 @@ class _Set:
         for name, place in self.inputs.items():
             if name in inputs:
                 place.of_rows(self._size, count)[...] = inputs[name]
-                engine.bring(place, 0, place.bytes_of(self._size, count), engine.copy_in)
+                place.bring(0, place.bytes_of(self._size, count), engine.copy_in)
                 continue
             row_bytes = place.tensor.bytes_of(1)
             written = sorted(position for position in self._written[name] if position < count)
             for first, length in runs_of(written):
-                engine.bring(place, first * row_bytes, length * row_bytes, engine.copy_in)
+                place.bring(first * row_bytes, length * row_bytes, engine.copy_in)
+        for images in self.images.values():
+            images.launch(count, engine.copy_in)
         engine.copy_in.record(self._copied)
         engine.compute.wait_for(self._copied)
         self._run()
         engine.compute.record(self._computed)
         engine.copy_out.wait_for(self._computed)
         for place in self.outputs_.values():
-            engine.fetch(place, place.bytes_of(self._size, count), engine.copy_out)
+            place.fetch(place.bytes_of(self._size, count), engine.copy_out)
         engine.copy_out.record(self._done)
 
     def is_done(self) -> bool:
@@ -190,6 +186,14 @@ class _Set:
 
     def _clear(self) -> None:
         self._written = {name: set() for name in self.inputs}
+        for images in self.images.values():
+            images.clear()
+
+    def _let_go(self, name: str, position: int) -> None:
+        """Forget what was to come to a place."""
+        self._written[name].discard(position)
+        if name in self.images:
+            self.images[name].drop(position)
 
     def _run(self) -> None:
         graph = self.graphs.get(self._size)
@@ -231,21 +235,16 @@ class TensorRTEngine:
         self._batch = 0
 
     def _new_set(self, tensors: Sequence[Tensor]) -> _Set:
-        places = {tensor.name: self._new_place(tensor) for tensor in tensors}
+        places = {tensor.name: new_place(self.cuda, tensor, self.max_batch) for tensor in tensors}
         return _Set(
             self,
             {name: place for name, place in places.items() if place.tensor.is_input},
             {name: place for name, place in places.items() if not place.tensor.is_input},
+            {},
             self.cuda.event(),
             self.cuda.event(),
             self.cuda.event(),
         )
-
-    def _new_place(self, tensor: Tensor) -> _Place:
-        host = self.cuda.pinned((prod(tensor.of_batch(self.max_batch)),), tensor.numpy_dtype)
-        is_mapped = self.cuda.facts.is_integrated
-        device = self.cuda.mapped(host) if is_mapped else self.cuda.allocate(host.nbytes)
-        return _Place(tensor, device, host, is_mapped)
 
     # ------------------------------------------------------------------------------ batches
 
@@ -287,17 +286,6 @@ class TensorRTEngine:
             self._bound = buffers
         self._executor.enqueue(self.compute)
 
-    def bring(self, place: _Place, offset: int, size: int, stream: Stream) -> None:
-        """Copy a part of a place to the device, unless it is there."""
-        if not place.is_mapped:
-            source = int(place.host.ctypes.data) + offset
-            self.cuda.copy_in(place.device.address + offset, source, size, stream)
-
-    def fetch(self, place: _Place, size: int, stream: Stream) -> None:
-        """Copy the beginning of a place from the device, unless it is here."""
-        if not place.is_mapped:
-            self.cuda.copy_out(int(place.host.ctypes.data), place.device.address, size, stream)
-
     def pin(self, memory: NDArray[np.uint8]) -> None:
         """See `base.DeviceEngine`."""
         self.cuda.pin(memory)
@@ -314,6 +302,53 @@ class TensorRTEngine:
         self._bound = None
         self._sets.clear()
         self._executor.close()
+
+    # ------------------------------------------------------------------------------- images
+
+    def preprocess_images(self, plans: Sequence[InputPlan]) -> None:
+        """See `base.DeviceEngine`: by a kernel, if it makes what the CPU does."""
+        wanted = [plan for plan in plans if is_for_kernel(plan)]
+        if not wanted:
+            return
+        try:
+            kernel = self.cuda.kernel(kernel_text(), KERNEL)
+            for plan in wanted:
+                for each in self._sets:
+                    place = each.inputs[plan.spec.name]
+                    made = BatchImages(self.cuda, kernel, plan, place.device, self.max_batch)
+                    each.images[plan.spec.name] = made
+                    self._try_kernel(each, plan)
+        except (EngineError, ExtraMissing) as error:
+            print(f"images are preprocessed on the CPU: {error}", file=sys.stderr)  # noqa: T201  it is logged
+            for each in self._sets:
+                each.images.clear()
+
+    def _try_kernel(self, buffers: _Set, plan: InputPlan) -> None:
+        """Make one image by the kernel and by the CPU.
+
+        Raises:
+            EngineError: They differ, or the kernel cannot have such an image.
+        """
+        name, shape = plan.spec.name, probe_shape(plan)
+        pixels = np.frombuffer(mmap.mmap(-1, prod(shape)), np.uint8).reshape(shape)
+        pixels[...] = np.random.default_rng(_SEED).integers(0, 256, shape)
+        place = buffers.inputs[name]
+        self.pin(pixels)
+        buffers.acquire()
+        try:
+            if not buffers.take_image(name, 0, pixels):
+                raise EngineError(f"the GPU cannot reach images for {name!r}")
+            buffers.images[name].launch(1, self.copy_in)
+            place.fetch(place.tensor.bytes_of(1), self.copy_in)
+        finally:
+            self.unpin(pixels)
+            buffers.release()
+        found = place.of_batch(self.max_batch)[0].copy()
+        wanted = np.empty_like(found)
+        Preprocessor(plan).write(pixels, wanted)
+        off = np.max(np.abs(found.astype(np.float64) - wanted.astype(np.float64)))
+        if not off <= tolerance_of(plan):
+            raise EngineError(f"an image for {name!r} is off by {off}, made on this GPU")
 
     # ------------------------------------------------------------------------------- graphs
 
@@ -379,12 +414,12 @@ class TensorRTEngine:
                 place.host[...] = random.standard_normal(place.host.shape)
             else:  # they may be indices
                 place.host[...] = random.integers(0, 2, place.host.shape)
-            self.bring(place, 0, place.host.nbytes, self.compute)
+            place.bring(0, place.host.nbytes, self.compute)
         self.compute.wait()
 
     def _fetch(self, buffers: _Set, size: int) -> dict[str, NDArray[Any]]:
         for place in buffers.outputs_.values():
-            self.fetch(place, place.tensor.bytes_of(size), self.compute)
+            place.fetch(place.tensor.bytes_of(size), self.compute)
         self.compute.wait()
         return {name: place.of_batch(size).copy() for name, place in buffers.outputs_.items()}
 
