@@ -108,6 +108,7 @@ def test_a_full_batch_of_large_cameras_has_room(size: tuple[int, int]) -> None:
     assert not made.take(0, thin, stream)  # there is no room for its numbers
     assert not made.take(0, pixels.copy(), stream)  # nothing is decoded, so nothing is staged
     assert not made.take(0, pixels[:, ::2], stream)
+    assert not made.take(0, pixels[:0], stream)
     stream.wait()
 
 

@@ -100,12 +100,12 @@ class _Waiting:
 
     Attributes:
         pixels: Where the device finds them.
-        staged: Offset and bytes of what has to be copied there first; no bytes: nothing.
+        staged: Bytes that have to be copied there first, from the same place in pinned memory.
         numbers: Where those of its columns and rows begin; zeros: it is not resized.
     """
 
     pixels: int
-    staged: tuple[int, int]
+    staged: int
     shape: tuple[int, ...]
     numbers: tuple[int, int]
 
@@ -148,9 +148,11 @@ class BatchImages:
         elif self._staging is not None:
             self._pixels = cuda.mapped(self._staging)
         self._numbers_at = self._max_batch * _IMAGE.itemsize
-        longer = max(high, wide)
-        numbers = length_of(longer, width) * width + length_of(longer, height) * height
-        size = self._numbers_at + self._max_batch * numbers * _NUMBER_BYTES
+        size = self._numbers_at
+        if plan.resize is not None:
+            longer = max(high, wide)  # whichever way it lies
+            numbers = length_of(longer, width) * width + length_of(longer, height) * height
+            size += self._max_batch * numbers * _NUMBER_BYTES
         self._told = cuda.pinned((size,), np.dtype(np.uint8))
         self._told_there = cuda.mapped(self._told) if is_integrated else cuda.allocate(size)
         self._arguments = [self._constants(), np.array([self._told_there.address], np.uint64)]
@@ -177,26 +179,25 @@ class BatchImages:
         Returns:
             False: it has to be done by the CPU.
         """
-        if not pixels.flags.c_contiguous:
+        if not pixels.size or not pixels.flags.c_contiguous:
             return False
         address, size = int(pixels.ctypes.data), pixels.nbytes
         is_pinned = self._cuda.is_pinned(address, size)
-        if is_pinned and self._cuda.facts.is_integrated:
-            there, staged = self._cuda.mapped(pixels).address, (0, 0)
-        else:
-            there, staged = self._place(size, is_pinned=is_pinned), (self._used, size)
+        stays = is_pinned and self._cuda.facts.is_integrated
+        there = (
+            self._cuda.mapped(pixels).address if stays else self._room(size, staged=not is_pinned)
+        )
         numbers = self._numbers(pixels.shape)
         if there is None or numbers is None:
             return False
-        if staged[1]:
-            self._used += _aligned(size)
+        if not stays:
             if is_pinned:
                 self._cuda.copy_in(there, address, size, stream)
-                staged = (0, 0)
             else:
                 assert self._staging is not None
-                self._staging[staged[0] : staged[0] + size] = pixels.reshape(-1)
-        self._waiting[position] = _Waiting(there, staged, pixels.shape, numbers)
+                self._staging[self._used : self._used + size] = pixels.reshape(-1)
+            self._used += _aligned(size)
+        self._waiting[position] = _Waiting(there, 0 if is_pinned else size, pixels.shape, numbers)
         return True
 
     def drop(self, position: int) -> None:
@@ -233,20 +234,22 @@ class BatchImages:
         blocks = (_parts(width, _THREADS[0]), _parts(height, _THREADS[1]), len(wanted))
         self._kernel.launch(blocks, _THREADS, self._arguments, stream)
 
-    def _place(self, size: int, *, is_pinned: bool) -> int | None:
+    def _room(self, size: int, *, staged: bool) -> int | None:
         """Return where on the device there is room for an image; None: nowhere."""
-        if self._pixels is None or (self._staging is None and not is_pinned):
+        if self._pixels is None or (staged and self._staging is None):
             return None
         if self._used + size > self._pixels.bytes:
             return None
         return self._pixels.address + self._used
 
     def _bring(self, image: _Waiting, stream: Stream) -> None:
-        offset, size = image.staged
-        if size and not self._cuda.facts.is_integrated:
+        """Copy an image to the device that was put into pinned memory."""
+        if image.staged and not self._cuda.facts.is_integrated:
+            assert self._pixels is not None
             assert self._staging is not None
+            offset = image.pixels - self._pixels.address
             source = int(self._staging.ctypes.data) + offset
-            self._cuda.copy_in(image.pixels, source, size, stream)
+            self._cuda.copy_in(image.pixels, source, image.staged, stream)
 
     def _numbers(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Return where the numbers of an image are; None: there is no room for them."""
