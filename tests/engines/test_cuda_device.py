@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.kernel_on_cpu import build, needs_compiler
+from support.image_plans import needs_compiler
+from support.kernel_on_cpu import build
 
 from appliance.engines.cuda.images import kernel_text
 

@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.fake_gpu import FACTS, FakeCuda, FakeExecutor
-from support.image_plans import MOST, made_by_cpu, pinned, plan_of
-from support.kernel_on_cpu import needs_compiler
+from support.image_plans import MOST, made_by_cpu, needs_compiler, pinned, plan_of
 
 from appliance.engines.cuda.images import (
     KERNEL,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.kernel_on_cpu import needs_compiler
+from support.image_plans import needs_compiler
 from support.worker_process import WorkerProcess
 
 from appliance.engines import images
@@ -257,16 +257,22 @@ std = [0.229, 0.224, 0.225]
 
 
 @needs_compiler
-@pytest.mark.parametrize("wishes", ["seed=1", "seed=2 integrated=1", "seed=3 kernels=0"])
-@pytest.mark.parametrize("is_on", [True, False])
+@pytest.mark.parametrize(
+    ("wishes", "key", "by_kernel"),
+    [
+        ("seed=1", "", True),
+        ("seed=2 integrated=1", "", True),
+        ("seed=3 kernels=0", "", False),
+        ("seed=4", "cuda_preprocessing = false", False),
+    ],
+)
 def test_pictures_are_what_the_cpu_makes_of_them(
-    tmp_path: Path, start_fake: StartFake, wishes: str, *, is_on: bool
+    tmp_path: Path, start_fake: StartFake, wishes: str, key: str, *, by_kernel: bool
 ) -> None:
     version = tmp_path / "models" / "eye" / "1"
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(b"stands for one")
-    manifest = EYE if is_on else "cuda_preprocessing = false" + EYE
-    (version.parent / "model.toml").write_text(manifest)
+    (version.parent / "model.toml").write_text(key + EYE)
     worker = start_fake(tmp_path / "models", wishes)
     tensor = TensorSignature("camera", DType.FLOAT32, (-1, 3, 12, 20))
     [described] = parse_manifest(EYE, "model.toml").inputs
@@ -288,8 +294,10 @@ def test_pictures_are_what_the_cpu_makes_of_them(
         worker.stage("eye", feeds)
         found = worker.output(worker.done(), "seen", count)
         np.testing.assert_allclose(found, np.stack(wanted), atol=1.01 / 255 / 0.224)
-    assert ("preprocessed on the CPU" in said(tmp_path)) == (is_on and "kernels=0" in wishes)
-    assert ("eye", "compiling") in worker.loading
+    worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
+    assert worker.process.wait(30) == 0
+    assert ("kernels launched: 0" in said(tmp_path)) == (not by_kernel)
+    assert ("preprocessed on the CPU: no kernels" in said(tmp_path)) == ("kernels=0" in wishes)
 
 
 # ------------------------------------------------------------------------------- for real

@@ -84,7 +84,9 @@ def main() -> int:
 
     loading.load_tensorrt = load
     loop.open_named = lambda name: device.Device(name, gpu)
-    return program.main()
+    status = program.main()
+    print(f"kernels launched: {len(gpu.launches)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

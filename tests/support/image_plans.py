@@ -1,11 +1,13 @@
-"""Plans of images, and what the CPU makes of them."""
+"""Plans of images, and what the CPU makes of them; tests need a compiler to try the kernel."""
 
 from __future__ import annotations
 
 import mmap
+import shutil
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from appliance.engines import images
@@ -18,6 +20,7 @@ from appliance.models.plans import InputPlan, TensorSignature
 from appliance.wire.spec import FREE
 from appliance.wire.types import DType
 
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 MOST = 4
 Pixels = NDArray[np.uint8]
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 SHIM = Path(__file__).with_suffix(".c")
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
 def build(text: str, directory: Path) -> Path:

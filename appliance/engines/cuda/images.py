@@ -94,6 +94,24 @@ def largest_size(plan: InputPlan) -> tuple[int, int]:
     return max(1, round(height * part)), max(1, round(width * part))
 
 
+def probe_shape(plan: InputPlan) -> tuple[int, int, int]:
+    """Return the shape of an image to try the kernel with: enlarged one way, shrunk the other."""
+    height, width, channels = made_size(plan)
+    if FREE not in plan.spec.shape[:2]:
+        return height, width, channels
+    high, wide = largest_size(plan)
+    return min(high, height * 3 // 2 + 1), min(wide, width * 2 // 3 + 1), channels
+
+
+def tolerance_of(plan: InputPlan) -> float:
+    """Return how far the kernel may be from the CPU: one step of a byte where it resizes, else 0.
+
+    The weights are the same, but Pillow may begin with the other direction; see `resampling`.
+    """
+    step = max((abs(each) for each in plan.factor), default=1.0)
+    return 1.5 * step if plan.resize else 0.0  # 1.5: what comes of a step is rounded, too
+
+
 @frozen
 class _Waiting:
     """An image that the next launch makes.
@@ -280,21 +298,3 @@ def _aligned(size: int) -> int:
 
 def _parts(length: int, of: int) -> int:
     return -(-length // of)
-
-
-def probe_shape(plan: InputPlan) -> tuple[int, int, int]:
-    """Return the shape of an image to try the kernel with: enlarged one way, shrunk the other."""
-    height, width, channels = made_size(plan)
-    if FREE not in plan.spec.shape[:2]:
-        return height, width, channels
-    high, wide = largest_size(plan)
-    return min(high, height * 3 // 2 + 1), min(wide, width * 2 // 3 + 1), channels
-
-
-def tolerance_of(plan: InputPlan) -> float:
-    """Return how far the kernel may be from the CPU: one step of a byte where it resizes, else 0.
-
-    The weights are the same, but Pillow may begin with the other direction; see `resampling`.
-    """
-    step = max((abs(each) for each in plan.factor), default=1.0)
-    return 1.5 * step if plan.resize else 0.0  # 1.5: what comes of a step is rounded, too
