@@ -28,6 +28,7 @@ from appliance.scheduling.events import (
     Arrived,
     Batch,
     BatchDone,
+    ClocksRead,
     Decision,
     Effect,
     Event,
@@ -40,7 +41,7 @@ from appliance.scheduling.events import (
 from appliance.scheduling.guard import Guard, StrategyFault, StrategyMaker
 from appliance.scheduling.queue import CLOSING, OverflowPolicy, Queue
 from appliance.scheduling.room import WaitingRoom
-from appliance.scheduling.workers import Workers
+from appliance.scheduling.workers import Worker, Workers
 
 DIED = "its worker died while running it"
 
@@ -127,6 +128,8 @@ class Scheduler:
                 self._worker_lost(event, now_ns)
             elif isinstance(event, WorkerRetired):
                 self._worker_retired(event, now_ns)
+            elif isinstance(event, ClocksRead):
+                self._workers.clocks_read(event)
             else:
                 self._close()
         self._queue.expire(now_ns)
@@ -224,12 +227,12 @@ class Scheduler:
         elif event.error:
             self._failed(batch, event.error)
         else:
-            self._executed(batch, event, now_ns)
+            self._executed(worker, batch, event, now_ns)
 
-    def _executed(self, batch: Batch, event: BatchDone, now_ns: int) -> None:
+    def _executed(self, worker: Worker, batch: Batch, event: BatchDone, now_ns: int) -> None:
         """Answer the rows of a batch."""
         if not event.failed_rows:
-            self._workers.observe(batch, event.busy_ns)
+            self._workers.observe(worker, batch, event.busy_ns)
         failed_rows, advice, streams = event.failed_rows, self._advice, self._queue.streams
         for row, request in enumerate(batch.requests):
             if row in failed_rows:
