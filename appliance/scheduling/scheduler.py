@@ -29,6 +29,7 @@ from appliance.scheduling.events import (
     Batch,
     BatchDone,
     ClocksRead,
+    Closing,
     Decision,
     Effect,
     Event,
@@ -122,16 +123,10 @@ class Scheduler:
                 self._queue.arrived(event.request, now_ns)
             elif isinstance(event, Withdrawn):
                 self._queue.withdrawn(event)
-            elif isinstance(event, WorkerReady):
-                self._workers.ready(event)
-            elif isinstance(event, WorkerLost):
-                self._worker_lost(event, now_ns)
-            elif isinstance(event, WorkerRetired):
-                self._worker_retired(event, now_ns)
-            elif isinstance(event, ClocksRead):
-                self._workers.clocks_read(event)
-            else:
+            elif isinstance(event, Closing):
                 self._close()
+            else:
+                self._worker_changed(event, now_ns)
         self._queue.expire(now_ns)
         wakeup_ns = self._assignment.assign(now_ns, is_news=is_news)
         if self._is_succeeded:
@@ -191,6 +186,18 @@ class Scheduler:
         self._queue.close()
 
     # -------------------------------------------------------------------------------- workers
+
+    def _worker_changed(
+        self, event: WorkerReady | WorkerLost | WorkerRetired | ClocksRead, now_ns: int
+    ) -> None:
+        if isinstance(event, WorkerReady):
+            self._workers.ready(event)
+        elif isinstance(event, WorkerLost):
+            self._worker_lost(event, now_ns)
+        elif isinstance(event, WorkerRetired):
+            self._worker_retired(event, now_ns)
+        else:
+            self._workers.clocks_read(event)
 
     def _worker_lost(self, event: WorkerLost, now_ns: int) -> None:
         worker = self._workers.lost(event.worker)
