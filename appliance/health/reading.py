@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import attrs
@@ -72,6 +72,20 @@ class _Readings:
 def to_line(readings: Sequence[DeviceHealth]) -> str:
     """Write readings of all devices as one line."""
     return json.dumps({"devices": [attrs.asdict(each) for each in readings]})
+
+
+def from_documents(documents: Sequence[Mapping[str, object]]) -> tuple[DeviceHealth, ...]:
+    """Read the devices of a status document, which says more of each.
+
+    Raises:
+        PeerProtocolError: They are something else.
+    """
+    names = [each.name for each in attrs.fields(DeviceHealth)]
+    try:
+        devices = [{name: each[name] for name in names if name in each} for each in documents]
+        return structure({"devices": devices}, _Readings, "devices").devices
+    except (TypeError, ConfigError) as error:
+        raise PeerProtocolError(f"no devices: {error}") from error
 
 
 def from_line(line: str) -> tuple[DeviceHealth, ...]:
