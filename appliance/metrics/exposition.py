@@ -17,7 +17,7 @@ from appliance.metrics.histogram import PERCENTILES, Summary
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.openmetrics import Family, render
 from appliance.metrics.registry import COUNTERS, Reading
-from appliance.metrics.status import Device, Stage, Status
+from appliance.metrics.status import Stage, Status
 
 PREFIX = "appliance_"
 
@@ -228,8 +228,9 @@ def _of_devices(status: Status) -> Iterator[Family]:
         for device in status["devices"]:
             value = device[key]
             if value is not None:
-                family.add(_scaled(value, scale), _device_labels(device))
+                family.add(_scaled(value, scale), {"device": device["device"]})
         yield family
+    about = Family(f"{PREFIX}gpu", "info", "Which GPUs there are.")
     ready = Family(f"{PREFIX}gpu_readable", "gauge", "1 if the GPU's health can be read.")
     held = Family(
         f"{PREFIX}gpu_throttled", "gauge", "1 while something holds the GPU's clocks down."
@@ -237,10 +238,11 @@ def _of_devices(status: Status) -> Iterator[Family]:
     ecc = Family(f"{PREFIX}gpu_ecc_errors", "counter", "Memory errors since the driver was loaded.")
     xids = Family(f"{PREFIX}gpu_xid_errors", "counter", "Errors that the driver reported (XID).")
     for device in status["devices"]:
-        labels = _device_labels(device)
+        labels = {"device": device["device"]}
         ready.add(int(not device["error"]), labels)
         if device["error"]:
             continue
+        about.add(1, {**labels, "name": device["name"]}, suffix="_info")
         for hold in HOLDS:
             held.add(int(hold in device["holds"]), {**labels, "by": hold})
         for kind, count in (
@@ -251,11 +253,7 @@ def _of_devices(status: Status) -> Iterator[Family]:
                 ecc.add(count, {**labels, "kind": kind}, suffix="_total")
         if device["xids"] is not None:
             xids.add(device["xids"], labels, suffix="_total")
-    yield from (ready, held, ecc, xids)
-
-
-def _device_labels(device: Device) -> dict[str, str]:
-    return {"device": device["device"], "name": device["name"]}
+    yield from (about, ready, held, ecc, xids)
 
 
 def _gauge(name: str, text: str, value: float, *, unit: str = "") -> Family:

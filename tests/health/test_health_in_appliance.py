@@ -27,7 +27,9 @@ async def test_planned_times_follow_the_clocks_of_the_workers_gpu(
     add_echo(tmp_path / "models", "arm")
     file = tmp_path / "appliance.toml"
     file.write_text(
-        f'models.directory = "{tmp_path}/models"\n[[workers]]\nname = "gpu"\ndevice = "cuda:0"\n'
+        f'models.directory = "{tmp_path}/models"\n'
+        f'transport.bind = ["ipc://{tmp_path}/door"]\nadmin.socket = "{tmp_path}/admin"\n'
+        '[[workers]]\nname = "gpu"\ndevice = "cuda:0"\n'
     )
     app = Appliance(load(file))
     tell, changed = app.health.on_clocks, [trio.Event()]
@@ -37,28 +39,27 @@ async def test_planned_times_follow_the_clocks_of_the_workers_gpu(
         changed[0].set()
         changed[0] = trio.Event()
 
-    async def until_slower(by: float) -> None:
-        planned_ns = pytest.approx(by * usual_ns, rel=1e-6)
+    async def until_planned(planned_ns: object) -> None:
         with trio.fail_after(60):
             while app.dispatcher.scheduler.planned_ns(ARM, 1) != planned_ns:
                 await changed[0].wait()
 
     app.health.on_clocks = told
-    # Its worker cannot come up, on a GPU that computes nothing: one that has is made believe.
-    app.dispatcher.post(WorkerReady(WorkerRef("gpu-0", 1), {ARM: {1: 10 * MS}}, {ARM: 1}))
-    app.dispatcher.turn()
-    usual_ns = app.dispatcher.scheduler.planned_ns(ARM, 1)
     async with trio.open_nursery() as nursery:
-        await nursery.start(app.health.run)
+        await nursery.start(app.run)
+        # Its worker cannot come up, on a GPU that computes nothing: one that has is made believe.
+        up = WorkerReady(WorkerRef("gpu-0", 1000), {ARM: {1: 10 * MS}}, {ARM: 1})
+        app.dispatcher.post(up)
+        app.dispatcher.turn()
+        usual_ns = app.dispatcher.scheduler.planned_ns(ARM, 1)
         with trio.fail_after(60):
             while app.documents.status()["devices"][0]["error"]:
                 await changed[0].wait()
         driver.says(sm=1170, reasons=SW_THERMAL)
-        await until_slower(1.5)
+        await until_planned(pytest.approx(1.5 * usual_ns, rel=1e-6))
         [device] = app.documents.status()["devices"]
         assert (device["workers"], device["holds"]) == (["gpu-0"], ["thermal"])
         driver.says()
-        await until_slower(1.0)
-        nursery.cancel_scope.cancel()
-    app.dispatcher.close()
+        await until_planned(usual_ns)
+        app.drain()
     app.arena.close()

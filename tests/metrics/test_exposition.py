@@ -187,9 +187,9 @@ def test_state_and_workers(text: str) -> None:
     assert families["appliance_worker_memory_bytes"].unit == "bytes"
 
 
-def device(name: str, **changes: Any) -> Device:
+def device(which: str, **changes: Any) -> Device:
     known: dict[str, Any] = {
-        "device": name,
+        "device": which,
         "workers": ["gpu-0"],
         "name": "H200",
         "error": "",
@@ -219,7 +219,7 @@ def test_of_gpus_there_is_what_they_tell_in_base_units() -> None:
         ]
 
     assert value("utilisation_ratio") == [0.87]
-    assert value("clock_hertz", device="cuda:0", name="H200") == [1_755_000_000]
+    assert value("clock_hertz", device="cuda:0") == [1_755_000_000]
     assert value("memory_used_bytes", device="cuda:0") == [40 << 30]
     assert value("slowdown_ratio", device="cuda:0") == [1.25]
     assert value("readable", device="cuda:0") == [1]
@@ -228,6 +228,7 @@ def test_of_gpus_there_is_what_they_tell_in_base_units() -> None:
     assert value("throttled", by="power") == [0]
     assert value("ecc_errors", kind="uncorrected") == [2]
     assert value("xid_errors") == [1]
+    assert {sample.labels["name"] for sample in families["appliance_gpu"].samples} == {"H200"}
     assert families["appliance_gpu_clock_hertz"].unit == "hertz"
     assert "appliance_gpu_temperature_celsius" not in families
 

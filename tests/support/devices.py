@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def device(name: str = "cuda:0", **changes: Any) -> dict[str, Any]:
+def device(which: str = "cuda:0", **changes: Any) -> dict[str, Any]:
     return {
-        "device": name,
+        "device": which,
         "workers": ["gpu-0"],
         "source": "nvml",
         "name": "NVIDIA H200",
