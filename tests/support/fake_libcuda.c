@@ -44,7 +44,10 @@ CALL(cuDeviceGetCount, int *count)
 CALL(cuDeviceGet, int *device, int ordinal) *device = ordinal; END
 CALL(cuDeviceGetName, char *name, int length, int device) snprintf(name, length, "Fake GPU"); END
 CALL(cuDeviceGetAttribute, int *value, int attribute, int device)
-    *value = attribute == 75 ? 9 : attribute == 18 ? mapped_by() != 0 : 0; END
+    if (attribute == 18) { *value = mapped_by() != 0 || getenv("FAKE_CUDA_INTEGRATED"); return 0; }
+    *value = attribute == 75 ? 9 : 0; END
+CALL(cuDeviceGetPCIBusId, char *address, int length, int device)
+    snprintf(address, length, "0000:%02x:00.0", 0x3b - device); END
 CALL(cuDeviceTotalMem_v2, size_t *bytes, int device) *bytes = (size_t)1 << 33; END
 CALL(cuDevicePrimaryCtxRetain, void **context, int device) *context = (void *)0x77; END
 CALL(cuDevicePrimaryCtxRelease_v2, int device) END
