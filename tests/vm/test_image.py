@@ -19,6 +19,8 @@ APPLIANCE = "/opt/appliance/current/release/bin/appliance"
 # From the box's own disk: block by block, the stick is slow.
 UPDATE = "/data/update.raucb"
 READY_S, INSTALL_S = 600.0, 600.0
+# What it says on its way up: the kernel, systemd, and the last thing before the appliance.
+MOMENTS = ("rauc.slot=A", "Hostname set to", "box-identity")
 BROKEN = (
     "    sys.setswitchinterval(SWITCH_INTERVAL_S)\n    set_time_slice(SERVING_NS)\n",
     '    raise RuntimeError("it never serves")\n',
@@ -96,6 +98,24 @@ def test_an_update_is_good_once_it_is_ready(box: Box, workshop: Workshop) -> Non
     assert same == identity
     # The model came with the first image, and the bundle did not touch it.
     assert box.run(APPLIANCE, "models", "list").stdout.count("mlp") == 1
+
+
+def test_a_slot_whose_power_goes_three_times_before_it_is_ready_is_left(
+    box: Box, workshop: Workshop
+) -> None:
+    done = install(box, workshop.directory / "signed-appliance-2.0.0.raucb")
+    assert done.returncode == 0, done.stderr
+    box.run("systemctl", "reboot", check=False)
+    for moment in MOMENTS:
+        box.wait_said(moment, READY_S)
+        box.cut_power()
+        box.skip_said()
+        box.switch_on()
+    took_s = box.wait_said("health-gate: slot B, version 2.0.0: good", READY_S)
+    print(f"\nback on slot B {took_s:.0f} s after the last time that power came")
+    assert (status(box)["state"], slots(box)["booted"]) == ("ready", "B")
+    grub = box.run("grub-editenv", "/efi/grub/grubenv", "list").stdout.splitlines()
+    assert {"A_TRY=3", "B_OK=1", "B_TRY=0"} <= {*grub}
 
 
 def test_what_never_gets_ready_is_left(box: Box, workshop: Workshop) -> None:
