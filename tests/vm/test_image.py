@@ -18,7 +18,7 @@ from vm.workshop import Workshop
 APPLIANCE = "/opt/appliance/current/release/bin/appliance"
 # From the box's own disk: block by block, the stick is slow.
 UPDATE = "/data/update.raucb"
-READY_S, INSTALL_S = 600.0, 600.0
+READY_S, INSTALL_S = 1200.0, 1200.0
 # What it says on its way up: the kernel, systemd, and the last thing before the appliance.
 MOMENTS = ("rauc.slot=A", "Hostname set to", "box-identity")
 BROKEN = (
