@@ -17,7 +17,12 @@ from images.tools import need, run, step
 
 TREE, COMMANDS, APPLY = "Linux_for_Tegra", "flash-commands.txt", "apply_binaries.sh"
 RELEASE = "nv_tegra_release"
-DEFAULTS = {"appliance_drop_ins": ["jetson"], "appliance_system_site_packages": True}
+DEFAULTS = {
+    "appliance_drop_ins": ["jetson"],
+    "appliance_system_site_packages": True,
+    # nft asks the kernel, and an emulated one cannot.
+    "firewall_check": platform.machine() == "aarch64",
+}
 # On x86 each program of the root is emulated.
 UNPACK_S, APPLY_S, FETCH_S, ROLES_S = 3600, 3600, 1800, 7200
 _EMULATOR = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
