@@ -48,10 +48,9 @@ while time.monotonic() < end:
 print(len(killed))
 """
 HOLD_PORT = """
-import socket, sys
+import signal, socket
 with socket.create_server(("127.0.0.1", 5555)):
-    print(flush=True)
-    sys.stdin.read()
+    signal.pause()
 """
 Boot = Callable[..., Machine]
 
@@ -76,11 +75,11 @@ def boot(robot: Machine) -> Iterator[Boot]:
     """Install the unit with drop-ins and a configuration, and start it; gives the machine."""
     units = robot.root / "etc/systemd/system"
 
-    def start(*drop_ins: str, config: str = WORKING) -> Machine:
+    def start(*drop_ins: str, config: str = WORKING, wait: bool = True) -> Machine:
         robot.write(CONFIG, config)
         install(units, *drop_ins)
         robot.run("systemctl", "daemon-reload")
-        robot.run("systemctl", "start", UNIT, check=False)
+        robot.run("systemctl", "start", UNIT, *(() if wait else ("--no-block",)), check=False)
         return robot
 
     yield start
@@ -197,7 +196,7 @@ def test_the_doctor_finds_a_key_that_the_service_may_not_read(boot: Boot) -> Non
     box = boot(config=f'{WORKING}keys = {{ required = true, directory = "/srv/keys" }}\n')
     assert shown(box, "ActiveState") != "active"
     found = doctor(box, "root")
-    assert found["files"]["level"] == found["unit"]["level"] == "error"
+    assert found["files"]["level"] == "error"
     assert "appliance may not enter /srv/keys" in found["files"]["found"]
     assert "namei -l /srv/keys" in found["files"]["advice"]
 
@@ -205,17 +204,18 @@ def test_the_doctor_finds_a_key_that_the_service_may_not_read(boot: Boot) -> Non
 def test_the_doctor_finds_who_has_the_port(boot: Boot) -> None:
     robot = boot()
     robot.run("systemctl", "stop", UNIT)
-    holder = ["--unit=holder", "--service-type=exec", "python3", "-c", HOLD_PORT]
-    robot.run("systemd-run", "--quiet", *holder)
+    robot.run("systemd-run", "--quiet", "--unit=holder", "python3", "-c", HOLD_PORT)
     try:
-        box = boot()
-        assert shown(box, "ActiveState") != "active"
-        found = doctor(box, "root")
+        robot.wait_until(lambda: "5555" in robot.run("ss", "-ltn").stdout, 20, "it has the port")
+        box = boot(wait=False)
+        found = doctor(box, "root")["ports"]
+        assert shown(box, "ActiveState") == "activating"
     finally:
         robot.run("systemctl", "stop", "holder")
-    assert found["ports"]["level"] == "error"
-    assert "tcp://127.0.0.1:5555 is held by python3 (pid " in found["ports"]["found"]
-    assert found["unit"]["level"] == "error"
+    assert found["level"] == "error"
+    assert "tcp://127.0.0.1:5555 is held by python3 (pid " in found["found"]
+    assert "end it, or change transport.bind" in found["advice"]
+    box.wait_until(lambda: is_serving(box), 60, "it takes the port that is free by now")
 
 
 def test_the_doctor_finds_a_full_disk(boot: Boot) -> None:
@@ -280,7 +280,7 @@ def test_a_worker_that_crashes_again_and_again_is_told_and_takes_nothing_with_it
     worker = int(box.run("python3", "-c", CRASHES, str(CRASH_S), timeout_s=60).stdout)
     print(f"\n{worker} workers ended in {CRASH_S} s")
     # 0, 0.1, 0.2, ... 6.4 s before the next one; else there would be hundreds.
-    assert 2 <= worker <= 9
+    assert 2 <= worker <= 10
     code, said = asked(box, "olga", "status", "--json")
     document = json.loads(said)
     assert (code, document["state"]) == (1, "degraded")
