@@ -191,7 +191,7 @@ def test_the_doctor_sees_the_unit_as_it_is(boot: Boot) -> None:
 
 def test_the_doctor_finds_a_key_that_the_service_may_not_read(boot: Boot) -> None:
     robot = boot()
-    robot.run(COMMAND, "keys", "new-server", "spare", "--directory", "/srv/keys")
+    robot.run(COMMAND, "keys", "new-server", "main", "--directory", "/srv/keys")
     robot.run("systemctl", "stop", UNIT)
     box = boot(config=f'{WORKING}keys = {{ required = true, directory = "/srv/keys" }}\n')
     assert shown(box, "ActiveState") != "active"
