@@ -16,8 +16,8 @@ from images import ImageError
 
 FLASH = "tools/kernel_flash/l4t_initrd_flash.sh"
 _NAMES = (
-    *("CHIPID", "DTB_FILE", "NO_ROOTFS", "EMMC_CFG", "EXTERNAL_DEVICE", "EXTERNAL_PT_LAYOUT"),
-    *("INTERNAL_PT_LAYOUT", "_UNIFIED_FLASH"),
+    *("CHIPID", "DTB_FILE", "NO_ROOTFS", "_UNIFIED_FLASH"),
+    *("EXTERNAL_DEVICE", "EXTERNAL_PT_LAYOUT", "INTERNAL_PT_LAYOUT"),
 )
 _ASK = f'. "./$1" >/dev/null 2>&1; for name in {" ".join(_NAMES)}; do echo "$name=${{!name}}"; done'
 _READ_S = 20
