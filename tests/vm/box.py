@@ -26,7 +26,7 @@ SSH_OPTIONS = (
     *("-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
 )
 STICK = "/mnt"
-ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 6000, 180.0, 0.5, 10.0
+ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 6000, 600.0, 0.5, 10.0
 
 
 def what_is_missing() -> str:
