@@ -17,6 +17,9 @@ ALLOWED_SIGNERS ?=
 KEYRING ?=
 CERTIFICATE ?=
 BUNDLE_KEY ?=
+BSP ?=
+ROOTFS ?=
+SUMS ?=
 IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
@@ -37,7 +40,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image image bundle test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -59,7 +62,9 @@ help:
 	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
 	@echo "make image        a disk for x86, with two slots           RELEASE=dist/appliance-... ALLOWED_SIGNERS=... KEYRING=..."
 	@echo "make bundle       an update of such a box, signed           the same, and CERTIFICATE=... BUNDLE_KEY=..."
+	@echo "make jetson       NVIDIA's system with the appliance in it, to be flashed   RELEASE=... BSP=... ROOTFS=... SUMS=..."
 	@echo "make test-image   the image boots in QEMU, and is updated (Debian, as root)   TEST_ARGS=..."
+	@echo "make test-arm64   the one for Jetson, on Debian for arm64, emulated (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -102,6 +107,12 @@ test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
 test-image: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
 		$(BIN)/python -m pytest tests/vm/test_image.py -s $(TEST_ARGS)
+
+# The release is made of the last commit. Debian for arm64 is fetched once: a quarter of an hour.
+test-arm64: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(BUILD)/release.stamp
+	@release=$$($(BUILD)/release/bin/python -m tools.release aarch64-cp311 --into $(BUILD)/arm64) && \
+		APPLIANCE_ARM64_RELEASE=$$release APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
+		$(BIN)/python -m pytest tests/vm/test_arm64.py -s $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check
@@ -169,14 +180,18 @@ locks: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release.locks $(LOCKS_ARGS)
 
 # See docs/images.md. Debian's tools, as root.
-IMAGE_OF = '$(RELEASE)' $(if $(ALLOWED_SIGNERS),--allowed-signers '$(ALLOWED_SIGNERS)') \
-	--keyring '$(KEYRING)' $(IMAGE_ARGS)
+SIGNED = '$(RELEASE)' $(if $(ALLOWED_SIGNERS),--allowed-signers '$(ALLOWED_SIGNERS)') $(IMAGE_ARGS)
+IMAGE_OF = $(SIGNED) --keyring '$(KEYRING)'
 
 image: $(BUILD)/ansible.stamp
 	@$(PYTHON) -m images image $(IMAGE_OF)
 
 bundle: $(BUILD)/ansible.stamp
 	@$(PYTHON) -m images bundle $(IMAGE_OF) --certificate '$(CERTIFICATE)' --key '$(BUNDLE_KEY)'
+
+# See images/jetson/README.md.
+jetson: $(BUILD)/ansible.stamp
+	@$(PYTHON) -m images jetson $(SIGNED) --bsp '$(BSP)' --rootfs '$(ROOTFS)' --sums '$(SUMS)'
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
