@@ -50,7 +50,7 @@ class Figure:
     verdict: str
 
 
-@define
+@define(kw_only=True)
 class Finding:
     """All that a section found.
 

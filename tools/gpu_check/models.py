@@ -80,6 +80,6 @@ def make(root: Path, names: Sequence[str], *, picture_side: int) -> list[str]:
 def place(root: Path, name: str, manifest: str, version: str = "1") -> Path:
     """Write a model's manifest; return where the file of a version belongs."""
     directory = root / name / version
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory.parent / "model.toml").write_text(manifest)
     return directory / "model.onnx"

@@ -92,7 +92,7 @@ def run_section(name: str, setting: Setting) -> Line:
         if ordinal is not None:
             find_device(ordinal)
         check = import_module(f"tools.gpu_check.sections.{section.module}").check
-        finding = Finding(setting.on_gpu, _say)
+        finding = Finding(on_gpu=setting.on_gpu, on_figure=_say)
         check(setting, finding, **section.options)
     except DeviceMissing as error:
         return {"state": f"no GPU: {error}"}

@@ -1,7 +1,8 @@
 """`python -m tools.gpu_check.robots OPTIONS`: a client that asks through the SDK, again and again.
 
 So many observations are outstanding at any time; each answer is followed by another one. For each
-question `seconds` on standard input it answers with a line of JSON: what was asked, what came.
+question on standard input it goes on for `seconds`, or `until` a file is there, and answers with
+a line of JSON: what was asked, what came.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,7 @@ def ask(
     if not connection.wait_reachable(PATIENCE_MS):
         raise SystemExit(f"{address} does not answer")
 
-    def run(seconds: float) -> dict[str, Any]:
+    def run(seconds: float, until: str = "") -> dict[str, Any]:
         end = time.monotonic() + seconds
         times_ns: list[int] = []
         answered_ns = [time.monotonic_ns()]
@@ -72,7 +74,7 @@ def ask(
                 answered_ns.append(now_ns)
             else:
                 refusal = f"{result.status.name}: {result.message}"
-            if time.monotonic() < end:
+            if time.monotonic() < end and not (until and Path(until).exists()):
                 handle.observe_at(sets[asked % SETS])
                 asked += 1
         took_s = (answered_ns[-1] - answered_ns[0]) / 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from appliance.models.active import Active, write_active
 from benchmarks.scheduling import idle
@@ -14,24 +15,25 @@ from tools.gpu_check.finding import Finding, Limit
 from tools.gpu_check.served import STATE, config_of, robot, serving
 from tools.gpu_check.setting import Setting
 
-SECONDS = 12.0
+SECONDS = 2.0
+"""Of load before it and after it."""
 WINDOW = 16
 LAYERS = 8
 MOST_BATCHES = Limit("<=", 2.0, of_gpu=True)
-ACTIVATE_S = 60
+MOST_S = 60.0
 
 
 def check(setting: Setting, finding: Finding) -> None:
     """Activate version 2 while two robots always ask."""
-    root = setting.folder("swap")
-    for version, seed in (("1", 1), ("2", 2)):
+    root, stop = setting.folder("swap"), setting.folder("stop") / "now"
+    for version in ("1", "2"):
         busy_model(
             setting,
             root,
             "arm",
             layers=LAYERS,
             manifest="max_batch = 8\n",
-            seed=seed,
+            seed=int(version),
             version=version,
         )
     write_active(root / "arm", Active(version="1"))
@@ -45,25 +47,11 @@ def check(setting: Setting, finding: Finding) -> None:
     ):
         recording = box.record("swap.mcap")
         for each in (first, second):
-            each.tell(seconds=seconds)
-        time.sleep(seconds / 6)  # they have been asking for a while
-        command = ["models", "activate", "arm", "2", "--models", str(root)]
-        activated = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "appliance",
-                *command,
-                "--device",
-                setting.device,
-                "--socket",
-                str(box.directory / "admin.sock"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ACTIVATE_S,
-        )
+            each.tell(seconds=MOST_S, until=str(stop))
+        time.sleep(seconds)
+        activated = _activate(setting, root, box.directory / "admin.sock")
+        time.sleep(seconds)
+        stop.touch()
         found = [first.hear(), second.hear()]
         box.end_recording(recording)
         batches = sorted(idle.recorded_batches(box.directory / "swap.mcap"))
@@ -82,4 +70,15 @@ def check(setting: Setting, finding: Finding) -> None:
         finding.add("of that, batches", longest_us * 1e3 / usual_ns, "", MOST_BATCHES)
     finding.add(
         "longest wait for the next answer", max(each["longest_gap_ms"] for each in found), "ms"
+    )
+
+
+def _activate(setting: Setting, root: Path, socket: Path) -> subprocess.CompletedProcess[str]:
+    order = ["models", "activate", "arm", "2", "--models", str(root), "--socket", str(socket)]
+    return subprocess.run(
+        [sys.executable, "-m", "appliance", *order, "--device", setting.device],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=MOST_S,
     )
