@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from support.fake_gpu import FakeCuda, FakeExecutor
+from support.fake_gpu_worker import MAX_BATCH, TENSORS, compute
 
 from appliance.engines.tensorrt import loading
+from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import ANY_TARGET, RTX, Flavour
 from appliance.errors import EngineError
 from appliance.models.engine_cache import (
@@ -24,9 +29,12 @@ from appliance.models.engine_cache import (
 from appliance.models.manifest import parse_manifest
 from appliance.wire.pb import worker_pb2
 from tools.gpu_check import models, program
+from tools.gpu_check.bare import OnGpu
 from tools.gpu_check.finding import BAD, GOOD, INFORMATION, NOT_JUDGED, Finding, Limit
 from tools.gpu_check.program import SECTIONS, Order
+from tools.gpu_check.sections.endless import ON_CPU, ON_GPU, PTX
 from tools.gpu_check.sections.faults import HARMS, REMEDY
+from tools.gpu_check.sections.memory import LEAST_BYTES, take_all
 from tools.gpu_check.table import table
 from tools.gpu_check.wheels import SHIPPED, ShippedModel
 
@@ -205,3 +213,48 @@ def test_harmed_engines_are_told_from_good_ones(
         load()
     assert words in str(error.value)
     assert REMEDY in str(error.value)
+
+
+# ---------------------------------------------------------------------- on a GPU of numpy
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_bare_loop_computes(*, capturable: bool) -> None:
+    gpu = FakeCuda(Random(1))
+    executor = FakeExecutor(TENSORS, MAX_BATCH, compute, gpu)
+    executor.capturable = capturable
+    engine = TensorRTEngine(executor, gpu)
+    engine.prepare((4,))
+    loop = OnGpu(engine, gpu, 4)
+    assert bool(loop.without_graphs) is not capturable
+    loop.copy_run_and_wait()
+    loop.run_and_wait()
+    assert loop.kept_busy_ns(3) > 0
+    given = {name: place.of_batch(4) for name, place in loop.buffers.inputs.items()}
+    for name, wanted in compute(given).items():
+        np.testing.assert_allclose(loop.buffers.outputs_[name].of_batch(4), wanted, rtol=1e-5)
+    assert np.ptp(given["x"]) > 0
+    gpu.close()
+
+
+def test_all_memory_is_taken_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeCuda(Random(1))
+    left = 5 * LEAST_BYTES + 1000
+
+    def allocate(size: int) -> SimpleNamespace:
+        nonlocal left
+        if size > left:
+            raise EngineError("the GPU has no memory left")
+        left -= size
+        return SimpleNamespace(address=1, bytes=size)
+
+    monkeypatch.setattr(FakeCuda, "allocate", lambda _, size: allocate(size))
+    taken = take_all(gpu)
+    assert [each.bytes for each in taken] == [4 * LEAST_BYTES, LEAST_BYTES]
+    assert left == 1000
+
+
+def test_the_endless_model_is_python() -> None:
+    for source in (ON_CPU, ON_GPU.format(ptx=PTX)):
+        compile(source, "stuck.py", "exec")
+    assert "bra AGAIN" in ON_GPU.format(ptx=PTX)

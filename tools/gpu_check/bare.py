@@ -64,7 +64,7 @@ def bare(setting: Setting, model: str, size: int) -> Generator[Bare, None, None]
         manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
         engine = load_tensorrt(manifest, path, device.cuda)
         engine.prepare((size,))
-        yield _OnGpu(engine, device.cuda, size)
+        yield OnGpu(engine, device.cuda, size)
         engine.close()
 
 
@@ -96,12 +96,15 @@ class _OnCpu:
         return sum(timed(self.run_and_wait, runs))
 
 
-class _OnGpu:
+class OnGpu:
+    """A `Bare` of an engine on a GPU."""
+
     def __init__(self, engine: TensorRTEngine, cuda: Cuda, size: int) -> None:
         buffers = engine.buffers()
         assert buffers is not None
         self.without_graphs = engine.without_graphs
-        self._engine, self._cuda, self._size, self._buffers = engine, cuda, size, buffers
+        self.buffers = buffers
+        self._engine, self._cuda, self._size = engine, cuda, size
         self._graph = buffers.graphs.get(size)
         for place in buffers.inputs.values():
             given = noises({"": (place.host.shape, place.host.dtype)})
@@ -111,24 +114,27 @@ class _OnGpu:
         if self._graph is not None:
             self._graph.launch(self._engine.compute)
         else:
-            self._engine.enqueue(self._buffers, self._size)
+            self._engine.enqueue(self.buffers, self._size)
 
     def run_and_wait(self) -> None:
+        """See `Bare`."""
         self._run()
         self._engine.compute.wait()
 
     def copy_run_and_wait(self) -> None:
+        """See `Bare`."""
         stream = self._engine.compute
-        for place in self._buffers.inputs.values():
+        for place in self.buffers.inputs.values():
             size = place.tensor.bytes_of(self._size)
             self._cuda.copy_in(place.device.address, int(place.host.ctypes.data), size, stream)
         self._run()
-        for place in self._buffers.outputs_.values():
+        for place in self.buffers.outputs_.values():
             size = place.tensor.bytes_of(self._size)
             self._cuda.copy_out(int(place.host.ctypes.data), place.device.address, size, stream)
         stream.wait()
 
     def kept_busy_ns(self, runs: int) -> int:
+        """See `Bare`."""
         started = time.monotonic_ns()
         for _ in range(runs):
             self._run()

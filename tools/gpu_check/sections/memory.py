@@ -28,7 +28,7 @@ def check(setting: Setting, finding: Finding) -> None:
         with setting.worker(setting.with_models(["policy"])) as worker:
             with setting.opened() as device:
                 assert device.cuda is not None
-                taken = _all_of(device.cuda)
+                taken = take_all(device.cuda)
                 finding.add("left free on the GPU", device.cuda.free_bytes() / 2**20, "MiB")
                 _serves(setting, finding, worker, "without memory")
                 _refused(setting, finding)
@@ -58,7 +58,7 @@ def _serves(setting: Setting, finding: Finding, worker: WorkerClient, when: str)
         finding.details[when] = said
 
 
-def _all_of(cuda: Cuda) -> list[DeviceMemory]:
+def take_all(cuda: Cuda) -> list[DeviceMemory]:
     """Take what memory there is."""
     taken: list[DeviceMemory] = []
     size = CHUNK_BYTES
