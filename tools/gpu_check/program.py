@@ -29,7 +29,7 @@ from tools.worker_client import WorkerGone
 
 BUDGET_S = 470.0
 """For everything: less than the eight minutes that such a box may be had."""
-PATIENCE_ON_CPU = 3.0
+PATIENCE_ON_CPU = 6.0
 """There this program is only tried: it may take so many times as long."""
 LOG_LINES = 100
 Line = dict[str, Any]
