@@ -55,8 +55,8 @@ def serving(root: Path, config: str) -> Generator[Box, None, None]:
         box = Box(Path(name))
         (box.directory / "models").symlink_to(root)
         (box.directory / "appliance.toml").write_text(config)
+        box.start()
         try:
-            box.start()
             yield box
         finally:
             box.stop()
