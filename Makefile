@@ -32,10 +32,13 @@ BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED := appliance/sessions/fastpath
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
-# What `tools.gpu_check` needs of others, and pycuda.
-GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs
+# What `tools.gpu_check` needs of others: for engines, for pycuda, for a whole appliance.
+GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs \
+	grpcio grpcio-health-checking grpcio-reflection h11 hdrhistogram lz4 mcap pillow rich soundfile \
+	structlog trio zstandard
 GPU_BOX_WHEELS = --wheel $(BUILD)/wheels-$(GPU_PYTHON)/pycuda*.whl
 MODELS := requirements/demo-models.txt
+GPU_MODELS := requirements/gpu-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
@@ -138,17 +141,18 @@ bench-scheduling-real: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 gpu-stage: $(BIN)/python $(BUILD)/wheels-$(GPU_PYTHON).stamp
 	@rm -rf $(BUILD)/gpu-box
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) \
-		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) $(GPU_BOX) \
+		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) --models $(GPU_BOX) \
 		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
 		--build 'tensorrt-rtx-cu13==1.7.1.*' --build .
 
-# TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there.
+# TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there. Alone:
+# what it says it needs is a gigabyte that `tools.stand_ins` stands in for.
 gpu-stage-classic: GPU_PYTHON := 3.10
 gpu-stage-classic: $(BIN)/python $(BUILD)/wheels-3.10.stamp $(BUILD)/wheels-cublas.stamp
 	@rm -rf $(BUILD)/gpu-box-classic
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box-classic $(GPU_BOX_ARGS) \
-		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl $(GPU_BOX) \
-		'numpy<2' tomli tensorrt==8.5.3.1 --build .
+		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl --models $(GPU_BOX) \
+		'numpy<2' tomli exceptiongroup --alone tensorrt==8.5.3.1 --build .
 
 gpu-check: $(BUILD)/dev.stamp
 	@$(BIN)/python -m tools.gpu_check $(BUILD)/gpu-check.json $(GPU_CHECK_ARGS)
@@ -221,10 +225,10 @@ $(BUILD)/demo.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
 	@$(PIP) --no-deps --requirement $(MODELS) >&2
 	@mkdir -p $(BUILD) && touch $@
 
-$(BUILD)/dev.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
+$(BUILD)/dev.stamp: $(SOURCES) $(MODELS) $(GPU_MODELS) | $(BIN)/python
 	@echo "installing the appliance, its tests' tools and the demo's models into $(VENV)" >&2
 	@$(PIP) --editable '.[dev]' >&2
-	@$(PIP) --no-deps --requirement $(MODELS) >&2
+	@$(PIP) --no-deps --requirement $(MODELS) --requirement $(GPU_MODELS) >&2
 	@mkdir -p $(BUILD) && touch $@ $(BUILD)/demo.stamp
 
 $(BUILD)/release.stamp: requirements/release.txt

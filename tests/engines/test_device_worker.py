@@ -52,12 +52,11 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def start_fake(tmp_path: Path) -> Iterator[StartFake]:
     workers: list[WorkerProcess] = []
-    log = (tmp_path / "stderr").open("wb")
 
     def starts(root: Path, wishes: str = "") -> WorkerProcess:
         path = str(Path(__file__).parents[1])
         worker = WorkerProcess(
-            stderr=log,
+            log=tmp_path / "stderr",
             module="support.fake_gpu_worker",
             environment={"FAKE_GPU": wishes, "PYTHONPATH": path},
         )
@@ -68,8 +67,7 @@ def start_fake(tmp_path: Path) -> Iterator[StartFake]:
 
     yield starts
     for worker in workers:
-        worker.__exit__(None, None, None)
-    log.close()
+        worker.kill()
 
 
 def said(tmp_path: Path) -> str:
@@ -305,7 +303,7 @@ def test_pictures_are_what_the_cpu_makes_of_them(
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
 def test_a_gpu_that_is_missing_is_an_error_and_never_the_cpu(root: Path, tmp_path: Path) -> None:
-    with (tmp_path / "said").open("wb") as log, WorkerProcess(stderr=log) as worker:
+    with WorkerProcess(log=tmp_path / "said") as worker:
         worker.start_loading(root, "cuda:0")
         assert worker.process.wait(30) == 1
     last = (tmp_path / "said").read_text().splitlines()[-1]
@@ -313,14 +311,14 @@ def test_a_gpu_that_is_missing_is_an_error_and_never_the_cpu(root: Path, tmp_pat
 
 
 def test_a_device_that_is_none(root: Path, tmp_path: Path) -> None:
-    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+    with WorkerProcess() as worker:
         worker.start_loading(root, "tpu")
         assert worker.process.wait(30) == 1
 
 
 def test_an_engine_for_gpus_on_a_worker_without_one(root: Path, tmp_path: Path) -> None:
     (root / "arm" / "model.toml").write_text('engine = "tensorrt"\n' + MANIFEST)
-    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+    with WorkerProcess() as worker:
         worker.load(root)
         assert worker.failed == {
             "arm": 'engine "tensorrt" runs on a GPU, and this worker is on cpu; set '
