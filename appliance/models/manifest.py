@@ -199,6 +199,7 @@ class Manifest:
         buckets: Batch sizes to warm up and time; left out: powers of two up to `max_batch`.
         output_bytes: Upper bound of one row's outputs; needed where their shapes are open.
         cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
+        cuda_preprocessing: On a GPU, images are resized, reordered and scaled there.
         urgent: On a GPU its kernels come before those of models that are not.
     """
 
@@ -208,6 +209,7 @@ class Manifest:
     buckets: tuple[int, ...] = field(default=(), validator=_each(1))
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
     cuda_graphs: bool = True
+    cuda_preprocessing: bool = True
     urgent: bool = False
     description: str = ""
     inputs: tuple[Input, ...] = ()
