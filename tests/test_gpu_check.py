@@ -117,7 +117,7 @@ def check(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=ROOT,
-        timeout=300,
+        timeout=600,
     )
 
 
