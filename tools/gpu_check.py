@@ -121,14 +121,15 @@ def build(setting: Setting) -> Result:
     for entry in setting.entries():
         started = time.monotonic()
         directory = entry.manifest_path.parent / "1"
-        network = Network(flavour, directory / "model.onnx")
         manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
+        network = Network(flavour, directory / "model.onnx", manifest.precision)
         resolved = resolve(manifest, network.signature, entry.name, "1")
         profile = profile_of(resolved, network.signature, manifest.warmup)
         recipe = EngineRecipe(
             model_sha256=version_sha256(directory),
             builder=flavour.builder,
             target=target,
+            precision=manifest.precision,
             profile=profile,
         )
         made = network.build(profile, (), cache.timings(recipe), lambda _, __: None, lambda: True)

@@ -26,6 +26,7 @@ import attrs
 from attrs import define, frozen
 
 from appliance.errors import ConfigError
+from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS = ".partial-", "timings-"
@@ -42,12 +43,14 @@ class EngineRecipe:
         model_sha256: Of the version's files.
         builder: Package and version.
         target: The GPU or compute capabilities.
+        precision: What float32 in the model's file was made.
         profile: Input name to least, usual and largest shape.
     """
 
     model_sha256: str
     builder: str
     target: str
+    precision: Precision
     profile: Mapping[str, tuple[tuple[int, ...], ...]]
 
     @property
