@@ -61,7 +61,8 @@ def build(arguments: argparse.Namespace) -> int:
             built = network.build(
                 profile, capabilities, cache.timings(recipe), on_progress, is_wanted
             )
-        except BuildCancelled:
+        except BuildCancelled as cancelled:
+            cache.keep_timings(recipe, cancelled.timings)
             return INTERRUPTED
     about = {"model": entry.name, "version": version}
     made = cache.add(recipe, built.engine, built.timings, about)

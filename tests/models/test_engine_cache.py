@@ -92,6 +92,15 @@ def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCa
     assert EngineCache(cache.directory / "nowhere").collect(()) == []
 
 
+def test_timings_are_kept_without_an_engine(cache: EngineCache) -> None:
+    cache.keep_timings(RECIPE, b"")
+    assert not cache.directory.exists()
+    cache.keep_timings(RECIPE, b"first")
+    cache.keep_timings(RECIPE, b"second")
+    assert cache.timings(RECIPE) == b"second"
+    assert [path.name for path in cache.directory.iterdir()] == [RECIPE.timings_key]
+
+
 def test_a_full_disk_leaves_nothing_behind(
     cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

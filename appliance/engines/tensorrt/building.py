@@ -34,8 +34,20 @@ TYPES: Mapping[str, DType] = {
 }
 
 
+NO_MEMORY = ("bad_alloc", "out of memory")
+"""Of TensorRT's last words, where the machine or the GPU had too little of it."""
+
+
 class BuildCancelled(Exception):
-    """Whoever waited for it wants it no more."""
+    """Whoever waited for it wants it no more.
+
+    Attributes:
+        timings: As `Built.timings`, of the parts that were come to.
+    """
+
+    def __init__(self, timings: bytes) -> None:
+        super().__init__("the build was cancelled")
+        self.timings = timings
 
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -131,11 +143,15 @@ class Network:
         if self._flavour.reports_progress:
             config.progress_monitor = _monitor(api, on_progress, is_wanted)
         plan = self._builder.build_serialized_network(self._network, config)
+        timed = bytes(cache.serialize()) if cache is not None else b""
         if not is_wanted():
-            raise BuildCancelled
+            raise BuildCancelled(timed)
         if plan is None:
-            raise EngineError(f"TensorRT built nothing: {last_words(self._log)}")
-        return Built(bytes(plan), bytes(cache.serialize()) if cache is not None else b"")
+            words = last_words(self._log)
+            if any(each in words.lower() for each in NO_MEMORY):
+                words = f"there is not enough memory, stop what else takes some ({words})"
+            raise EngineError(f"TensorRT built nothing: {words}")
+        return Built(bytes(plan), timed)
 
 
 def profile_of(resolved: Resolved, signature: Signature, warmup: WarmUp) -> Profile:

@@ -84,7 +84,7 @@ class Flavour:
         """Return why an engine cannot run here, as far as that can be known beforehand.
 
         Returns:
-            Nothing, if it can, or if this TensorRT cannot tell.
+            Nothing, if it can, or if this TensorRT cannot tell: then loading it will.
         """
         if self.package != RTX:
             return ""
@@ -93,7 +93,7 @@ class Flavour:
             return ""
         known = self.api.EngineInvalidityDiagnostics.__members__
         named = [name for name, member in known.items() if int(member) & int(reasons)]
-        return ", ".join(named) or "it is invalid"
+        return ", ".join(named)
 
     def new_context(self, engine: Any) -> Any:
         """Return an execution context; None: TensorRT has said why not."""
