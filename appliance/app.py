@@ -22,10 +22,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 import trio
@@ -33,9 +32,9 @@ from attrs import define, field
 
 from appliance import __version__
 from appliance.admin.documents import Documents
-from appliance.admin.routes import AdminSources, text_of
 from appliance.admin.server import serve_admin
 from appliance.admin.timeline import TimelineDocuments
+from appliance.administration import Administration
 from appliance.admission.admission import Admission
 from appliance.admission.catalog import Catalog, Served
 from appliance.config import Config
@@ -50,7 +49,6 @@ from appliance.ingest.bridge import Bridge
 from appliance.io.groups import only_error
 from appliance.io.notify import Notifier
 from appliance.io.slow_steps import SlowSteps
-from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
 from appliance.metrics.status import Client, State
@@ -274,9 +272,8 @@ class Appliance:
         """Serve the admin documents until the scope that is reported is cancelled."""
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    partial(serve_admin, self._admin_sources(), socket=socket, listen=listen)
-                )
+                sources = self._administration().sources()
+                await nursery.start(partial(serve_admin, sources, socket=socket, listen=listen))
                 task_status.started(scope)
 
     def _ready(self) -> None:
@@ -359,21 +356,6 @@ class Appliance:
             self.dispatcher.turn()  # whom the one before let wait may run
         self.dispatcher.endings.log.sample = config.log.access_sample
 
-    async def _reload_document(self) -> dict[str, object]:
-        changed = await self.reloader.reload()
-        await self.models.look()
-        error, pending = self.reloader.error, self.models.pending
-        return {"changed": changed, "error": error, "pending": pending}
-
-    async def _load_document(self, asked: Mapping[str, Any]) -> dict[str, object]:
-        name = text_of(asked, "name")
-        return {"name": name, "version": await self.rollout.load(name)}
-
-    async def _unload_document(self, asked: Mapping[str, Any]) -> dict[str, object]:
-        name = text_of(asked, "name")
-        await self.rollout.unload(name)
-        return {"name": name}
-
     # ------------------------------------------------------------------------------- wiring
 
     def _look(self) -> None:
@@ -395,26 +377,15 @@ class Appliance:
         """Count a task's step that held the event loop for too long."""
         self.documents.metrics.count("slow_steps", task.rpartition(".")[2])
 
-    def _admin_sources(self) -> AdminSources:
-        documents = self.documents
-        return AdminSources(
-            status=documents.status,
-            clients=lambda: {"clients": documents.clients()},
-            models=lambda: {
-                "directory": str(self.models.directory.absolute()),
-                "models": documents.status()["models"],
-            },
-            workers=lambda: {"workers": documents.status()["workers"]},
-            metrics_text=self._metrics_text,
-            drain=self._drain_document,
-            reload=self._reload_document,
-            load_model=self._load_document,
-            unload_model=self._unload_document,
-            timeline=lambda query: self.timeline.document(query, time.monotonic_ns, time.time),
-            recordings=lambda: {"recordings": self.recorder.documents()},
-            record=self.recorder.start,
-            renew_recording=self.recorder.renew,
-            stop_recording=self.recorder.stop,
+    def _administration(self) -> Administration:
+        return Administration(
+            documents=self.documents,
+            timeline=self.timeline,
+            models=self.models,
+            rollout=self.rollout,
+            reloader=self.reloader,
+            recorder=self.recorder,
+            drain=self.drain,
         )
 
     def _clients(self) -> list[Client]:
@@ -442,15 +413,6 @@ class Appliance:
             "instance": f"{self.documents.instance:016x}",
             "version": __version__,
         }
-
-    def _metrics_text(self) -> str:
-        documents = self.documents
-        reading = documents.metrics.read(documents.clock())
-        return exposition(reading, documents.ledger, documents.status())
-
-    def _drain_document(self) -> dict[str, object]:
-        self.drain()
-        return {"state": self.state, "requests": self.documents.status()["requests"]}
 
 
 def _catalog(entries: list[ModelEntry]) -> Catalog:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from appliance import config as module
+from appliance import config as room
 from appliance.admission.buckets import RateLimiter
 from appliance.config import ClientPolicy, Config, KnownClient, load
 from appliance.errors import ConfigError, Rejected
@@ -350,8 +352,9 @@ def test_loopback_needs_no_consent(address: str) -> None:
 
 SECTIONS = [
     cls
-    for _, cls in inspect.getmembers(module, inspect.isclass)
-    if cls.__module__ == module.__name__ and attrs.has(cls)
+    for each in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+    for _, cls in inspect.getmembers(importlib.import_module(each.name), inspect.isclass)
+    if cls.__module__ == each.name and attrs.has(cls)
 ]
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from appliance.admin import client as admin
 from appliance.cli import NOT_QUITE, OK
+from appliance.cli.documents import TIMEOUT_S, exit_code, fetch, fetch_status, readable
 from appliance.cli.socket_path import default_socket_path
-from appliance.errors import AdminUnreachable, PeerProtocolError
+from appliance.errors import AdminUnreachable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from appliance.metrics.status import ClientList, Status
+    from appliance.metrics.status import ClientList
 
-TIMEOUT_S = 5.0
 POLL_S = 0.2
 CHANGE_TIMEOUT_S = 600.0
 """For a model to be loaded and warmed up, and the former one to finish."""
@@ -42,7 +42,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def clients(arguments: argparse.Namespace) -> int:
     """Show `/v1/clients`."""
-    document = cast("ClientList", _get(_socket(arguments), "/v1/clients"))
+    document = cast("ClientList", fetch(_socket(arguments), "/v1/clients"))
     if arguments.json:
         _print_json(document)
     else:
@@ -115,39 +115,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def fetch_status(path: str) -> Status:
-    """Ask for the status document.
-
-    Raises:
-        AdminUnreachable: No appliance answers at `path`.
-    """
-    return cast("Status", _get(path, "/v1/status"))
-
-
-def exit_code(document: Status) -> int:
-    """Return 0 if ready, else 1."""
-    with readable():
-        return OK if document["state"] == "ready" else NOT_QUITE
-
-
-def _get(path: str, resource: str) -> dict[str, Any]:
-    with readable():
-        document = admin.get(path, resource, TIMEOUT_S)
-        if isinstance(document, str):
-            raise TypeError(f"{resource} is not JSON")
-    return document
-
-
 def _watch(path: str, *, as_json: bool) -> int:
     from appliance.cli.watch import watch_json, watch_view
 
-    def fetch() -> Status:
-        return fetch_status(path)
-
+    fetch_again = partial(fetch_status, path)
     with readable():
-        return (
-            watch_json(fetch, time.sleep) if as_json else watch_view(fetch, time.sleep, _console())
-        )
+        if as_json:
+            return watch_json(fetch_again, time.sleep)
+        return watch_view(fetch_again, time.sleep, _console())
 
 
 def _wait_until_gone(path: str, instance: str) -> None:
@@ -177,15 +152,3 @@ def _print_view(view: Callable[[int], RenderableType]) -> None:
     console = _console()
     with readable():
         console.print(view(console.width))
-
-
-@contextmanager
-def readable() -> Generator[None, None, None]:
-    """Turn a document of another shape into an error: the server is of another version."""
-    try:
-        yield
-    except (KeyError, TypeError) as error:
-        raise PeerProtocolError(
-            f"the appliance answers in a form this command does not know ({error!r}); "
-            "are both of the same version?"
-        ) from error

@@ -14,8 +14,9 @@ from rich.text import Text
 from appliance.cli import ERROR, NOT_QUITE, OK
 from appliance.cli.socket_path import default_socket_path
 from appliance.cli.text import plain
-from appliance.doctor.gathering import gather
-from appliance.doctor.judging import SEVERITY, Finding, Level, judge, worst_level
+from appliance.doctor.gathering.gather import gather
+from appliance.doctor.judging.findings import SEVERITY, Finding, Level, worst_level
+from appliance.doctor.judging.judge import judge
 
 CODES: dict[Level, int] = {"ok": OK, "skipped": OK, "warning": NOT_QUITE, "error": ERROR}
 MARKS: dict[Level, Text] = {

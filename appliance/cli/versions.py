@@ -22,7 +22,8 @@ import attrs
 
 from appliance.admin import client as admin
 from appliance.cli import NOT_QUITE, OK
-from appliance.cli.asking import CHANGE_TIMEOUT_S, TIMEOUT_S, readable
+from appliance.cli.asking import CHANGE_TIMEOUT_S
+from appliance.cli.documents import TIMEOUT_S, readable
 from appliance.cli.socket_path import default_socket_path
 from appliance.cli.text import milliseconds, plain
 from appliance.errors import (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from appliance.cli import ERROR
-from appliance.cli.asking import exit_code
+from appliance.cli.documents import exit_code
 from appliance.cli.status_view import status_view, unreachable_view
 from appliance.errors import AdminUnreachable
 

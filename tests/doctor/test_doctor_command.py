@@ -18,7 +18,9 @@ from support.ports import free_ports
 from support.repository import add_echo
 
 from appliance.cli import main
-from appliance.doctor import gathering
+from appliance.doctor.gathering import gather
+from appliance.doctor.gathering import models as repository
+from appliance.doctor.gathering import running as asking
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,8 +44,8 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of engines."""
-    monkeypatch.setattr(gathering, "SYSTEM_CACHE", tmp_path / "no-service" / "here")
-    monkeypatch.setattr(gathering, "default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(repository, "SYSTEM_CACHE", tmp_path / "no-service" / "here")
+    monkeypatch.setattr(repository, "default_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -178,7 +180,7 @@ def test_an_appliance_that_hangs_is_not_waited_for(models: Path, capsys: Capture
         began = time.monotonic()
         file = running.directory / "config.toml"
         found = doctor(capsys, file, running.socket, 2)["appliance"]
-        assert time.monotonic() - began < 2 * (gathering.PATIENCE_S + gathering.ANSWER_S)
+        assert time.monotonic() - began < 2 * (gather.PATIENCE_S + asking.ANSWER_S)
     assert "does not answer" in found["found"]
     assert "no answer within 1 s" in found["found"]
 
@@ -211,8 +213,8 @@ def test_engines_of_another_builder_and_damaged_ones(
 def test_what_hangs_elsewhere_is_left_behind(
     models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "DRIVER", "import time; time.sleep(600)")
-    monkeypatch.setattr(gathering, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(gather, "DRIVER", "import time; time.sleep(600)")
+    monkeypatch.setattr(gather, "PATIENCE_S", 0.5)
     config = written(tmp_path, f'models.directory = "{models}"')
     found = doctor(capsys, config, absent(tmp_path), 1)["gpu"]
     assert found["found"] == "the driver did not answer in time"

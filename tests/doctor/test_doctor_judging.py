@@ -19,7 +19,10 @@ from appliance.doctor.facts import (
     Running,
     Unit,
 )
-from appliance.doctor.judging import MIB, Finding, judge, may, obstacle, worst_level
+from appliance.doctor.judging.box import MIB
+from appliance.doctor.judging.findings import Finding, worst_level
+from appliance.doctor.judging.judge import judge
+from appliance.doctor.judging.rights import may, obstacle
 
 GROUP = 997
 SERVICE = Person(name="appliance", uid=999, gids=frozenset({GROUP}))

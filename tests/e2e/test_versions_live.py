@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from support.box import Box, box
 from support.grpc import OVERRIDE, channel
 from support.recording import recording
 from support.repository import add_onnx_mlp
-from support.versions import Asker, X, add_version, infer, wait_for
+from support.versions import Asker, X, add_onnx_version, add_version, infer, wait_for
 
 from appliance.cli import main
 from appliance.models.active import ACTIVE
@@ -50,29 +52,15 @@ def served(running: Box, model: str = "policy") -> str:
     return {each["name"]: each["version"] for each in running.status()["models"]}[model]
 
 
-def test_versions_come_and_go_back_under_load(running: Box, models: Path) -> None:
+@contextmanager
+def asked(running: Box) -> Generator[list[Asker]]:
+    """Four who ask all the time; in the end each answer was right, and none of them late."""
     with channel(running) as open_channel:
         askers = [Asker(open_channel, "policy") for _ in range(4)]
         for asker in askers:
             asker.start()
         try:
-            wait_for(askers, "1")
-            add_version(models, 2)
-            assert command(running, "verify", "policy").returncode == 0
-            assert served(running) == "1"  # verified is not active
-            done = command(running, "activate", "policy")
-            assert (done.returncode, done.stdout.splitlines()[-1]) == (
-                0,
-                "policy: version 2 is served",
-            )
-            wait_for(askers, "2")
-            add_version(models, 3)
-            assert command(running, "activate", "policy", "3").returncode == 0
-            wait_for(askers, "3")
-            assert command(running, "rollback", "policy").returncode == 0
-            wait_for(askers, "2")
-            assert command(running, "rollback", "policy").returncode == 0  # and there again
-            wait_for(askers, "3")
+            yield askers
         finally:
             for asker in askers:
                 asker.is_over.set()
@@ -86,8 +74,51 @@ def test_versions_come_and_go_back_under_load(running: Box, models: Path) -> Non
     assert set(status["outcomes"]) == {"OK"}
     assert status["requests"]["late"] == 0
     assert status["pending"] == []
+
+
+def test_versions_come_and_go_back_under_load(running: Box, models: Path) -> None:
+    with asked(running) as askers:
+        wait_for(askers, "1")
+        add_version(models, 2)
+        assert command(running, "verify", "policy").returncode == 0
+        assert served(running) == "1"  # verified is not active
+        done = command(running, "activate", "policy")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (
+            0,
+            "policy: version 2 is served",
+        )
+        wait_for(askers, "2")
+        add_version(models, 3)
+        assert command(running, "activate", "policy", "3").returncode == 0
+        wait_for(askers, "3")
+        assert command(running, "rollback", "policy").returncode == 0
+        wait_for(askers, "2")
+        assert command(running, "rollback", "policy").returncode == 0  # and there again
+        wait_for(askers, "3")
     listed = command(running, "versions")
     assert listed.stdout == "policy  1  2 (previous)  3 (active)\n"
+
+
+def test_so_do_versions_of_a_network(tmp_path: Path) -> None:
+    """With onnxruntime; where there is TensorRT for RTX, its engine is built meanwhile."""
+    models, cache = tmp_path / "models", tmp_path / "cache"
+    add_onnx_version(models, 1)
+    with box(models, overrides=(OVERRIDE,)) as running:
+        running.wait_settled()
+        with asked(running) as askers:
+            wait_for(askers, "1")
+            add_onnx_version(models, 2)
+            if find_spec("tensorrt_rtx") is not None:
+                words = ("--models", str(models), "--cache", str(cache), "--json")
+                assert main(["models", "build", "policy", "2", *words]) == 0
+            assert command(running, "verify", "policy").returncode == 0
+            assert command(running, "activate", "policy").returncode == 0
+            wait_for(askers, "2")
+            assert served(running) == "2"
+            assert command(running, "rollback", "policy").returncode == 0
+            wait_for(askers, "1")
+        assert "policy" in command(running, "list").stdout
+        assert running.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from support.grpc import method, request
-from support.repository import add_python_model
+from support.repository import add_onnx_model, add_python_model
 
 MANIFEST = """
 engine = "python"
@@ -34,6 +34,23 @@ def add_version(
     run = f"def run(batch):\n    return {{'action': batch['state'] + {version}}}\n"
     manifest = MANIFEST.format(width=width)
     add_python_model(models, name, source or run, manifest, str(version))
+
+
+def add_onnx_version(models: Path, version: int, name: str = "policy") -> None:
+    """The same as a network."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    number = numpy_helper.from_array(np.full(1, version, np.float32), "number")
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["state", "number"], ["action"])],
+        "adds",
+        [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["n", 4])],
+        [number],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    add_onnx_model(models, name, model.SerializeToString(), "max_batch = 8\n", str(version))
 
 
 def infer(open_channel: grpc.Channel, model: str = "policy") -> tuple[str, float]:

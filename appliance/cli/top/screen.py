@@ -17,7 +17,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
 
-from appliance.cli.asking import readable
+from appliance.cli.documents import readable
 from appliance.cli.top.look import look
 from appliance.cli.top.page import Page
 from appliance.errors import AdminError, PeerProtocolError
