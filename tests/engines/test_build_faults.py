@@ -66,8 +66,10 @@ def test_a_build_that_is_ended_leaves_no_engine(
         assert building.stderr is not None
         assert building.stderr.readline().startswith("text_finder 1: ")  # it is being built
         building.send_signal(signum)
-        building.stderr.read()
-        assert building.wait(MOST_S) == status
+        try:
+            assert building.wait(MOST_S) == status
+        finally:
+            building.kill()
     assert not list(tmp_path.rglob("*.plan"))
     assert main(words[3:]) == 0
     assert len(list(tmp_path.rglob("*.plan"))) == 1
