@@ -17,6 +17,9 @@ ALLOWED_SIGNERS ?=
 KEYRING ?=
 CERTIFICATE ?=
 BUNDLE_KEY ?=
+BSP ?=
+ROOTFS ?=
+SUMS ?=
 IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
@@ -29,15 +32,18 @@ BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED := appliance/sessions/fastpath
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
-# What `tools.gpu_check` needs of others, and pycuda.
-GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs
+# What `tools.gpu_check` needs of others: for engines, for pycuda, for a whole appliance.
+GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs \
+	grpcio grpcio-health-checking grpcio-reflection h11 hdrhistogram lz4 mcap pillow rich soundfile \
+	structlog trio zstandard
 GPU_BOX_WHEELS = --wheel $(BUILD)/wheels-$(GPU_PYTHON)/pycuda*.whl
 MODELS := requirements/demo-models.txt
+GPU_MODELS := requirements/gpu-models.txt
 PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-unit test-deploy test-image image bundle test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -54,11 +60,14 @@ help:
 	@echo "make gpu-check    does this GPU do what it should, and how fast?   GPU_CHECK_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
+	@echo "make test-kernels what runs on the GPU beside TensorRT is compiled by NVRTC, without a GPU   TEST_ARGS=..."
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
 	@echo "make image        a disk for x86, with two slots           RELEASE=dist/appliance-... ALLOWED_SIGNERS=... KEYRING=..."
 	@echo "make bundle       an update of such a box, signed           the same, and CERTIFICATE=... BUNDLE_KEY=..."
+	@echo "make jetson       NVIDIA's system with the appliance in it, to be flashed   RELEASE=... BSP=... ROOTFS=... SUMS=..."
 	@echo "make test-image   the image boots in QEMU, and is updated (Debian, as root)   TEST_ARGS=..."
+	@echo "make test-arm64   the one for Jetson, on Debian for arm64, emulated (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-sdk-versions   the SDK with its oldest and newest dependencies   PYTHONS='...'"
 	@echo "make proto        what is generated and compiled, made anew"
 	@echo "make clean        remove what was built, $(VENV) included"
@@ -83,6 +92,11 @@ test-sdk: $(BUILD)/sdk.stamp
 test-sdk-versions: $(BUILD)/dev.stamp
 	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
 
+# Not among the tests, for NVRTC takes 150 MB.
+test-kernels: $(BUILD)/dev.stamp
+	@$(PIP) 'nvidia-cuda-nvrtc>=13' >&2
+	@$(BIN)/python -m pytest tests/engines/test_kernel_compiler.py tests/engines/test_device_images.py $(TEST_ARGS)
+
 # Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
 	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy/test_unit_*.py $(TEST_ARGS)
@@ -96,6 +110,12 @@ test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
 test-image: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
 		$(BIN)/python -m pytest tests/vm/test_image.py -s $(TEST_ARGS)
+
+# The release is made of the last commit. Debian for arm64 is fetched once: a quarter of an hour.
+test-arm64: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(BUILD)/release.stamp
+	@release=$$($(BUILD)/release/bin/python -m tools.release aarch64-cp311 --into $(BUILD)/arm64) && \
+		APPLIANCE_ARM64_RELEASE=$$release APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
+		$(BIN)/python -m pytest tests/vm/test_arm64.py -s $(TEST_ARGS)
 
 check: $(BUILD)/dev.stamp
 	@$(BIN)/ruff check
@@ -121,17 +141,18 @@ bench-scheduling-real: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 gpu-stage: $(BIN)/python $(BUILD)/wheels-$(GPU_PYTHON).stamp
 	@rm -rf $(BUILD)/gpu-box
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) \
-		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) $(GPU_BOX) \
+		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) --models $(GPU_BOX) \
 		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
 		--build 'tensorrt-rtx-cu13==1.7.1.*' --build .
 
-# TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there.
+# TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there. Alone:
+# what it says it needs is a gigabyte that `tools.stand_ins` stands in for.
 gpu-stage-classic: GPU_PYTHON := 3.10
 gpu-stage-classic: $(BIN)/python $(BUILD)/wheels-3.10.stamp $(BUILD)/wheels-cublas.stamp
 	@rm -rf $(BUILD)/gpu-box-classic
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box-classic $(GPU_BOX_ARGS) \
-		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl $(GPU_BOX) \
-		'numpy<2' tomli tensorrt==8.5.3.1 --build .
+		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl --models $(GPU_BOX) \
+		'numpy<2' tomli exceptiongroup --alone tensorrt==8.5.3.1 --build .
 
 gpu-check: $(BUILD)/dev.stamp
 	@$(BIN)/python -m tools.gpu_check $(BUILD)/gpu-check.json $(GPU_CHECK_ARGS)
@@ -163,14 +184,18 @@ locks: $(BUILD)/release.stamp
 	@$(BUILD)/release/bin/python -m tools.release.locks $(LOCKS_ARGS)
 
 # See docs/images.md. Debian's tools, as root.
-IMAGE_OF = '$(RELEASE)' $(if $(ALLOWED_SIGNERS),--allowed-signers '$(ALLOWED_SIGNERS)') \
-	--keyring '$(KEYRING)' $(IMAGE_ARGS)
+SIGNED = '$(RELEASE)' $(if $(ALLOWED_SIGNERS),--allowed-signers '$(ALLOWED_SIGNERS)') $(IMAGE_ARGS)
+IMAGE_OF = $(SIGNED) --keyring '$(KEYRING)'
 
 image: $(BUILD)/ansible.stamp
 	@$(PYTHON) -m images image $(IMAGE_OF)
 
 bundle: $(BUILD)/ansible.stamp
 	@$(PYTHON) -m images bundle $(IMAGE_OF) --certificate '$(CERTIFICATE)' --key '$(BUNDLE_KEY)'
+
+# See images/jetson/README.md.
+jetson: $(BUILD)/ansible.stamp
+	@$(PYTHON) -m images jetson $(SIGNED) --bsp '$(BSP)' --rootfs '$(ROOTFS)' --sums '$(SUMS)'
 
 chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
@@ -200,10 +225,10 @@ $(BUILD)/demo.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
 	@$(PIP) --no-deps --requirement $(MODELS) >&2
 	@mkdir -p $(BUILD) && touch $@
 
-$(BUILD)/dev.stamp: $(SOURCES) $(MODELS) | $(BIN)/python
+$(BUILD)/dev.stamp: $(SOURCES) $(MODELS) $(GPU_MODELS) | $(BIN)/python
 	@echo "installing the appliance, its tests' tools and the demo's models into $(VENV)" >&2
 	@$(PIP) --editable '.[dev]' >&2
-	@$(PIP) --no-deps --requirement $(MODELS) >&2
+	@$(PIP) --no-deps --requirement $(MODELS) --requirement $(GPU_MODELS) >&2
 	@mkdir -p $(BUILD) && touch $@ $(BUILD)/demo.stamp
 
 $(BUILD)/release.stamp: requirements/release.txt

@@ -7,6 +7,7 @@ root                                  (cancelled last)
    ├─ worker pool → supervise(slot)
    ├─ dispatcher                      (sole owner of the scheduler)
    ├─ recorder                        (the ring; recordings; their files in a thread)
+   ├─ health monitor                  (what a process reads of the GPUs)
    └─ doors                           (ZeroMQ; gRPC, whose asyncio is hosted)
 ```
 
@@ -22,7 +23,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.intake import Intake
 from appliance.dispatch.memory import Memory
 from appliance.dispatch.strategy import ConfiguredStrategy
+from appliance.health.monitor import HealthMonitor
 from appliance.ingest.bridge import Bridge
 from appliance.io.groups import only_error
 from appliance.io.notify import Notifier
@@ -57,7 +59,7 @@ from appliance.recording.recorder import Recorder
 from appliance.reload import ModelWatch, Reloader
 from appliance.rollout import Rollout
 from appliance.scheduling import Scheduler
-from appliance.scheduling.events import ModelRef
+from appliance.scheduling.events import ClocksRead, ModelRef
 from appliance.sessions.binds import try_binds
 from appliance.sessions.document import client_counts, client_documents
 from appliance.sessions.door import ZmqDoor
@@ -127,6 +129,7 @@ class Appliance:
     timeline: TimelineDocuments = field(init=False)
     reloader: Reloader = field(init=False)
     rollout: Rollout = field(init=False)
+    health: HealthMonitor = field(init=False)
     _admission: Admission = field(init=False)
     _gate: Gate | None = field(init=False)
     _strategy: ConfiguredStrategy = field(init=False)
@@ -187,6 +190,7 @@ class Appliance:
         if config.ingest.grpc.bind:
             self.bridge = Bridge(config.ingest.grpc, intake, self.rollout)
         self.recorder = Recorder(config.recording, endings, self._about)
+        self.health = HealthMonitor({slot.name: slot.device for slot in slots}, self._on_clocks)
         self.documents = Documents(
             appliance_id=config.appliance_id,
             instance=instance,
@@ -198,6 +202,7 @@ class Appliance:
             client_counts=lambda: client_counts(self.door.table, time.monotonic_ns()),
             connections_refused=self.door.refused_connections,
             problems=self._problems,
+            devices=self.health.documents,
             clock=time.monotonic_ns,
             metrics=metrics,
             ledger=ledger,
@@ -226,6 +231,7 @@ class Appliance:
                 await services.start(self.pool.run)
                 await services.start(self.dispatcher.run)
                 await services.start(self.recorder.run)
+                await services.start(self.health.run)
                 await self._settled.wait()
                 if self.standby and not await self._succeed():
                     services.cancel_scope.cancel()
@@ -372,6 +378,11 @@ class Appliance:
             self._unsettled.discard(event.worker.slot)
             if not self._unsettled:
                 self._settled.set()
+
+    def _on_clocks(self, slowdowns: Mapping[str, float]) -> None:
+        for slot, slowdown in slowdowns.items():
+            self.dispatcher.post(ClocksRead(slot, slowdown))
+        self.dispatcher.turn()
 
     def on_slow_step(self, task: str, _took_ns: int) -> None:
         """Count a task's step that held the event loop for too long."""

@@ -76,6 +76,8 @@ class Box:
         while state != awaited:
             ended = process.poll() is not None
             if ended or state == "degraded" or time.monotonic() > deadline:
+                process.kill()
+                process.wait()
                 log_text = (self.directory / "log").read_text("utf-8", "replace")[-4000:]
                 raise RuntimeError(f"the appliance did not start: {state}\n{log_text}")
             time.sleep(0.05)
@@ -145,8 +147,8 @@ def box(*models: Model, config: str = "", module: str = "appliance") -> Generato
         for model in models:
             model.write(running.directory / "models")
         (running.directory / "appliance.toml").write_text(config, "utf-8")
+        running.start()
         try:
-            running.start()
             yield running
         finally:
             running.stop()

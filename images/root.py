@@ -1,28 +1,18 @@
-"""The files of a slot: Debian, what makes a box of it, the appliance by the roles of `ansible/`.
-
-Debian is fetched once for each list of packages, and kept. All mounts are in a namespace of the
-processes that need them, and gone with those, however they end.
-"""
+"""The files of a slot: Debian, what makes a box of it, the appliance by the roles of `ansible/`."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from images import ImageError
+from images.debian import debian
+from images.provision import Contents, finish, made, need_file, run_roles
 from images.tools import need, run, step
 
-REPOSITORY = Path(__file__).parents[1]
 X86 = Path(__file__).parent / "x86"
-SUITE = "bookworm"
-SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
 # Those that no role enables.
 UNITS = (
     *("box-identity.service", "grow-disk.service", "health-gate.service"),
@@ -31,34 +21,22 @@ UNITS = (
 )
 # On /data; etc/fstab says where each is seen.
 DIRECTORIES = ("cache", "journal", "keys", "ssh", "state")
-FETCH_S, COPY_S, ROLES_S = 1800, 600, 1800
-OWN_MOUNTS = ("unshare", "--mount")
-_CHROOT = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
+COPY_S, ROLES_S = 600, 1800
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What is put into a root.
+@dataclass(frozen=True, kw_only=True)
+class BoxContents(Contents):
+    """What is put into a root of such a box.
 
     Attributes:
-        release: Folder that `make release` made.
-        allowed_signers: Who may sign that; None: what nobody signed is taken as well.
         keyring: Certificates of those who may sign updates of the box.
-        authorized_keys: Who may log in as root by ssh; None: nobody.
-        variables: File with variables of the roles, as YAML or JSON.
         packages: Of Debian, beside those that each box has.
         sources: Where Debian is fetched from, as apt wants it.
-        version: Of the image; empty: that of the release.
     """
 
-    release: Path
-    allowed_signers: Path | None
     keyring: Path
-    authorized_keys: Path | None = None
-    variables: Path | None = None
     packages: tuple[str, ...] = ()
     sources: Path | None = None
-    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ class Root:
         return found.partition("=")[2]
 
 
-def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
+def make_root(contents: BoxContents, directory: Path, ansible: Path) -> Root:
     """Make a root anew; return it.
 
     Args:
@@ -96,64 +74,34 @@ def make_root(contents: Contents, directory: Path, ansible: Path) -> Root:
         ImageError: It cannot be made.
     """
     _check(contents, ansible)
-    need("mmdebstrap", "unshare")
+    need("unshare")
     base = _debian(contents, directory)
-    made = Root(directory / "root")
-    with _made(made.path) as path:
+    root = Root(directory / "root")
+    with made(root.path) as path:
         partial = Root(path)
         with step("copying Debian"):
             run(["cp", "--archive", base, partial.slot], COPY_S)
             _lay_files(partial.slot)
         with step("running the roles"):
-            _run_roles(contents, partial.slot, ansible)
+            run_roles(contents, partial.slot, ansible, ROLES_S)
         _finish(contents, partial.slot)
         _lay_data(partial)
-    return made
+    return root
 
 
-def _check(contents: Contents, ansible: Path) -> None:
-    if not (contents.release / "SHA256SUMS").is_file():
-        raise ImageError(f"{contents.release}: is no release: no SHA256SUMS; see `make release`")
-    for option in ("allowed_signers", "keyring", "authorized_keys", "variables", "sources"):
-        path: Path | None = getattr(contents, option)
-        if path is not None and not path.is_file():
-            raise ImageError(f"--{option.replace('_', '-')}: {path}: no such file")
+def _check(contents: BoxContents, ansible: Path) -> None:
+    contents.check(ansible)
+    for option in ("keyring", "sources"):
+        need_file(option, getattr(contents, option))
     if "PRIVATE KEY" in contents.keyring.read_text():
         raise ImageError(f"{contents.keyring}: holds a private key; boxes get the certificate only")
-    if not (ansible / "ansible-playbook").exists():
-        raise ImageError(f"{ansible}/ansible-playbook: no such file; `make image` installs it")
 
 
-def _debian(contents: Contents, directory: Path) -> Path:
+def _debian(contents: BoxContents, directory: Path) -> Path:
     """Return Debian with its packages; fetched if it is not there."""
     lines = (X86 / "packages.txt").read_text().splitlines()
-    packages = sorted({*(line for line in lines if line and line[0] != "#"), *contents.packages})
-    sources = contents.sources or next((path for path in SOURCES if path.exists()), None)
-    if sources is None:
-        raise ImageError("this machine has no package sources of Debian; name a file: --sources")
-    digest = hashlib.sha256(json.dumps([SUITE, packages, sources.read_text()]).encode())
-    base = directory / f"debian-{digest.hexdigest()[:12]}"
-    if not base.exists():
-        with step(f"fetching {SUITE} with {len(packages)} packages"), _made(base) as partial:
-            include = f"--include={','.join(packages)}"
-            command = [*OWN_MOUNTS, "mmdebstrap", "--variant=minbase", "--mode=root", include]
-            run([*command, "--format=directory", SUITE, partial, sources], FETCH_S)
-    return base
-
-
-@contextmanager
-def _made(path: Path) -> Generator[Path, None, None]:
-    """Give a directory to fill, which takes its place once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        partial.chmod(0o755)
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    packages = {*(line for line in lines if line and line[0] != "#"), *contents.packages}
+    return debian("amd64", packages, directory, contents.sources)
 
 
 def _lay_files(root: Path) -> None:
@@ -167,43 +115,16 @@ def _lay_files(root: Path) -> None:
             file.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
 
 
-def _run_roles(contents: Contents, root: Path, ansible: Path) -> None:
-    signers = contents.allowed_signers
-    variables = {
-        "appliance_release": str(contents.release.resolve()),
-        "appliance_allow_unsigned": signers is None,
-        "appliance_allowed_signers": "" if signers is None else str(signers.resolve()),
-    }
-    playbook: list[str | Path] = [ansible / "ansible-playbook", "-i", f"{root.resolve()},"]
-    playbook += ["--connection=community.general.chroot", f"--extra-vars={json.dumps(variables)}"]
-    if contents.variables is not None:
-        playbook.append(f"--extra-vars=@{contents.variables.resolve()}")
-    playbook.append(REPOSITORY / "ansible/image.yml")
-    environment = {
-        "PATH": f"{ansible.resolve()}:{os.environ['PATH']}",
-        "ANSIBLE_CONFIG": str(REPOSITORY / "ansible/ansible.cfg"),
-        "ANSIBLE_NOCOLOR": "1",
-    }
-    run([*OWN_MOUNTS, "sh", "-c", _CHROOT, root.resolve(), *playbook], ROLES_S, environment)
-
-
-def _finish(contents: Contents, root: Path) -> None:
-    """Put in who may do what, and take out what would be the same on each box."""
-    version = contents.version or contents.release.name.removeprefix("appliance-")
-    with (root / "usr/lib/os-release").open("a") as file:
-        file.write(f"IMAGE_ID=appliance\nIMAGE_VERSION={version}\n")
+def _finish(contents: BoxContents, root: Path) -> None:
+    """Put in who may update it, and take out what would be the same on each box."""
+    finish(contents, root)
     shutil.copyfile(contents.keyring, root / "etc/rauc/keyring.pem")
-    if contents.authorized_keys is not None:
-        (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
-        shutil.copyfile(contents.authorized_keys, root / "root/.ssh/authorized_keys")
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
     (root / "etc/machine-id").write_text("")
     (root / "etc/hostname").write_text("appliance\n")
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    for left in (".ansible", ".cache"):
-        shutil.rmtree(root / "root" / left, ignore_errors=True)
     run(["systemctl", f"--root={root}", "enable", *UNITS], 60)
 
 

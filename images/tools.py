@@ -16,6 +16,7 @@ from images import ImageError
 
 # The package of Debian that each is in.
 PACKAGES = {
+    "bzip2": "bzip2",
     "grub-editenv": "grub-common",
     "grub-mkimage": "grub-common grub-efi-amd64-bin",
     "mcopy": "mtools",
@@ -25,6 +26,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "rauc": "rauc",
     "systemd-repart": "systemd",
+    "tar": "tar",
     "unshare": "util-linux",
 }
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"

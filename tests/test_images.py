@@ -10,27 +10,34 @@ from pathlib import Path
 import pytest
 
 from images import ImageError
-from images.root import DIRECTORIES, UNITS, X86, Contents, make_root
+from images.root import DIRECTORIES, UNITS, X86, BoxContents, make_root
 from images.tools import PACKAGES, need
 
 OVERLAY = X86 / "root"
 
 
-def contents(directory: Path, keyring: str) -> Contents:
+def contents(directory: Path, keyring: str) -> BoxContents:
     (directory / "release").mkdir()
     (directory / "release/SHA256SUMS").touch()
     (directory / "keyring.pem").write_text(keyring)
-    return Contents(directory / "release", None, directory / "keyring.pem")
+    return BoxContents(
+        release=directory / "release", allowed_signers=None, keyring=directory / "keyring.pem"
+    )
 
 
 def test_a_private_key_does_not_get_onto_boxes(tmp_path: Path) -> None:
+    given = contents(tmp_path, "-----BEGIN PRIVATE KEY-----\n")
+    (tmp_path / "ansible-playbook").touch()
     with pytest.raises(ImageError, match=r"keyring\.pem: holds a private key"):
-        make_root(contents(tmp_path, "-----BEGIN PRIVATE KEY-----\n"), tmp_path, tmp_path)
+        make_root(given, tmp_path, tmp_path)
     assert not (tmp_path / "root").exists()
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    given = Contents(tmp_path / "appliance-9", None, tmp_path / "keyring.pem")
+    given = BoxContents(
+        release=tmp_path / "appliance-9", allowed_signers=None, keyring=tmp_path / "keyring.pem"
+    )
+    (tmp_path / "ansible-playbook").touch()
     with pytest.raises(ImageError, match="appliance-9: is no release"):
         make_root(given, tmp_path, tmp_path)
     (tmp_path / "appliance-9").mkdir()
@@ -46,7 +53,7 @@ def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.Monk
 
 
 def test_each_program_that_is_needed_has_a_package() -> None:
-    sources = "".join(path.read_text() for path in X86.parent.glob("*.py"))
+    sources = "".join(path.read_text() for path in X86.parent.rglob("*.py"))
     for program in PACKAGES:
         assert sources.count(f'"{program}"') >= 2, program
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.wheels import write_wheel
 
 from tools.install import CONTENTS, Damaged, join
 from tools.stage import NotPure, build, cut
+from tools.wheel_files import slim
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -146,3 +148,26 @@ def test_a_wheel_for_this_machine_alone_is_not_staged(
     )
     with pytest.raises(NotPure, match="build it for the box by hand"):
         build(["a"], tmp_path)
+
+
+def test_of_a_wheel_only_its_model_is_staged(tmp_path: Path) -> None:
+    whole = write_wheel(
+        tmp_path / "whole", "eyes", {"eyes/__init__.py": "import torch", "eyes/m/a.onnx": "a" * 99}
+    )
+    wheels = [slim(whole, "eyes/m/a.onnx", tmp_path / "slim")]
+    cut(wheels, tmp_path / "parts", python=HERE, part_bytes=300)
+    assert install(tmp_path / "parts", tmp_path / "env").returncode == 0
+    asked = (
+        "from tools.gpu_check.wheels import ShippedModel; "
+        "print(ShippedModel('eyes', 'eyes', 'm/a.onnx').locate().read_text())"
+    )
+    said = subprocess.run(
+        [str(tmp_path / "env/bin/python"), "-c", asked],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path / "parts",
+    )
+    assert said.stdout == "a" * 99 + "\n"
+    with pytest.raises(KeyError, match="eyes/m/b"):
+        slim(whole, "eyes/m/b.onnx", tmp_path / "none")

@@ -7,6 +7,6 @@ each file, and installs them.
 `release` makes what all robots get, `install_release` checks and installs it on one, and
 `switch_release` lets one run it. All these import nothing of the appliance.
 
-`gpu_check` tries engines on a GPU box, on models that `gpu_models` makes; `worker_client` starts a
+`gpu_check` tries engines on a GPU box, and the appliance on them; `worker_client` starts a
 worker process for it, without a core.
 """

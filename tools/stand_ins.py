@@ -15,8 +15,6 @@ Needs a C compiler, and `readelf`; for pycuda, CUDA's headers and nvcc.
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import os
 import re
 import subprocess
@@ -25,6 +23,8 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from tools.wheel_files import write_wheel
 
 CUBLAS = ("libcublas.so.11", "libcublasLt.so.11", "libcudnn.so.8")
 PLUGINS = "tensorrt/libnvinfer_plugin.so.8"
@@ -119,26 +119,16 @@ def _wheel(directory: Path, package: str, files: dict[str, bytes]) -> Path:
     """Write a wheel of files for this kind of machine."""
     tag = "py3-none-manylinux_2_17_x86_64"
     about = f"{package}-1.dist-info"
-    files = {
-        **files,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n".encode(),
-        f"{about}/WHEEL": (
-            f"Wheel-Version: 1.0\nGenerator: stand_ins\nRoot-Is-Purelib: false\nTag: {tag}\n"
-        ).encode(),
-    }
-    record = [f"{name},sha256={_digest(data)},{len(data)}" for name, data in files.items()]
-    record.append(f"{about}/RECORD,,")
-    path = directory / f"{package}-1-{tag}.whl"
-    directory.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, data in files.items():
-            wheel.writestr(name, data)
-        wheel.writestr(f"{about}/RECORD", "\n".join(record) + "\n")
-    return path
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+    return write_wheel(
+        directory / f"{package}-1-{tag}.whl",
+        {
+            **files,
+            f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n".encode(),
+            f"{about}/WHEEL": (
+                f"Wheel-Version: 1.0\nGenerator: stand_ins\nRoot-Is-Purelib: false\nTag: {tag}\n"
+            ).encode(),
+        },
+    )
 
 
 def main() -> int:

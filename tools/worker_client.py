@@ -1,4 +1,8 @@
-"""The least of a core: starts one worker process and gives it batches, to check and time it."""
+"""The least of a core: starts one worker process, loads models into it and gives it batches.
+
+Socketpair, memfd and lifeline are as the core's. One thread uses it. Nothing in the arena is ever
+given back, so whoever gives many batches names the same rows and the same output block again.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,66 +21,88 @@ from numpy.typing import NDArray
 
 from appliance.models.repository import Repository
 from appliance.models.shapes import aligned
+from appliance.wire.arrays import encode_strings
 from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import ModelSpec
 from appliance.wire.types import NUMPY_DTYPES, DType, Encoding
-from appliance.wire.worker import MAX_DATAGRAM, spec_from_ready, times_from_ready
+from appliance.wire.worker import MAX_DATAGRAM, spec_from_ready
 
-_LEDGER = 4096
-_FIRST = 8192
-_PATIENCE_S = 120.0
+PATIENCE_S = 60.0
+"""Longer than anything takes; it ends the wait for a worker that says nothing."""
+GRACE_S = 20.0
+LEDGER_OFFSET = 4096
+LEDGER_MODELS = 64
+FIRST_BLOCK = 8192
+DTYPES = {numpy_dtype: dtype for dtype, numpy_dtype in NUMPY_DTYPES.items()}
 
 
-class WorkerFailed(Exception):
-    """The worker ended, or did not load a model: why."""
+class WorkerGone(Exception):
+    """The worker has ended; the message says how, with the last line that it wrote."""
 
 
-class Client:
-    """A worker process; a context manager.
+class WorkerClient:
+    """One worker process; a context manager.
 
     Attributes:
-        specs: Of the models that it loaded.
-        times_ns: What it measured, by model and batch size.
         process: It.
+        control: The socket that it is talked to by.
+        memory: The arena.
+        specs: Of the models that were loaded, by name.
+        ready: All that was said of those.
+        failed: Why the others were not loaded, by name.
+        loading: Steps that were reported, in order: model, step.
     """
 
-    def __init__(self, root: Path, device: str, *, arena_bytes: int, log: Path) -> None:
-        """Start it, and have it load a repository.
+    def __init__(
+        self,
+        *,
+        arena_bytes: int = 64 << 20,
+        log: Path | None = None,
+        module: str = "appliance.engines",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            log: Gets what it writes to its standard output and error.
+            environment: What is to be different from that of this process.
 
         Raises:
-            WorkerFailed: It ended, or a model cannot be loaded.
+            WorkerGone: It ended.
         """
         self.specs: dict[str, ModelSpec] = {}
-        self.times_ns: dict[str, dict[int, int]] = {}
-        self._indices: dict[str, int] = {}
+        self.ready: dict[str, worker_pb2.ModelReady] = {}
+        self.failed: dict[str, str] = {}
+        self.loading: list[tuple[str, str]] = []
+        self.arena_bytes = arena_bytes
         self._log = log
+        self._names: list[str] = []
+        self._next = FIRST_BLOCK
         self._batch = 0
-        self._next = _FIRST
         self._arena_fd = os.memfd_create("arena")
         os.ftruncate(self._arena_fd, arena_bytes)
         self.memory = mmap.mmap(self._arena_fd, arena_bytes)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.control.settimeout(_PATIENCE_S)
-        fds = (theirs.fileno(), self._arena_fd)
-        command = [sys.executable, "-m", "appliance.engines"]
-        with log.open("wb") as said:
+        self.control.settimeout(PATIENCE_S)
+        command = [sys.executable, "-m", module]
+        with (log or Path(os.devnull)).open("ab") as said:
             self.process = subprocess.Popen(
-                [*command, "--control-fd", str(fds[0]), "--arena-fd", str(fds[1])],
+                [*command, "--control-fd", str(theirs.fileno()), "--arena-fd", str(self._arena_fd)],
                 stdin=subprocess.PIPE,
                 stdout=said,
                 stderr=said,
-                pass_fds=fds,
+                pass_fds=(theirs.fileno(), self._arena_fd),
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
         theirs.close()
         try:
-            self._receive()  # hello
-            self._load(root, device, arena_bytes)
+            self.receive()  # hello
         except BaseException:
-            self.close()
+            self.kill()
             raise
 
-    def __enter__(self) -> Client:  # noqa: PYI034  Self is not in Python 3.10
+    def __enter__(self) -> WorkerClient:  # noqa: PYI034  Self is not in Python 3.10
         """Return it."""
         return self
 
@@ -91,22 +116,58 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Have it end, and wait until it has."""
+        """Let it finish and end; kill it if it does not."""
         self.control.close()
         try:
-            self.process.wait(20)
+            self.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        os.close(self._arena_fd)
+            pass
+        finally:
+            self.kill()
 
-    def _load(self, root: Path, device: str, arena_bytes: int) -> None:
-        load = worker_pb2.Load(device=device, arena_bytes=arena_bytes, ledger_offset=_LEDGER)
-        names: list[str] = []
+    def kill(self) -> None:
+        """Kill it, if it is still there."""
+        self.control.close()
+        self.process.kill()
+        self.process.communicate()
+        if self._arena_fd >= 0:
+            os.close(self._arena_fd)
+            self._arena_fd = -1
+
+    # ------------------------------------------------------------------------- messages
+
+    def send(self, message: worker_pb2.ToWorker) -> None:
+        """Send it a message."""
+        self.control.send(message.SerializeToString())
+
+    def receive(self) -> worker_pb2.FromWorker:
+        """Return its next message.
+
+        Raises:
+            WorkerGone: There is none.
+        """
+        try:
+            datagram = self.control.recv(MAX_DATAGRAM + 1)
+        except ConnectionResetError:
+            datagram = b""
+        if not datagram:
+            status = self.process.wait(PATIENCE_S)
+            raise WorkerGone(f"the worker has gone: {status}{self._last_words()}")
+        return worker_pb2.FromWorker.FromString(datagram)
+
+    def _last_words(self) -> str:
+        if self._log is None:
+            return ""
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+    def start_loading(self, root: Path, device: str = "cpu") -> None:
+        """Send Load for every model of the repository `root`."""
+        load = worker_pb2.Load(
+            device=device, arena_bytes=self.arena_bytes, ledger_offset=LEDGER_OFFSET
+        )
         for index, entry in enumerate(Repository(root).scan()):
-            names.append(entry.name)
+            self._names.append(entry.name)
             load.models.add(
                 index=index,
                 name=entry.name,
@@ -115,106 +176,152 @@ class Client:
                 manifest_path=str(entry.manifest_path),
                 directory=str(entry.directory),
             )
-        self.control.send(worker_pb2.ToWorker(load=load).SerializeToString())
+        self.send(worker_pb2.ToWorker(load=load))
+
+    def load(self, root: Path, device: str = "cpu") -> None:
+        """Load every model of the repository `root`, and wait until each is ready or has failed.
+
+        Raises:
+            WorkerGone: It ended.
+        """
+        self.start_loading(root, device)
         while True:
-            message = self._receive()
+            message = self.receive()
             kind = message.WhichOneof("message")
             if kind == "ready":
                 return
-            if kind == "model_failed":
-                failed = message.model_failed
-                raise WorkerFailed(f"{names[failed.model]}: {failed.message}")
             if kind == "model_ready":
-                name = names[message.model_ready.model]
-                self._indices[name] = message.model_ready.model
+                name = self._names[message.model_ready.model]
+                self.ready[name] = message.model_ready
                 self.specs[name] = spec_from_ready(message.model_ready)
-                self.times_ns[name] = times_from_ready(message.model_ready)
+            elif kind == "model_failed":
+                self.failed[self._names[message.model_failed.model]] = message.model_failed.message
+            else:
+                self.loading.append((message.loading.model, message.loading.step))
 
-    def _receive(self) -> worker_pb2.FromWorker:
-        try:
-            datagram = self.control.recv(MAX_DATAGRAM + 1)
-        except ConnectionResetError:
-            datagram = b""
-        if not datagram:
-            self.process.wait(20)
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            status = self.process.returncode
-            raise WorkerFailed(f"ended with status {status}: {lines[-1] if lines else ''}")
-        return worker_pb2.FromWorker.FromString(datagram)
+    # --------------------------------------------------------------------------- memory
 
-    # ------------------------------------------------------------------------- batches
-
-    def place(self, size: int) -> int:
-        """Take memory of the arena; return where."""
-        offset = self._next
-        self._next += aligned(max(size, 1))
-        if self._next > len(self.memory):
-            raise WorkerFailed("the arena is full")
-        return offset
-
-    def view(self, offset: int, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the arena at `offset`, as an array like another."""
-        return np.ndarray(array.shape, array.dtype, self.memory, offset)
-
-    def rows(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> list[worker_pb2.Row]:
-        """Store rows, `inputs` with the batch in front; return their handles."""
-        spec = self.specs[name]
-        count = len(next(iter(inputs.values())))
-        made: list[worker_pb2.Row] = []
-        for index in range(count):
-            row = worker_pb2.Row()
-            for item in spec.inputs:
-                value = np.ascontiguousarray(inputs[item.name][index])
-                offset = self.place(value.nbytes)
-                self.view(offset, value)[...] = value
-                feed = row.feeds.add(offset=offset, length=value.nbytes, shape=value.shape)
-                feed.dtype = int(item.dtype)  # pyright: ignore[reportAttributeAccessIssue]
-                feed.encoding = int(Encoding.RAW)  # pyright: ignore[reportAttributeAccessIssue]
-            made.append(row)
-        return made
-
-    def stage(self, name: str, rows: list[worker_pb2.Row], output_at: int, *, go: bool) -> int:
-        """Give it a batch; return its number."""
-        self._batch += 1
-        stage = worker_pb2.Stage(
-            batch_id=self._batch,
-            model=self._indices[name],
-            rows=rows,
-            output_offset=output_at,
-            output_bytes=self.output_bytes(name, len(rows)),
-            go=go,
-        )
-        self.control.send(worker_pb2.ToWorker(stage=stage).SerializeToString())
-        return self._batch
-
-    def go(self, batch: int) -> None:
-        """Let a staged batch run."""
-        go = worker_pb2.ToWorker(go=worker_pb2.Go(batch_id=batch))
-        self.control.send(go.SerializeToString())
-
-    def output_bytes(self, name: str, rows: int) -> int:
-        """Return how much room outputs need."""
-        return self.specs[name].output_bytes_per_row * rows
-
-    def done(self) -> tuple[worker_pb2.Done, int]:
-        """Return the next Done, and when it came.
+    def allocate(self, length: int) -> worker_pb2.Block:
+        """Take memory of the arena.
 
         Raises:
-            WorkerFailed: The worker ended, or the batch failed.
+            MemoryError: There is not so much left.
         """
-        done = self._receive().done
-        if done.error or done.row_errors:
-            raise WorkerFailed(done.error or done.row_errors[0].message)
-        return done, time.monotonic_ns()
+        offset = self._next
+        if offset + length > self.arena_bytes:
+            raise MemoryError(f"the arena of {self.arena_bytes} bytes is full")
+        self._next += aligned(max(length, 1))
+        return worker_pb2.Block(offset=offset, length=length)
 
-    def outputs(self, done: worker_pb2.Done, rows: int) -> dict[str, NDArray[Any]]:
-        """Return copies of what a batch gave."""
-        return {
-            output.key: np.ndarray(
-                (rows, *output.row_shape),
-                NUMPY_DTYPES[DType(output.dtype)],
-                self.memory,
-                output.offset,
-            ).copy()
-            for output in done.outputs
-        }
+    def store(self, data: bytes | memoryview) -> worker_pb2.Block:
+        """Put bytes into the arena."""
+        block = self.allocate(len(data))
+        self.memory[block.offset : block.offset + block.length] = data
+        return block
+
+    def read(self, block: worker_pb2.Block) -> bytes:
+        """Return what lies there."""
+        return self.memory[block.offset : block.offset + block.length]
+
+    def ledger(self, name: str) -> tuple[int, int, int]:
+        """Return rows started, finished and failed of a model."""
+        page = np.frombuffer(self.memory, np.uint64, 3 * LEDGER_MODELS, LEDGER_OFFSET)
+        started, finished, failed = page.reshape(-1, 3)[self._names.index(name)].tolist()
+        return started, finished, failed
+
+    # -------------------------------------------------------------------------- batches
+
+    def feed(self, value: NDArray[Any] | str) -> worker_pb2.Feed:
+        """Store a raw tensor, or a string as metadata is stored."""
+        if isinstance(value, str):
+            data, dtype, shape = encode_strings([value]), DType.STRING, (1,)
+        else:
+            data, dtype, shape = value.tobytes(), DTYPES[value.dtype], value.shape
+        return self.feed_bytes(data, dtype=dtype, shape=shape)
+
+    def feed_bytes(
+        self,
+        data: bytes,
+        *,
+        dtype: DType = DType.UINT8,
+        encoding: Encoding = Encoding.RAW,
+        shape: Sequence[int] = (),
+    ) -> worker_pb2.Feed:
+        """Store bytes of some encoding."""
+        block = self.store(data)
+        feed = worker_pb2.Feed(offset=block.offset, length=block.length, shape=shape)
+        feed.dtype = int(dtype)  # pyright: ignore[reportAttributeAccessIssue]  an integer
+        feed.encoding = int(encoding)  # pyright: ignore[reportAttributeAccessIssue]
+        return feed
+
+    def rows(self, name: str, inputs: Mapping[str, NDArray[Any]]) -> list[worker_pb2.Row]:
+        """Store the rows of `inputs`, which have the batch in front."""
+        order = [item.name for item in self.specs[name].inputs]
+        count = len(inputs[order[0]])
+        return [
+            worker_pb2.Row(feeds=[self.feed(inputs[key][index]) for key in order])
+            for index in range(count)
+        ]
+
+    def output_block(self, name: str, rows: int) -> worker_pb2.Block:
+        """Take memory for what a batch gives."""
+        return self.allocate(self.specs[name].output_bytes_per_row * rows)
+
+    def stage(
+        self,
+        name: str,
+        rows: Sequence[worker_pb2.Row | Sequence[worker_pb2.Feed]],
+        *,
+        go: bool = True,
+        latest_start_ns: int = 0,
+        output: worker_pb2.Block | None = None,
+    ) -> int:
+        """Give it a batch; return its number.
+
+        Args:
+            rows: A list of feeds is a row that has nothing else.
+            output: Where its outputs go; None: to new memory.
+        """
+        self._batch += 1
+        made = [
+            row if isinstance(row, worker_pb2.Row) else worker_pb2.Row(feeds=row) for row in rows
+        ]
+        room = self.output_block(name, len(rows)) if output is None else output
+        stage = worker_pb2.Stage(
+            batch_id=self._batch,
+            model=self._names.index(name),
+            rows=made,
+            output_offset=room.offset,
+            output_bytes=room.length,
+            go=go,
+            latest_start_ns=latest_start_ns,
+        )
+        self.send(worker_pb2.ToWorker(stage=stage))
+        return self._batch
+
+    def go(self, batch_id: int, latest_start_ns: int = 0) -> None:
+        """Let a staged batch run."""
+        go = worker_pb2.Go(batch_id=batch_id, latest_start_ns=latest_start_ns)
+        self.send(worker_pb2.ToWorker(go=go))
+
+    def revoke(self, batch_id: int) -> None:
+        """Take a staged batch back."""
+        self.send(worker_pb2.ToWorker(revoke=worker_pb2.Revoke(batch_id=batch_id)))
+
+    def done(self) -> worker_pb2.Done:
+        """Return the next Done; the message has to be one.
+
+        Raises:
+            WorkerGone: It ended.
+        """
+        message = self.receive()
+        assert message.WhichOneof("message") == "done", message
+        return message.done
+
+    def output(self, done: worker_pb2.Done, key: str, rows: int) -> NDArray[Any]:
+        """Return a fixed-size output of a batch that went well."""
+        assert not done.error, done.error
+        output = next(output for output in done.outputs if output.key == key)
+        dtype = NUMPY_DTYPES[DType(output.dtype)]
+        data = self.memory[output.offset : output.offset + output.row_length * rows]
+        return np.frombuffer(data, dtype).reshape(rows, *output.row_shape)

@@ -23,6 +23,7 @@ from appliance.metrics.status import (
     Arena,
     Client,
     Clients,
+    Device,
     Model,
     Requests,
     Snapshot,
@@ -46,6 +47,7 @@ class Documents:
         config_error: Why the configuration on disk does not hold.
         pending: What has changed in the model repository and is not served.
         connections_refused: How many did not come to be, by cause.
+        devices: The GPUs that workers compute on.
         problems: What else is wrong, with keys or recordings, in words.
         clients: The sessions; how many are connected and remembered, how many have left.
         clock: Monotonic nanoseconds.
@@ -61,6 +63,7 @@ class Documents:
     client_counts: Callable[[], Clients]
     connections_refused: Callable[[], dict[str, int]]
     problems: Callable[[], list[str]]
+    devices: Callable[[], list[Device]]
     clock: Callable[[], int]
     metrics: Metrics
     ledger: Ledger
@@ -107,6 +110,7 @@ class Documents:
             latency_us=snapshot["latency_us"],
             models=self._models(snapshot),
             workers=[self._worker(worker) for worker in workers],
+            devices=self.devices(),
             clients=self.client_counts(),
             connections_refused=self.connections_refused(),
             arena=self._arena(),

@@ -14,7 +14,7 @@ import zmq
 
 from appliance.cli import NOT_QUITE, OK
 from appliance.cli.text import plain
-from appliance.config import Keys, load
+from appliance.config import GrpcTls, Keys, load
 from appliance.errors import KeyFileError
 from appliance.keys.directory import KeyDirectory, Listed, check_name
 from appliance.keys.files import ClientKeys, KeyPair
@@ -139,6 +139,21 @@ def tokens(arguments: argparse.Namespace) -> int:
     return NOT_QUITE if found.problems else OK
 
 
+def check_certificate(arguments: argparse.Namespace) -> int:
+    """Say whether clients of the gRPC door could take a certificate, today."""
+    from appliance.ingest.certificates import check
+
+    check(
+        GrpcTls(
+            certificate=arguments.certificate,
+            key=arguments.key,
+            client_ca=arguments.client_ca or "",
+        )
+    )
+    print(f"{arguments.certificate}: good")
+    return OK
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "new": new,
     "new-server": new_server,
@@ -148,6 +163,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "new-token": new_token,
     "revoke-token": revoke_token,
     "tokens": tokens,
+    "check-certificate": check_certificate,
 }
 
 

@@ -217,6 +217,13 @@ def _keys(commands: Commands) -> None:
         each.add_argument("--config", metavar="FILE", help="configuration that says where they are")
         each.add_argument("--directory", metavar="DIR", help="where they are: keys.directory")
 
+    certificate = actions.add_parser(
+        "check-certificate", help="say whether clients of the gRPC door could take it, today"
+    )
+    certificate.add_argument("certificate", metavar="CERTIFICATE", help="PEM")
+    certificate.add_argument("key", metavar="KEY", help="of that (PEM)")
+    certificate.add_argument("--client-ca", metavar="FILE", help="who signs those of clients")
+
 
 def _recording(commands: Commands) -> None:
     record = commands.add_parser("record", help="write what happens to an MCAP file")

@@ -88,12 +88,26 @@ def check_config(arguments: argparse.Namespace) -> int:
         models = _models(config, arguments.config)
         _check_strategy(config, arguments.config)
         _check_traces(config, arguments.config)
+        _check_certificate(config)
     except ConfigError as error:
         print(f"appliance: error: {error}", file=sys.stderr)
         return NOT_QUITE
     for line in ["ok", *summary(config, models)]:
         print(line)
     return OK
+
+
+def _check_certificate(config: Config) -> None:
+    """Check what the gRPC door has, if it is there: a configuration may be checked elsewhere.
+
+    Raises:
+        ConfigError: It cannot be used, or has expired.
+    """
+    tls = config.ingest.grpc.tls
+    if all(Path(each).exists() for each in (tls.certificate, tls.key) if each) and tls.certificate:
+        from appliance.ingest.certificates import check
+
+        check(tls)
 
 
 def _models(config: Config, where: str) -> list[str] | None:

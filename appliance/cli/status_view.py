@@ -10,6 +10,8 @@ from rich.text import Text
 
 from appliance.cli.tables import (
     STATE_STYLES,
+    device_notes,
+    devices_table,
     model_errors,
     models_table,
     worker_notes,
@@ -40,6 +42,9 @@ def status_view(status: Status, width: int) -> RenderableType:
         parts += [workers_table(workers, width), *worker_notes(workers)]
     else:
         parts.append(Text("no workers", style="yellow"))
+    devices = status.get("devices", [])  # an older appliance does not say
+    if devices:
+        parts += [Text(), devices_table(devices, width), *device_notes(devices)]
     return Group(*parts)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from appliance.cli.text import NONE, duration, latency, optional, plain, size
 
 if TYPE_CHECKING:
-    from appliance.metrics.status import Client, Latencies, Model, Worker
+    from appliance.metrics.status import Client, Device, Latencies, Model, Worker
 
 GAP = 2
 """Between two columns."""
@@ -85,6 +85,19 @@ WORKER_COLUMNS = (
     Column("restarts"),
     Column("memory", 2),
     Column("models", 5, number=False, least=30, lists=True),
+)
+DEVICE_COLUMNS = (
+    Column("GPU", number=False),
+    Column("name", 6, number=False),
+    Column("workers", 5, number=False, lists=True),
+    Column("busy %"),
+    Column("memory", least=12),
+    Column("°C"),
+    Column("MHz", 2),
+    Column("W", 3),
+    Column("throttled", number=False),
+    Column("ECC", 4),
+    Column("XID", 1),
 )
 CLIENT_COLUMNS = (
     Column("client", number=False),
@@ -194,6 +207,49 @@ def worker_notes(workers: Iterable[Worker]) -> list[Text]:
         Text(f"{plain(worker['slot'])} ended: {plain(worker['last_cause'])}", style="yellow")
         for worker in workers
         if worker["last_cause"]
+    ]
+
+
+def devices_table(devices: Iterable[Device], width: int) -> RenderableType:
+    """Show the GPUs that workers compute on."""
+    rows = [
+        (
+            plain(device["device"]),
+            plain(device["name"]) or NONE,
+            plain(", ".join(device["workers"])),
+            optional(device["utilisation_percent"], 0),
+            _part(device["memory_used_bytes"], device["memory_total_bytes"]),
+            optional(device["temperature_c"], 0),
+            optional(device["clock_mhz"], 0),
+            optional(device["power_w"], 0),
+            _holds(device),
+            optional(device["ecc_uncorrected"], 0),
+            NONE if device["last_xid"] is None else str(device["last_xid"]),
+        )
+        for device in devices
+    ]
+    return _table(DEVICE_COLUMNS, rows, width)
+
+
+def _part(used: int | None, total: int | None) -> str:
+    return NONE if used is None or total is None else f"{size(used)} of {size(total)}"
+
+
+def _holds(device: Device) -> Cell:
+    if device["error"]:
+        return NONE
+    if not device["holds"]:
+        return "no"
+    slower = f" {device['slowdown']:.1f}x" if device["slowdown"] > 1 else ""
+    return Text(plain(", ".join(device["holds"])) + slower, style="yellow")
+
+
+def device_notes(devices: Iterable[Device]) -> list[Text]:
+    """Say what is wrong with GPUs."""
+    return [
+        Text(f"{plain(device['device'])}: {plain(concern)}", style="yellow")
+        for device in devices
+        for concern in device["concerns"]
     ]
 
 

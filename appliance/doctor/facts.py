@@ -6,6 +6,8 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from appliance.health.reading import DeviceHealth
+
 Kind = Literal["file", "directory", "socket", "other", "missing", "hidden"]
 """`hidden`: whoever looked may not see it."""
 
@@ -131,6 +133,7 @@ class Running:
         reasons: Why it is no other.
         pid: Of its core.
         binds: Where it listens.
+        devices: GPUs that its workers compute on, as it reads them.
         error: Why there is no answer.
     """
 
@@ -139,6 +142,7 @@ class Running:
     reasons: tuple[str, ...] = ()
     pid: int = 0
     binds: tuple[str, ...] = ()
+    devices: tuple[DeviceHealth, ...] = ()
     error: str = ""
 
 
@@ -156,6 +160,7 @@ class Facts:
         socket: From the root to the admin socket.
         wants_gpu: Groups of workers that compute on one.
         driver_error: Why no GPU can be used; empty if one can.
+        devices: The GPUs that workers are to compute on; None: they took too long to read.
         tensorrt: Package and version of each that is installed.
         onnxruntime_error: Why a worker could not import it; empty if it can.
         synchronised: Whether the kernel's clock is.
@@ -175,6 +180,7 @@ class Facts:
     files: tuple[ConfiguredFile, ...] = ()
     wants_gpu: tuple[str, ...] = ()
     driver_error: str | None = None
+    devices: tuple[DeviceHealth, ...] | None = ()
     tensorrt: tuple[str, ...] = ()
     onnxruntime_error: str | None = None
     synchronised: bool | None = None

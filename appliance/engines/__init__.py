@@ -10,6 +10,7 @@ forkserver what every worker is a copy of
 load       manifest + engine + warm-up         model      one loaded model: stage, execute
 gather     rows -> batched arrays              preprocess one input's rows
 images     Pillow, only where needed           sounds     libsndfile, only where needed
+resampling how Pillow resizes, in numbers
 outputs    results -> arena                    arena      the shared memory, checked
 registry   engine by name                      onnxruntime, python   the engines
 samples    made-up rows                        warmup     how long batches take

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.models.manifest import Precision
-from appliance.models.plans import Signature
+from appliance.models.plans import InputPlan, Signature
 
 Arrays = Mapping[str, NDArray[Any]]
 """Batched arrays by name."""
@@ -71,6 +71,18 @@ class Buffers(Protocol):
         """
         ...
 
+    def take_image(self, name: str, position: int, pixels: NDArray[Any]) -> bool:
+        """Have the device preprocess an image, by and by, as `preprocess_images` was told.
+
+        Args:
+            pixels: uint8[height, width, channels], as they came or were decoded. They have to stay
+                as they are until `outputs`.
+
+        Returns:
+            False: it does not; write to `place` what the model wants.
+        """
+        ...
+
     def place(self, name: str, position: int) -> NDArray[Any]:
         """Return where a row of an input is to be written."""
         ...
@@ -125,6 +137,14 @@ class DeviceEngine(Engine, Protocol):
     @property
     def has_buffers(self) -> bool:
         """See above."""
+        ...
+
+    def preprocess_images(self, plans: Sequence[InputPlan]) -> None:
+        """Preprocess the images of these inputs on the device, of those that it can.
+
+        Raises:
+            DeviceLost: The process has to end.
+        """
         ...
 
     def prepare(self, sizes: Sequence[int]) -> None:

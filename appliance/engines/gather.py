@@ -124,6 +124,8 @@ class Gatherer:
                 and buffers.take(name, position, values.reshape(shape))
             ):
                 return
+            if preprocessor.is_image and buffers.take_image(name, position, values):
+                return
             # An engine is built for rows of one shape, so what passed fits.
             preprocessor.write(values, buffers.place(name, position))
         except Rejected as error:

@@ -66,6 +66,8 @@ def load(
         on_step("first run")
         resolved = _learn(path, manifest, engine, resolved)
     if isinstance(engine, DeviceEngine):
+        on_step("compiling")
+        engine.preprocess_images(resolved.inputs if manifest.cuda_preprocessing else ())
         on_step("capturing")
         engine.prepare(resolved.buckets if manifest.cuda_graphs else ())
     rehearsal = Rehearsal(engine, resolved, manifest.warmup)

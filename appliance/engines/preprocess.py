@@ -44,6 +44,7 @@ class Preprocessor:
         plan: What is to be done.
         dtype: Of the batch.
         raw_dtype: Of a raw row's bytes; None for strings.
+        is_image: Rows are images.
         passes_through: Values of `dtype` are already what the model wants.
     """
 
@@ -57,16 +58,16 @@ class Preprocessor:
             DType.BOOL: _UINT8,  # numpy must not see a bool that is neither 0 nor 1
         }.get(wire, NUMPY_DTYPES.get(wire))
         self._convert = _CONVERSIONS.get(wire)
-        self._is_image = plan.kind is RowKind.IMAGE
+        self.is_image = plan.kind is RowKind.IMAGE
         self.passes_through = not plan.factor and (
-            not self._is_image or not (plan.resize or plan.planes_first or plan.color == "BGR")
+            not self.is_image or not (plan.resize or plan.planes_first or plan.color == "BGR")
         )
         self._decoder = _decoder(plan)
-        channels = (-1, 1, 1) if self._is_image and plan.planes_first else (-1,)
+        channels = (-1, 1, 1) if self.is_image and plan.planes_first else (-1,)
         self._factor = np.array(plan.factor, np.float32).reshape(channels)
         self._shift = np.array(plan.shift, np.float32).reshape(channels)
         self._shifts = any(plan.shift)
-        self._by_line = self._is_image and len(plan.factor) > 1 and not plan.planes_first
+        self._by_line = self.is_image and len(plan.factor) > 1 and not plan.planes_first
 
     def raw(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return a raw row's values, of an array of `raw_dtype`."""
@@ -120,7 +121,7 @@ class Preprocessor:
         plan = self.plan
         wanted = plan.spec.row_shape
         made = shape
-        if self._is_image:
+        if self.is_image:
             height, width = plan.resize or shape[:2]
             made = (shape[2], height, width) if plan.planes_first else (height, width, shape[2])
         elif plan.kind is RowKind.SOUND and len(wanted) == 2 and len(shape) == 1:
@@ -140,7 +141,7 @@ class Preprocessor:
             out: Of shape `row_shape(values.shape)`.
         """
         plan = self.plan
-        if self._is_image:
+        if self.is_image:
             if plan.resize and values.shape[:2] != plan.resize:
                 assert self._decoder is not None
                 values = self._decoder.resize(values, *plan.resize)

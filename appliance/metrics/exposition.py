@@ -10,6 +10,7 @@ names (`requests_expired` and so on) count some of the same again, so never add 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from appliance.errors import Outcome
 from appliance.metrics.histogram import PERCENTILES, Summary
@@ -19,6 +20,21 @@ from appliance.metrics.registry import COUNTERS, Reading
 from appliance.metrics.status import Stage, Status
 
 PREFIX = "appliance_"
+
+DeviceNumber = Literal[
+    "utilisation_percent",
+    "temperature_c",
+    "slow_from_c",
+    "clock_mhz",
+    "max_clock_mhz",
+    "memory_clock_mhz",
+    "memory_used_bytes",
+    "memory_total_bytes",
+    "power_w",
+    "power_limit_w",
+    "slowdown",
+]
+"""Keys of `status.Device` that are one number each."""
 
 STAGE_NAMES: Mapping[Stage, tuple[str, str]] = {
     "age": ("observation_staleness", "Capture to arrival of an observation, as its client says."),
@@ -53,6 +69,23 @@ OUTCOME_NAMES: Mapping[str, tuple[str, tuple[Outcome, ...]]] = {
     ),
 }
 
+DEVICE_GAUGES: tuple[tuple[str, str, DeviceNumber, float, str], ...] = (
+    ("utilisation_ratio", "Part of the time that the GPU works.", "utilisation_percent", 0.01, ""),
+    ("temperature_celsius", "Of the GPU.", "temperature_c", 1, "celsius"),
+    ("slowdown_temperature_celsius", "At which it slows down.", "slow_from_c", 1, "celsius"),
+    ("clock_hertz", "Of its multiprocessors.", "clock_mhz", 1e6, "hertz"),
+    ("max_clock_hertz", "The most that it could have.", "max_clock_mhz", 1e6, "hertz"),
+    ("memory_clock_hertz", "Of its memory.", "memory_clock_mhz", 1e6, "hertz"),
+    ("memory_used_bytes", "In use, by whomever.", "memory_used_bytes", 1, "bytes"),
+    ("memory_total_bytes", "What it has.", "memory_total_bytes", 1, "bytes"),
+    ("power_watts", "What it takes now.", "power_w", 1, "watts"),
+    ("power_limit_watts", "What it may take.", "power_limit_w", 1, "watts"),
+    ("slowdown_ratio", "How many times slower it is planned with: clocks.", "slowdown", 1, ""),
+)
+"""Name, help, key of the document, factor to the base unit, and that unit."""
+
+HOLDS = ("thermal", "power", "power_brake", "hardware")
+
 _QUANTILES = tuple(f"{percentile / 100:g}" for percentile in PERCENTILES)
 _US = 1e-6
 
@@ -66,6 +99,7 @@ def exposition(reading: Reading, ledger: Ledger, status: Status) -> str:
             *_of_latencies(reading),
             *_of_counters(reading),
             *_of_workers(status),
+            *_of_devices(status),
         ]
     )
 
@@ -187,6 +221,41 @@ def _of_workers(status: Status) -> Iterator[Family]:
     yield from (ready, busy, memory, rows)
 
 
+def _of_devices(status: Status) -> Iterator[Family]:
+    """Yield what is known of GPUs: what one does not say it has no sample of."""
+    for name, text, key, scale, unit in DEVICE_GAUGES:
+        family = Family(f"{PREFIX}gpu_{name}", "gauge", text, unit)
+        for device in status["devices"]:
+            value = device[key]
+            if value is not None:
+                family.add(_scaled(value, scale), {"device": device["device"]})
+        yield family
+    about = Family(f"{PREFIX}gpu", "info", "Which GPUs there are.")
+    ready = Family(f"{PREFIX}gpu_readable", "gauge", "1 if the GPU's health can be read.")
+    held = Family(
+        f"{PREFIX}gpu_throttled", "gauge", "1 while something holds the GPU's clocks down."
+    )
+    ecc = Family(f"{PREFIX}gpu_ecc_errors", "counter", "Memory errors since the driver was loaded.")
+    xids = Family(f"{PREFIX}gpu_xid_errors", "counter", "Errors that the driver reported (XID).")
+    for device in status["devices"]:
+        labels = {"device": device["device"]}
+        ready.add(int(not device["error"]), labels)
+        if device["error"]:
+            continue
+        about.add(1, {**labels, "name": device["name"]}, suffix="_info")
+        for hold in HOLDS:
+            held.add(int(hold in device["holds"]), {**labels, "by": hold})
+        for kind, count in (
+            ("corrected", device["ecc_corrected"]),
+            ("uncorrected", device["ecc_uncorrected"]),
+        ):
+            if count is not None:
+                ecc.add(count, {**labels, "kind": kind}, suffix="_total")
+        if device["xids"] is not None:
+            xids.add(device["xids"], labels, suffix="_total")
+    yield from (about, ready, held, ecc, xids)
+
+
 def _gauge(name: str, text: str, value: float, *, unit: str = "") -> Family:
     family = Family(f"{PREFIX}{name}", "gauge", text, unit)
     family.add(value)
@@ -211,5 +280,5 @@ def _summarise(
     family.add(_scaled(summary.total, scale), labels, suffix="_sum")
 
 
-def _scaled(value: int, scale: float) -> float:
+def _scaled(value: float, scale: float) -> float:
     return value if scale == 1 else round(value * scale, 6)

@@ -71,6 +71,46 @@ class Worker(TypedDict):
     rss_bytes: int
 
 
+class Device(TypedDict):
+    """One GPU that workers compute on. None: it, or its driver, does not say.
+
+    `source` is `nvml`, `sysfs` (a Jetson), or empty where nothing can be read, and `error` says
+    why. `holds` is what holds its clocks down now: `thermal`, `power`, `power_brake`, `hardware`;
+    the scheduler plans with clocks that are `slowdown` times slower than usual. `slow_from_c` is
+    the temperature at which it begins to slow down. `memory_used_bytes` and `power_w` of a Jetson
+    are those of the whole module. `ecc_corrected` and `ecc_uncorrected` count memory errors since
+    the driver was loaded, `xids` the driver's error reports since its health is read, `last_xid`
+    is the latest one's number. `concerns` says in words what is wrong. `age_s` is since it was
+    read.
+    """
+
+    device: str
+    workers: list[str]
+    source: str
+    name: str
+    error: str
+    is_idle: bool
+    holds: list[str]
+    slowdown: float
+    utilisation_percent: float | None
+    temperature_c: float | None
+    slow_from_c: float | None
+    clock_mhz: float | None
+    max_clock_mhz: float | None
+    memory_clock_mhz: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    power_w: float | None
+    power_limit_w: float | None
+    ecc_corrected: int | None
+    ecc_uncorrected: int | None
+    xids: int | None
+    last_xid: int | None
+    power_mode: int | None
+    concerns: list[str]
+    age_s: float
+
+
 class FirstDry(TypedDict):
     """A robot and when its actions end; negative: it has been dry for so long."""
 
@@ -121,7 +161,8 @@ class Status(TypedDict):
 
     `config_error` says why the configuration on disk does not hold; empty if it does. `pending`
     says what has changed in the model repository: the next instance serves it.
-    `connections_refused` counts what failed in the handshake, by cause.
+    `connections_refused` counts what failed in the handshake, by cause. `devices` are the GPUs
+    that workers compute on.
     """
 
     state: State
@@ -140,6 +181,7 @@ class Status(TypedDict):
     latency_us: Latencies
     models: list[Model]
     workers: list[Worker]
+    devices: list[Device]
     clients: Clients
     connections_refused: dict[str, int]
     arena: Arena

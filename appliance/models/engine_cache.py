@@ -5,6 +5,7 @@ DIRECTORY/
   <key>/engine.plan      the engine
   <key>/about.json       what it is of and for, and the checksum of the engine
   timings-<key>          how long parts take, by TensorRT version and target
+  kernel-<key>           a compiled kernel, behind its checksum
 ```
 
 An entry appears whole or not at all; one that is damaged is none.
@@ -29,8 +30,9 @@ from appliance.errors import ConfigError
 from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
-PARTIAL, TIMINGS = ".partial-", "timings-"
+PARTIAL, TIMINGS, KERNEL = ".partial-", "timings-", "kernel-"
 KEY_DIGITS = 32
+CHECKSUM_BYTES = 32
 CACHE_VARIABLE = "APPLIANCE_ENGINE_CACHE"
 SYSTEM_CACHE = Path("/var/cache/appliance/engines")
 
@@ -159,6 +161,32 @@ class EngineCache:
         entry = self._entry(place)
         assert entry is not None
         return entry
+
+    def kernel(self, recipe: str) -> bytes | None:
+        """Return a kernel that was compiled of this; None: there is none, or it is damaged."""
+        try:
+            kept = self._kernel_path(recipe).read_bytes()
+        except OSError:
+            return None
+        checksum, image = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
+        return image if checksum == hashlib.sha256(image).digest() else None
+
+    def add_kernel(self, recipe: str, image: bytes) -> None:
+        """Keep a kernel.
+
+        Args:
+            recipe: All that it was compiled of and for.
+
+        Raises:
+            ConfigError: It cannot be written; then nothing is left of it.
+        """
+        place = self._kernel_path(recipe)
+        with self._partial(place) as partial:
+            _write(partial / KERNEL, hashlib.sha256(image).digest() + image)
+            (partial / KERNEL).replace(place)
+
+    def _kernel_path(self, recipe: str) -> Path:
+        return self.directory / (KERNEL + _digest(recipe.encode())[:KEY_DIGITS])
 
     @contextlib.contextmanager
     def _partial(self, place: Path) -> Generator[Path, None, None]:

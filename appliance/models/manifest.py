@@ -202,6 +202,7 @@ class Manifest:
         precision: Of an engine for a GPU: what float32 in the file becomes. Inputs and outputs keep
             their types; other engines run the file as it is.
         cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
+        cuda_preprocessing: On a GPU, images are resized, reordered and scaled there.
         urgent: On a GPU its kernels come before those of models that are not.
     """
 
@@ -212,6 +213,7 @@ class Manifest:
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
     precision: Precision = "fp32"
     cuda_graphs: bool = True
+    cuda_preprocessing: bool = True
     urgent: bool = False
     description: str = ""
     inputs: tuple[Input, ...] = ()

@@ -319,15 +319,21 @@ class Assignment:
         times_ns = careful_ns if line.critical.requests else estimate.planned_ns
         if estimate.largest > most:  # another worker takes larger batches of it
             careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
+        alone_ns, switch_ns = estimate.planned_ns[1], estimate.switch_ns
+        if worker.throttling.is_on:
+            pace = worker.throttling.pace(model)
+            careful_ns = [int(pace * time_ns) for time_ns in careful_ns]
+            times_ns = [int(pace * time_ns) for time_ns in times_ns]
+            alone_ns, switch_ns = int(pace * alone_ns), int(pace * switch_ns)
         return Contender(
             lane,
             line,
             times_ns,
             careful_ns,
-            estimate.planned_ns[1],
+            alone_ns,
             worker.delay_ns,
-            0 if worker.last in (None, model) else estimate.switch_ns,
-            estimate.switch_ns,
+            0 if worker.last in (None, model) else switch_ns,
+            switch_ns,
             self.workers.others_free_ns(model, worker, start_ns),
             worker.dry_from_ns,
             worker.late_from_ns,
@@ -352,11 +358,14 @@ class Assignment:
 
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time to plan a batch on a worker with."""
-        return self.workers.estimate(lane.model).of(size) + self._switch_ns(worker, lane)
+        usual_ns = self.workers.estimate(lane.model).of(size) + self._switch_ns(worker, lane)
+        return int(usual_ns * worker.throttling.pace(lane.model))
 
     def _likely_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time that a batch on a worker will about take."""
-        return self.workers.estimate(lane.model).likely_ns(size) + self._switch_ns(worker, lane)
+        likely_ns = self.workers.estimate(lane.model).likely_ns(size)
+        usual_ns = likely_ns + self._switch_ns(worker, lane)
+        return int(usual_ns * worker.throttling.pace(lane.model))
 
     def _switch_ns(self, worker: Worker, lane: Lane) -> int:
         if worker.last in (None, lane.model):

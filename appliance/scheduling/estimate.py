@@ -196,6 +196,15 @@ class Estimate:
         """Return the time that a batch will about take."""
         return int(self._expected_ns[batch_size] * self.ratio)
 
+    def go_back(self, ratio: float) -> None:
+        """Take back what was learnt since `ratio` was this, as it was another level's.
+
+        What is usual for each size stays: it follows slowly.
+        """
+        self.ratio = ratio
+        self._latest.clear()
+        self._plan()
+
     def observe(self, batch_size: int, busy_ns: int, *, switched: bool = False) -> None:
         """Learn from a finished batch.
 

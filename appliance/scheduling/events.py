@@ -194,6 +194,19 @@ class WorkerRetired:
     worker: WorkerRef
 
 
+@frozen
+class ClocksRead:
+    """How far down the clocks of a worker's device are held. Told with each reading of them.
+
+    Attributes:
+        slot: The worker's.
+        slowdown: How much slower than usual they are; 1.0: nothing holds them down.
+    """
+
+    slot: str
+    slowdown: float
+
+
 @value
 class BatchDone:
     """A worker finished a batch.
@@ -223,7 +236,7 @@ class Closing:
 
 
 Event = Union[  # noqa: UP007
-    Arrived, Withdrawn, WorkerReady, WorkerLost, WorkerRetired, BatchDone, Closing
+    Arrived, Withdrawn, WorkerReady, WorkerLost, WorkerRetired, ClocksRead, BatchDone, Closing
 ]
 
 # --------------------------------------------------------------------------------- effects

@@ -28,6 +28,8 @@ from appliance.scheduling.events import (
     Arrived,
     Batch,
     BatchDone,
+    ClocksRead,
+    Closing,
     Decision,
     Effect,
     Event,
@@ -40,7 +42,7 @@ from appliance.scheduling.events import (
 from appliance.scheduling.guard import Guard, StrategyFault, StrategyMaker
 from appliance.scheduling.queue import CLOSING, OverflowPolicy, Queue
 from appliance.scheduling.room import WaitingRoom
-from appliance.scheduling.workers import Workers
+from appliance.scheduling.workers import Worker, Workers
 
 DIED = "its worker died while running it"
 
@@ -121,14 +123,10 @@ class Scheduler:
                 self._queue.arrived(event.request, now_ns)
             elif isinstance(event, Withdrawn):
                 self._queue.withdrawn(event)
-            elif isinstance(event, WorkerReady):
-                self._workers.ready(event)
-            elif isinstance(event, WorkerLost):
-                self._worker_lost(event, now_ns)
-            elif isinstance(event, WorkerRetired):
-                self._worker_retired(event, now_ns)
-            else:
+            elif isinstance(event, Closing):
                 self._close()
+            else:
+                self._worker_changed(event, now_ns)
         self._queue.expire(now_ns)
         wakeup_ns = self._assignment.assign(now_ns, is_news=is_news)
         if self._is_succeeded:
@@ -189,6 +187,18 @@ class Scheduler:
 
     # -------------------------------------------------------------------------------- workers
 
+    def _worker_changed(
+        self, event: WorkerReady | WorkerLost | WorkerRetired | ClocksRead, now_ns: int
+    ) -> None:
+        if isinstance(event, WorkerReady):
+            self._workers.ready(event)
+        elif isinstance(event, WorkerLost):
+            self._worker_lost(event, now_ns)
+        elif isinstance(event, WorkerRetired):
+            self._worker_retired(event, now_ns)
+        else:
+            self._workers.clocks_read(event)
+
     def _worker_lost(self, event: WorkerLost, now_ns: int) -> None:
         worker = self._workers.lost(event.worker)
         if worker is None:
@@ -224,12 +234,12 @@ class Scheduler:
         elif event.error:
             self._failed(batch, event.error)
         else:
-            self._executed(batch, event, now_ns)
+            self._executed(worker, batch, event, now_ns)
 
-    def _executed(self, batch: Batch, event: BatchDone, now_ns: int) -> None:
+    def _executed(self, worker: Worker, batch: Batch, event: BatchDone, now_ns: int) -> None:
         """Answer the rows of a batch."""
         if not event.failed_rows:
-            self._workers.observe(batch, event.busy_ns)
+            self._workers.observe(worker, batch, event.busy_ns)
         failed_rows, advice, streams = event.failed_rows, self._advice, self._queue.streams
         for row, request in enumerate(batch.requests):
             if row in failed_rows:

@@ -8,7 +8,15 @@ from attrs import define, field
 
 from appliance.scheduling.choice import FOREVER_NS
 from appliance.scheduling.estimate import Estimate
-from appliance.scheduling.events import Batch, BatchDone, ModelRef, WorkerReady, WorkerRef
+from appliance.scheduling.events import (
+    Batch,
+    BatchDone,
+    ClocksRead,
+    ModelRef,
+    WorkerReady,
+    WorkerRef,
+)
+from appliance.scheduling.throttling import Throttling
 
 SOONEST = 0.8
 """What part of its planned time a batch takes at least."""
@@ -50,6 +58,7 @@ class Worker:
 
     Attributes:
         models: What it hosts, with the largest batch of each.
+        throttling: How much longer its batches take for now, as its device's clocks are held down.
         executing: Started and not yet done.
         staged: Sent, not started.
         committed_ns: When it was told to start `staged` behind `executing`; 0: it was not.
@@ -68,6 +77,7 @@ class Worker:
 
     ref: WorkerRef
     models: dict[ModelRef, int]
+    throttling: Throttling = field(factory=Throttling)
     executing: Batch | None = None
     staged: Batch | None = None
     committed_ns: int = 0
@@ -130,6 +140,7 @@ class Workers:
     _slots: dict[ModelRef, set[str]] = field(factory=dict[ModelRef, "set[str]"], init=False)
     _estimates: dict[ModelRef, Estimate] = field(factory=dict[ModelRef, Estimate], init=False)
     _groups: dict[ModelRef, int] = field(factory=dict[ModelRef, int], init=False)
+    _throttlings: dict[str, Throttling] = field(factory=dict[str, Throttling], init=False)
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -140,13 +151,27 @@ class Workers:
 
     def ready(self, event: WorkerReady) -> None:
         """Take in a worker that came up."""
-        self._workers[event.worker] = Worker(event.worker, dict(event.max_batch))
+        slot = event.worker.slot
+        throttling = self._throttlings.setdefault(slot, Throttling())
+        self._workers[event.worker] = Worker(event.worker, dict(event.max_batch), throttling)
         for model, times_ns in event.times_ns.items():
-            self._slots.setdefault(model, set()).add(event.worker.slot)
+            self._slots.setdefault(model, set()).add(slot)
             known = self._estimates.get(model)
             if known is None or known.largest < event.max_batch[model]:
-                self._estimates[model] = Estimate.from_times(times_ns, event.max_batch[model])
+                usual_ns = throttling.at_usual_clocks(times_ns)
+                self._estimates[model] = Estimate.from_times(usual_ns, event.max_batch[model])
         self._join(event.times_ns)
+
+    def clocks_read(self, event: ClocksRead) -> None:
+        """Take in how far the clocks of a worker's device are held down, if at all."""
+        throttling = self._throttlings.setdefault(event.slot, Throttling())
+        hosted = {
+            model: self._estimates[model]
+            for worker in self
+            if worker.ref.slot == event.slot
+            for model in worker.models
+        }
+        throttling.read(event.slowdown, hosted)
 
     def _join(self, models: Collection[ModelRef]) -> None:
         """Put models into one group, with all that were in a group with one of them."""
@@ -179,10 +204,15 @@ class Workers:
         """Forget a worker; return what it was doing."""
         return self._workers.pop(ref, None)
 
-    def observe(self, batch: Batch, busy_ns: int) -> None:
+    def observe(self, worker: Worker, batch: Batch, busy_ns: int) -> None:
         """Learn how long a batch took."""
-        estimate = self._estimates[batch.lane.model]
-        estimate.observe(len(batch.requests), busy_ns, switched=batch.switched)
+        model, size = batch.lane.model, len(batch.requests)
+        estimate = self._estimates[model]
+        if worker.throttling.is_on:
+            usual_ns = estimate.likely_ns(size) + (estimate.switch_ns if batch.switched else 0)
+            worker.throttling.observe(model, busy_ns / usual_ns)
+        else:
+            estimate.observe(size, busy_ns, switched=batch.switched)
 
     def estimate_of(self, model: ModelRef) -> Estimate | None:
         """Return the estimate of a model, if it was loaded."""
@@ -193,26 +223,35 @@ class Workers:
         return self._estimates[model]
 
     def planned_ns(self, model: ModelRef, batch_size: int) -> int:
-        """Return the time to plan a batch with; 0 for a model that was never loaded."""
+        """Return the time to plan a batch with, on the worker that takes least.
+
+        0 for a model that was never loaded.
+        """
         estimate = self._estimates.get(model)
-        return estimate.of(batch_size) if estimate else 0
+        if estimate is None:
+            return 0
+        paces = [each.throttling.pace(model) for each in self if model in each.models]
+        return int(estimate.of(batch_size) * min(paces, default=1.0))
 
     def earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
         """Return when an answer of `model` could be there, if it went before all that waits.
 
         That is if what runs takes no longer than it might.
         """
-        starts_ns = [
+        estimate = self._estimates.get(model)
+        takes_ns = estimate.of(1) if estimate else 0
+        finishes_ns = [
             worker.delay_ns
             + (
                 max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
                 if worker.executing
                 else now_ns
             )
+            + int(takes_ns * worker.throttling.pace(model))
             for worker in self._workers.values()
             if model in worker.models
         ]
-        return min(starts_ns, default=now_ns) + self.planned_ns(model, 1)
+        return min(finishes_ns, default=now_ns + takes_ns)
 
     def others_free_ns(self, model: ModelRef, worker: Worker, now_ns: int) -> int:
         """Return when another worker that hosts `model` is free; `FOREVER_NS`: there is none."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from appliance import config
 from appliance.cli.plan import recorded, replayed
@@ -26,7 +26,7 @@ from benchmarks.box import PYTHON, Box, Model, box
 from benchmarks.children import Child, cpu_s, role
 from benchmarks.report import Limit, Line
 from benchmarks.scheduling import accelerator, idle
-from benchmarks.scheduling.workloads import WORKLOADS, Variation, fleet_of, slowed
+from benchmarks.scheduling.workloads import WORKLOADS, Variation, fleet_of, slowed, with_engines
 
 LOADS = (0.8, 0.95)
 SECONDS = 20.0
@@ -51,18 +51,24 @@ def run(batch):
 
 @frozen(kw_only=True)
 class Case:
-    """What is run."""
+    """What is run.
+
+    Attributes:
+        engines: Take the place of the workload's, as they are without slow motion.
+    """
 
     workload: str
     load: float
     seed: int
     seconds: float
     scale: float
+    engines: tuple[LinearEngine, ...] = ()
 
     @property
     def fleet(self) -> Fleet:
         """Its robots and engines."""
-        return slowed(fleet_of(WORKLOADS[self.workload], self.load, Variation()), self.scale)
+        workload = with_engines(WORKLOADS[self.workload], self.engines)
+        return slowed(fleet_of(workload, self.load, Variation()), self.scale)
 
     def robots(self, address: str) -> Child:
         """Start its robots."""
@@ -73,6 +79,7 @@ class Case:
             load=self.load,
             scale=self.scale,
             seed=self.seed,
+            engines=[asdict(each) for each in self.engines],
         )
 
 
@@ -131,8 +138,12 @@ def measure(case: Case) -> Iterator[str | Line]:
     yield from _lines(case, ran, theirs, note)
 
 
-def run(case: Case) -> Ran:
+def run(case: Case, models: Sequence[Model] = (), settings: str = "") -> Ran:
     """Run a case on an appliance.
+
+    Args:
+        models: Those of `case.engines`; none: stand-ins, which take as long as the engines do.
+        settings: Of the appliance, beside the tiers of the robots; TOML.
 
     Raises:
         RuntimeError: It did not start, or its recording failed.
@@ -140,9 +151,9 @@ def run(case: Case) -> Ran:
     fleet = case.fleet
     critical = [client for client, tier in _clients(fleet) if tier == 0]
     known = "".join(TIER_0.format(client=client) for client in critical)
-    models = [_model(each) for each in fleet.engines if isinstance(each, LinearEngine)]
+    models = models or [_model(each) for each in fleet.engines if isinstance(each, LinearEngine)]
     with ExitStack() as stack:
-        appliance = stack.enter_context(box(*models, config=known))
+        appliance = stack.enter_context(box(*models, config=settings + known))
         robots = stack.enter_context(case.robots(appliance.address))
         number = appliance.record("run.mcap")
         pids = {"core": appliance.pid, "robots": robots.pid, "worker": _worker(appliance)}

@@ -21,14 +21,14 @@ import zmq
 from attrs import define, field
 
 from appliance.errors import Outcome
-from appliance.simulation import Span
+from appliance.simulation import LinearEngine, Span
 from appliance.simulation.population import population
 from appliance.simulation.robots import PeriodicRobot
 from appliance.wire.session import decode_response, encode_observation
 from appliance.wire.types import DType, Keep, Lateness, Observation, Tensor
 from appliance.wire.worker import encode_varint
 from benchmarks.clients import SEQUENCE_TAG, dealer
-from benchmarks.scheduling.workloads import WORKLOADS, Variation, fleet_of, slowed
+from benchmarks.scheduling.workloads import WORKLOADS, Variation, fleet_of, slowed, with_engines
 from benchmarks.stdio import answer
 
 MICROSECOND_NS = 1_000
@@ -109,12 +109,24 @@ class _Connection:
                 yield response.sequence, response.outcome, heard_ns
 
 
-def fleet(*, address: str, workload: str, load: float, scale: float, seed: int) -> None:
+def fleet(
+    *,
+    address: str,
+    workload: str,
+    load: float,
+    scale: float,
+    seed: int,
+    engines: Sequence[dict[str, Any]] = (),
+) -> None:
     """Be all robots of a workload for `seconds`, once; answer with who was answered in time.
 
     By their own clock: within the budget of their class from the capture to the answer.
+
+    Args:
+        engines: Take the place of the workload's: they decide how many robots there are.
     """
-    kinds = slowed(fleet_of(WORKLOADS[workload], load, Variation()), scale)
+    chosen = with_engines(WORKLOADS[workload], tuple(LinearEngine(**each) for each in engines))
+    kinds = slowed(fleet_of(chosen, load, Variation()), scale)
     random = Random(seed)
     robots = [each for each in population(kinds, random) if isinstance(each, PeriodicRobot)]
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

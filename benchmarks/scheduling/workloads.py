@@ -141,6 +141,11 @@ FLOOD = evolve(
 )
 
 
+def with_engines(workload: Workload, engines: tuple[LinearEngine, ...]) -> Workload:
+    """Return a workload on other engines, of the same names; none: on its own."""
+    return evolve(workload, engines=engines) if engines else workload
+
+
 def fleet_of(workload: Workload, load: float, variation: Variation) -> Fleet:
     """Return the fleet that a workload is at a load."""
     costs_ms = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.box import Box
 from support.browser import Browser
+from support.devices import device
 
 from appliance.cli import text
 
@@ -191,6 +192,37 @@ def test_another_life_of_the_box_begins_anew(page: Browser) -> None:
 
 
 # ------------------------------------------------------------------------------ an hour, open
+
+
+def test_gpus_are_shown_where_there_are_some(page: Browser) -> None:
+    well = device(name="<b>H200</b>", temperature_c=None)
+    hot = device("cuda:1", temperature_c=89.0, last_xid=31, concerns=["throttled by heat", "hot"])
+    found = run(
+        page,
+        """
+        const box = new FakeBox(3);
+        const page = new App(outsideOf(box, timers));
+        const table = document.querySelector("#devices");
+        const seen = [];
+        for (const devices of [undefined, [], arguments[0]]) {
+          box.devices = devices;
+          page.poller.status = null; // both documents in one round
+          await page.poller.poll();
+          seen.push(table.hidden);
+        }
+        page.stop();
+        const rows = [...table.querySelectorAll("tbody tr")];
+        const cells = rows.map((row) => [...row.children].map((cell) => cell.innerText));
+        const marked = [...table.querySelectorAll("td.warn, td.bad")].map((cell) => cell.innerText);
+        return { seen, cells, marked };
+        """,
+        [well, hot],
+    )
+    assert found["seen"] == [True, True, False]
+    first, second = found["cells"]
+    assert first[:6] == ["cuda:0", "<b>H200</b>", "gpu-0", "87", "40.0 of 140.0", "-"]
+    assert (first[-1], second[-1]) == ("none", "throttled by heat; hot")
+    assert found["marked"] == ["89", "31", "throttled by heat; hot"]
 
 
 def test_an_hour_does_not_let_it_grow(page: Browser) -> None:

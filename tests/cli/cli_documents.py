@@ -72,6 +72,7 @@ def status(**changes: Any) -> Document:
         "latency_us": {stage: latency() for stage in STAGES},
         "models": [model()],
         "workers": [worker()],
+        "devices": [],
         "connections_refused": {},
         "clients": {
             "connected": 12,

@@ -6,6 +6,7 @@ from cli_documents import STAGES, client, latency, model, status, worker
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
+from support.devices import device
 
 from appliance.cli.status_view import status_view, unreachable_view
 from appliance.cli.tables import clients_view, models_view
@@ -137,6 +138,30 @@ def test_no_models_and_no_workers() -> None:
     assert "no models" in text
     assert "no workers" in text
     assert "none yet" in text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_gpus_are_shown_with_what_is_wrong_with_them(width: int) -> None:
+    hot = device(
+        "cuda:1",
+        holds=["thermal"],
+        slowdown=1.46,
+        last_xid=31,
+        concerns=["throttled by heat, at 1200 MHz of 1980"],
+    )
+    lost = device("cuda:2", error="gone", name="", utilisation_percent=None, concerns=["gone"])
+    text = show(status(devices=[device(), hot, lost]), width)
+    lines = text.splitlines()
+    well, throttled, unknown = (
+        next(line for line in lines if line.startswith(f"{name} "))
+        for name in ("cuda:0", "cuda:1", "cuda:2")
+    )
+    assert "40.0 GiB of 140.0 GiB" in well
+    assert " no " in well
+    assert "thermal 1.5x" in throttled
+    assert " no " not in unknown
+    assert "cuda:1: throttled by heat, at 1200 MHz of 1980" in text
+    assert "GPU" not in show(status(), width)
 
 
 def test_nothing_measured_yet() -> None:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.lab import Lab, Robot, lab
 from deploy.machines import debian, what_is_missing
 from deploy.releases import with_release
+from deploy.serving import FIRST, served
 from deploy.workshop import Workshop, open_workshop
 
 WHEELS = "APPLIANCE_WHEELS"
@@ -22,7 +25,7 @@ ANSIBLE = "APPLIANCE_ANSIBLE"
 
 collect_ignore = [] if WHEELS in os.environ else ["test_unit_on_machine.py"]
 if ANSIBLE not in os.environ:
-    collect_ignore += ["test_deploys.py", "test_deploy_faults.py"]
+    collect_ignore += [path.name for path in Path(__file__).parent.glob("test_deploy*.py")]
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,25 @@ def workshop(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         pytest.fail(missing, pytrace=False)
     wheels, ansible = (Path(os.environ[name]) for name in (WHEELS, ANSIBLE))
     return open_workshop(tmp_path_factory.mktemp("workshop"), wheels, ansible, debian(cache))
+
+
+@pytest.fixture(scope="module")
+def network(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One robot, which serves the first release."""
+    scratch = tmp_path_factory.mktemp("lab")
+    with lab(1, workshop.layers, scratch, workshop.ansible, workshop.ssh) as made:
+        done = made.play("site.yml", workshop.variables(workshop.release(FIRST)))
+        assert done.returncode == 0, done.stdout
+        yield made
+
+
+@pytest.fixture
+def robot(network: Lab, workshop: Workshop) -> Robot:
+    """That robot; it serves the first release again, whatever a test has left."""
+    (robot,) = network.robots
+    status = served(robot)
+    assert status, robot.machine.run("journalctl", "--unit=appliance", "--lines=40").stdout
+    if status["version"] != FIRST:
+        done = network.play("deploy.yml", workshop.variables(workshop.release(FIRST)))
+        assert done.returncode == 0, done.stdout
+    return robot

@@ -44,6 +44,11 @@ class Lab:
     robots: list[Robot]
     _number: Iterator[int] = field(factory=itertools.count)
 
+    @property
+    def keys(self) -> Path:
+        """Where the secrets of robots' controllers are."""
+        return self.directory / "keys"
+
     def here(self, *command: str | Path) -> list[str]:
         """Return a command that runs on the controller, in its network."""
         return ["ip", "netns", "exec", self.namespace, *map(str, command)]
@@ -73,6 +78,7 @@ class Lab:
             # Nothing is fetched: the machines have what they need, and no clock of their own.
             **{f"{role}_install_packages": False for role in ("base", "time", "firewall")},
             "set_time": False,
+            "keys_directory": str(self.keys),
         }
         hosts = {robot.name: {"ansible_host": robot.address} for robot in self.robots}
         group = {"appliances": {"hosts": hosts, "vars": common | dict(variables)}}

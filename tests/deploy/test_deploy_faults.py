@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from deploy.lab import PLAYBOOKS, Lab, Robot, lab, recap
+from deploy.lab import PLAYBOOKS, Lab, Robot, recap
+from deploy.serving import FIRST, is_healthy, refuses, served
 from deploy.signed_releases import new_key, sign
 from deploy.workshop import Workshop
 from tools.release.archive import write_sums
 
-FIRST, SECOND = "1.0.0", "1.1.0"
+SECOND = "1.1.0"
 SWITCHES_S = 60
 ROOM_MB = 150
 NEVER_LOADS = (
@@ -29,58 +28,15 @@ IMPORTS_WHAT_IS_NOT_THERE = ("import structlog\n", "import structlog\nimport not
 Damage = Callable[[Path, Path], None]
 
 
-@pytest.fixture(scope="module")
-def network(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    scratch = tmp_path_factory.mktemp("lab")
-    with lab(1, workshop.layers, scratch, workshop.ansible, workshop.ssh) as made:
-        done = made.play("site.yml", workshop.variables(workshop.release(FIRST)))
-        assert done.returncode == 0, done.stdout
-        yield made
-
-
-@pytest.fixture
-def robot(network: Lab, workshop: Workshop) -> Robot:
-    """A robot that serves the first release."""
-    (robot,) = network.robots
-    if served(robot)["version"] != FIRST:
-        done = network.play("deploy.yml", workshop.variables(workshop.release(FIRST)))
-        assert done.returncode == 0, done.stdout
-    return robot
-
-
 @pytest.fixture
 def second(workshop: Workshop) -> Path:
     return workshop.release(SECOND)
-
-
-def served(robot: Robot) -> dict[str, Any]:
-    """Return the status of what serves."""
-    asked = ("/opt/appliance/current/release/bin/appliance", "status", "--json")
-    return json.loads(robot.machine.run(*asked, check=False).stdout or "{}")
-
-
-def is_healthy(robot: Robot, version: str) -> bool:
-    status = served(robot)
-    trial = (robot.machine.root / "opt/appliance/trial").exists()
-    return status.get("version") == version and status.get("state") == "ready" and not trial
 
 
 def switches(robot: Robot) -> bool:
     """Return whether the next one stands by, or serves on trial."""
     words = ("systemctl", "is-active", "--quiet", "appliance-next")
     return robot.machine.run(*words, check=False).returncode == 0
-
-
-def refuses(network: Lab, robot: Robot, variables: dict[str, Any], words: str) -> None:
-    """Deploy; it is to fail with these words, and the robot to serve as if nothing had been."""
-    before = served(robot)
-    done = network.play("deploy.yml", variables)
-    assert done.returncode != 0, done.stdout
-    assert words in " ".join(done.stdout.split()), done.stdout
-    after = served(robot)
-    assert (after["pid"], after["state"]) == (before["pid"], "ready")
-    assert not list((robot.machine.root / "opt/appliance").glob("releases/.installing"))
-    assert not (robot.machine.root / "opt/appliance/incoming").exists()
 
 
 def rename_tar(release: Path, before: str, after: str) -> None:

@@ -29,6 +29,29 @@ server_directory = "$CREDENTIALS_DIRECTORY"
 """
 
 WATCHDOG_S = 10  # as the unit says
+
+# Ends each worker as soon as it appears, for so many seconds; says how many there were.
+CRASH_S = 20
+CRASHES = """
+import os, pathlib, signal, sys, time
+group = pathlib.Path("/sys/fs/cgroup/system.slice/appliance.service/cgroup.procs")
+killed, end = set(), time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    for pid in {int(pid) for pid in group.read_text().split()} - killed:
+        try:
+            if pathlib.Path(f"/proc/{pid}/comm").read_text() == "cpu-0\\n":
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        except OSError:
+            pass
+    time.sleep(0.01)
+print(len(killed))
+"""
+HOLD_PORT = """
+import signal, socket
+with socket.create_server(("127.0.0.1", 5555)):
+    signal.pause()
+"""
 Boot = Callable[..., Machine]
 
 
@@ -52,11 +75,11 @@ def boot(robot: Machine) -> Iterator[Boot]:
     """Install the unit with drop-ins and a configuration, and start it; gives the machine."""
     units = robot.root / "etc/systemd/system"
 
-    def start(*drop_ins: str, config: str = WORKING) -> Machine:
+    def start(*drop_ins: str, config: str = WORKING, wait: bool = True) -> Machine:
         robot.write(CONFIG, config)
         install(units, *drop_ins)
         robot.run("systemctl", "daemon-reload")
-        robot.run("systemctl", "start", UNIT, check=False)
+        robot.run("systemctl", "start", UNIT, *(() if wait else ("--no-block",)), check=False)
         return robot
 
     yield start
@@ -166,6 +189,47 @@ def test_the_doctor_sees_the_unit_as_it_is(boot: Boot) -> None:
     assert f"appliance may not read {CONFIG} (mode 0600)" in found["configuration"]["found"]
 
 
+def test_the_doctor_finds_a_key_that_the_service_may_not_read(boot: Boot) -> None:
+    robot = boot()
+    robot.run(COMMAND, "keys", "new-server", "main", "--directory", "/srv/keys")
+    robot.run("systemctl", "stop", UNIT)
+    box = boot(config=f'{WORKING}keys = {{ required = true, directory = "/srv/keys" }}\n')
+    assert shown(box, "ActiveState") != "active"
+    found = doctor(box, "root")
+    assert found["files"]["level"] == "error"
+    assert "appliance may not enter /srv/keys" in found["files"]["found"]
+    assert "namei -l /srv/keys" in found["files"]["advice"]
+
+
+def test_the_doctor_finds_who_has_the_port(boot: Boot) -> None:
+    robot = boot()
+    robot.run("systemctl", "stop", UNIT)
+    robot.run("systemd-run", "--quiet", "--unit=holder", "python3", "-c", HOLD_PORT)
+    try:
+        robot.wait_until(lambda: "5555" in robot.run("ss", "-ltn").stdout, 20, "it has the port")
+        box = boot(wait=False)
+        found = doctor(box, "root")["ports"]
+        assert shown(box, "ActiveState") == "activating"
+    finally:
+        robot.run("systemctl", "stop", "holder")
+    assert found["level"] == "error"
+    assert "tcp://127.0.0.1:5555 is held by python3 (pid " in found["found"]
+    assert "end it, or change transport.bind" in found["advice"]
+    box.wait_until(lambda: is_serving(box), 60, "it takes the port that is free by now")
+
+
+def test_the_doctor_finds_a_full_disk(boot: Boot) -> None:
+    box = boot()
+    box.run("mount", "-t", "tmpfs", "-o", "size=8m", "full", "/var/cache/appliance")
+    try:
+        found = doctor(box, "root")["disk"]
+    finally:
+        box.run("umount", "/var/cache/appliance")
+    assert (found["level"], found["advice"]) == ("error", "make room")
+    assert "engines: 8 MiB free at /var/cache/appliance" in found["found"]
+    assert doctor(box, "root")["disk"]["level"] != "error"
+
+
 def test_one_that_hangs_is_started_again(boot: Boot) -> None:
     box = boot()
     before = shown(box, "MainPID")
@@ -206,6 +270,28 @@ def test_one_that_crashes_again_and_again_ends_as_failed(boot: Boot) -> None:
 
     box.wait_until(gave_up, 90, "the limit of starts")
     assert len(killed) == 5
+
+
+def test_a_worker_that_crashes_again_and_again_is_told_and_takes_nothing_with_it(
+    boot: Boot,
+) -> None:
+    box = boot()
+    core = shown(box, "MainPID")
+    worker = int(box.run("python3", "-c", CRASHES, str(CRASH_S), timeout_s=60).stdout)
+    print(f"\n{worker} workers ended in {CRASH_S} s")
+    # 0, 0.1, 0.2, ... 6.4 s before the next one; else there would be hundreds.
+    assert 2 <= worker <= 10
+    code, said = asked(box, "olga", "status", "--json")
+    document = json.loads(said)
+    assert (code, document["state"]) == (1, "degraded")
+    assert document["reasons"]
+    assert doctor(box, "olga")["appliance"]["found"].startswith("degraded: ")
+    # The core and its unit are those of before: other workers would serve all the while.
+    assert (shown(box, "MainPID"), shown(box, "NRestarts")) == (core, "0")
+    assert shown(box, "ActiveState") == "active"
+    box.run("systemctl", "restart", UNIT)
+    assert asked(box, "olga", "status")[0] == 0
+    assert is_serving(box)
 
 
 def test_a_drained_one_stays_down(boot: Boot) -> None:

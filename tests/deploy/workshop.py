@@ -53,7 +53,9 @@ class Workshop:
             "appliance_allowed_signers": str(self.key.with_name("allowed_signers")),
             "appliance_models": str(self.models),
             "appliance_binds": ["tcp://0.0.0.0:5555"],
-            "appliance_insecure": True,  # on a network of its own
+            "appliance_keys_required": True,
+            "keys_clients": ["{{ inventory_hostname }}"],  # its controller
+            "firewall_ports": [5555, 5556, 8001],
             **others,
         }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.box import box
+from support.fake_driver import SW_THERMAL, FakeDriver, make_libraries, needs_stand_ins
 from support.ports import free_ports
 from support.repository import add_echo
 
@@ -172,6 +173,24 @@ def test_a_gpu_that_is_configured_and_not_there(
     assert found["configuration"]["level"] == "ok"
     assert found["gpu"]["level"] == "error"
     assert "gpu" in found["gpu"]["found"]
+
+
+@needs_stand_ins
+def test_a_gpu_that_is_throttled_while_no_appliance_runs(
+    models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "PATIENCE_S", 30.0)
+    driver = FakeDriver(make_libraries(tmp_path), tmp_path / "says")
+    driver.says(reasons=SW_THERMAL, sm=1170)
+    for name, value in driver.environment.items():
+        monkeypatch.setenv(name, value)
+    file = written(
+        tmp_path, f'models.directory = "{models}"\n[[workers]]\nname = "gpu"\ndevice = "cuda:0"\n'
+    )
+    found = doctor(capsys, file, absent(tmp_path), 2)["gpu health"]
+    assert found["level"] == "warning"
+    assert found["found"] == "cuda:0 Fake GPU 0: throttled by heat, at 1170 MHz of 1980"
+    assert "fans" in found["advice"]
 
 
 def test_an_appliance_that_hangs_is_not_waited_for(models: Path, capsys: Capture) -> None:

@@ -23,7 +23,9 @@ from appliance.doctor.judging.box import MIB
 from appliance.doctor.judging.findings import Finding, worst_level
 from appliance.doctor.judging.judge import judge
 from appliance.doctor.judging.rights import may, obstacle
+from appliance.health.reading import DeviceHealth
 
+GPU = DeviceHealth(device="cuda:0", source="nvml", name="H200", temperature_c=61.0)
 GROUP = 997
 SERVICE = Person(name="appliance", uid=999, gids=frozenset({GROUP}))
 OPERATOR = Person(name="olga", uid=1000, gids=frozenset({1000, GROUP}))
@@ -49,6 +51,7 @@ HEALTHY = Facts(
     socket=(ROOT, file("/run/appliance.sock", 0o660, kind="socket", uid=999)),
     files=(configured(file("/main.key", 0o600, uid=999), secret=True),),
     driver_error="",
+    devices=(GPU,),
     tensorrt=("tensorrt 10.3.0",),
     onnxruntime_error="",
     synchronised=True,
@@ -135,6 +138,20 @@ def unit(**changes: Any) -> Unit:
             {"driver_error": "no driver", "wants_gpu": ("gpu",)},
         ),
         ("gpu", "skipped", "did not answer", {"driver_error": None}),
+        ("gpu health", "skipped", "no worker is to compute on a GPU", {"devices": ()}),
+        ("gpu health", "skipped", "did not tell in time", {"devices": None}),
+        (
+            *("gpu health", "warning", "cuda:0 H200: throttled by heat"),
+            {"devices": (GPU, attrs.evolve(GPU, holds=("thermal",)))},
+        ),
+        (
+            *("gpu health", "error", "cuda:0 H200: 1 memory errors"),
+            {"devices": (attrs.evolve(GPU, ecc_uncorrected=1, holds=("power",)),)},
+        ),
+        (
+            *("gpu health", "warning", "cannot be read: gone"),
+            {"devices": (DeviceHealth(device="cuda:1", error="gone"),)},
+        ),
         ("tensorrt", "ok", "no GPU is configured", {"tensorrt": ()}),
         ("tensorrt", "error", "workers need it: gpu", {"tensorrt": (), "wants_gpu": ("gpu",)}),
         ("locked memory", "ok", "8 MiB for locked memory", {"memlock_bytes": 8 * MIB}),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ def start() -> Iterator[Start]:
     workers: list[WorkerProcess] = []
 
     def starts(root: Path | None = None) -> WorkerProcess:
-        worker = WorkerProcess(stderr=subprocess.DEVNULL)
+        worker = WorkerProcess()
         workers.append(worker)
         if root is not None:
             worker.load(root)
@@ -22,4 +21,4 @@ def start() -> Iterator[Start]:
 
     yield starts
     for worker in workers:
-        worker.__exit__(None, None, None)
+        worker.kill()

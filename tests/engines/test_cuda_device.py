@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support.image_plans import needs_compiler
+from support.kernel_on_cpu import build
+
+from appliance.engines.cuda.images import kernel_text
 
 SOURCE = Path(__file__).parents[1] / "support" / "fake_libcuda.c"
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 needs_bindings = pytest.mark.skipif(
     find_spec("cuda") is None, reason="cuda-bindings is not installed"
 )
@@ -39,6 +41,9 @@ assert device.pin(memory)
 start = memory.ctypes.data
 assert device.is_pinned(start, 4096) and device.is_pinned(start + 4000, 96)
 assert not device.is_pinned(start + 4000, 97) and not device.is_pinned(rows.ctypes.data, 1)
+by = (1 << 56) if os.environ.get("FAKE_CUDA_INTEGRATED") else 0
+assert device.mapped(memory[4000:]).address == start + 4000 + by
+assert device.mapped(memory[4000:]).bytes == 96
 target = np.zeros(64, np.uint8)
 device.copy_in(start, rows.ctypes.data, 64, stream)
 device.copy_out(target.ctypes.data, start, 64, stream)
@@ -98,6 +103,7 @@ def test_what_the_driver_says(library: Path) -> None:
 @needs_bindings
 def test_every_call_of_cuda_bindings_is_as_it_wants_it(library: Path) -> None:
     assert run(library, WITHOUT_PYCUDA + WORK) == "done True"
+    assert run(library, WITHOUT_PYCUDA + WORK, FAKE_CUDA_INTEGRATED="1") == "done True"
 
 
 @needs_compiler
@@ -125,6 +131,57 @@ def test_an_error_costs_a_call_or_the_process(
     assert found.startswith(told)
 
 
+LAUNCH = """
+from appliance.engines.cuda.images import BatchImages, kernel_text
+from appliance.engines.preprocess import Preprocessor
+from appliance.models.inputs import input_plan
+from appliance.models.manifest import Input
+from appliance.models.plans import TensorSignature
+from appliance.wire.types import DType
+import types
+memory_of = lambda array: module._Memory(array.ctypes.data, array.nbytes, array)
+class Part(module.Device):  # without what pycuda does
+    def allocate(self, size):
+        return memory_of(np.zeros(size, np.uint8))
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+facts = types.SimpleNamespace(is_integrated=False, capability="9.0")
+device = Part(facts, None, None, module._Calls(driver))
+asked = []
+module.compiled = lambda text, capability: asked.append(capability) or KERNEL.encode() + b"\\0"
+item = Input(name="x", resize=(5, 7), layout="CHW", scale=0.5, mean=(1.0,))
+plan = input_plan(item, TensorSignature("x", DType.FLOAT32, (-1, 3, 5, 7)), 2)
+batch = np.zeros((2, 3, 5, 7), np.float32)
+stream = device.stream()
+kernel = device.kernel(kernel_text(), "preprocess")
+device.kernel(kernel_text(), "preprocess")
+images = BatchImages(device, kernel, plan, memory_of(batch), 2)
+memory = np.random.default_rng(1).integers(0, 256, 4096).astype(np.uint8)
+device.pin(memory)
+pixels = memory[: 20 * 30 * 3].reshape(20, 30, 3)
+assert images.take(1, pixels, stream)
+images.launch(2, stream)
+wanted = np.zeros((3, 5, 7), np.float32)
+Preprocessor(plan).write(pixels, wanted)
+print(np.array_equal(batch[1], wanted), batch[0].any(), asked)
+device.kernel(kernel_text(), "another")
+"""
+
+
+@needs_compiler
+@needs_bindings
+def test_a_kernel_is_launched_as_cuda_bindings_wants_it(library: Path, tmp_path: Path) -> None:
+    code = WITHOUT_PYCUDA + LAUNCH.replace("KERNEL", repr(str(build(kernel_text(), tmp_path))), 1)
+    ran, not_there = run(library, code).splitlines()
+    assert ran == "True False ['9.0']"
+    assert not_there == ("ENGINE: CUDA_ERROR_NOT_FOUND (500) while looking for the kernel another")
+    for call, told in (
+        ("cuModuleLoadData=209", "NO_BINARY_FOR_GPU (209) while loading a kernel"),
+        ("cuLaunchKernel=701", "LAUNCH_OUT_OF_RESOURCES (701) while launching"),
+    ):
+        assert told in run(library, code, FAKE_CUDA_FAIL=call)
+
+
 @needs_compiler
 @needs_bindings
 def test_memory_that_cannot_be_pinned_is_copied_by_a_detour(library: Path) -> None:
@@ -145,6 +202,9 @@ pinned = device.pinned((2, 3), np.dtype(np.float32))
 assert pinned.shape == (2, 3) and not pinned.any() and pinned.flags.writeable
 pinned[...] = 1
 device.copy_in(memory.address, pinned.ctypes.data, pinned.nbytes, device.stream())
+by = (1 << 56) if device.facts.is_integrated else 0
+assert device.mapped(pinned).address == pinned.ctypes.data + by
+assert device.mapped(pinned[:0]).address
 del memory, pinned
 """
     facts, memory, done = run(library, code + WORK + "\ndevice.close()").splitlines()
@@ -153,6 +213,10 @@ del memory, pinned
         "memory_bytes=8589934592, is_integrated=False)"
     )
     assert (memory, done) == ("100 4294967296", "done True")
+    facts, *_ = run(
+        library, code + WORK + "\ndevice.close()", FAKE_CUDA_INTEGRATED="1"
+    ).splitlines()
+    assert facts.endswith("is_integrated=True)")
     code = "module.open_device(0)"
     lost = run(library, code, FAKE_CUDA_FAIL="cuDevicePrimaryCtxRetain=2")
     assert lost.startswith("DEVICE_MISSING: GPU 0, Fake GPU, cannot be used")

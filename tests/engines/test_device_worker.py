@@ -14,9 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.image_plans import needs_compiler
 from support.worker_process import WorkerProcess
 
+from appliance.engines import images
+from appliance.engines.preprocess import Preprocessor
+from appliance.models.inputs import input_plan
+from appliance.models.manifest import parse_manifest
+from appliance.models.plans import TensorSignature
 from appliance.wire.pb import worker_pb2
+from appliance.wire.types import DType, Encoding
 
 MANIFEST = """
 [[inputs]]
@@ -45,12 +52,11 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def start_fake(tmp_path: Path) -> Iterator[StartFake]:
     workers: list[WorkerProcess] = []
-    log = (tmp_path / "stderr").open("wb")
 
     def starts(root: Path, wishes: str = "") -> WorkerProcess:
         path = str(Path(__file__).parents[1])
         worker = WorkerProcess(
-            stderr=log,
+            log=tmp_path / "stderr",
             module="support.fake_gpu_worker",
             environment={"FAKE_GPU": wishes, "PYTHONPATH": path},
         )
@@ -61,8 +67,7 @@ def start_fake(tmp_path: Path) -> Iterator[StartFake]:
 
     yield starts
     for worker in workers:
-        worker.__exit__(None, None, None)
-    log.close()
+        worker.kill()
 
 
 def said(tmp_path: Path) -> str:
@@ -112,12 +117,13 @@ class Sent:
                 worker.memory[feed.offset : feed.offset + feed.length] = b"\xff" * feed.length
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("capturable", [0, 1])
+@pytest.mark.parametrize("integrated", [0, 1])
 def test_batches_in_flight_do_not_mix(
-    root: Path, start_fake: StartFake, tmp_path: Path, seed: int, capturable: int
+    root: Path, start_fake: StartFake, tmp_path: Path, seed: int, capturable: int, integrated: int
 ) -> None:
-    worker = start_fake(root, f"seed={seed} capturable={capturable}")
+    worker = start_fake(root, f"seed={seed} capturable={capturable} integrated={integrated}")
     draw, generator = random.Random(seed), np.random.default_rng(seed)
     waiting: deque[Sent] = deque()
     ran = 0
@@ -233,12 +239,71 @@ def test_it_stops(root: Path, start_fake: StartFake) -> None:
     assert worker.process.wait(30) == 0
 
 
+# ------------------------------------------------------------------------------- pictures
+
+EYE = """
+[[inputs]]
+name = "camera"
+decode = ["png"]
+resize = [12, 20]
+layout = "CHW"
+color = "BGR"
+scale = 0.00392156862745098
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("wishes", "key", "by_kernel"),
+    [
+        ("seed=1", "", True),
+        ("seed=2 integrated=1", "", True),
+        ("seed=3 kernels=0", "", False),
+        ("seed=4", "cuda_preprocessing = false", False),
+    ],
+)
+def test_pictures_are_what_the_cpu_makes_of_them(
+    tmp_path: Path, start_fake: StartFake, wishes: str, key: str, *, by_kernel: bool
+) -> None:
+    version = tmp_path / "models" / "eye" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"stands for one")
+    (version.parent / "model.toml").write_text(key + EYE)
+    worker = start_fake(tmp_path / "models", wishes)
+    tensor = TensorSignature("camera", DType.FLOAT32, (-1, 3, 12, 20))
+    [described] = parse_manifest(EYE, "model.toml").inputs
+    preprocessor = Preprocessor(input_plan(described, tensor, 8))
+    generator = np.random.default_rng(8)
+    for count in (1, 3, 8):
+        feeds: list[list[worker_pb2.Feed]] = []
+        wanted: list[NDArray[Any]] = []
+        for index in range(count):
+            shape = [(96, 128, 3), (33, 7, 3), (12, 20, 3), (200, 310, 3)][index % 4]
+            pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+            wanted.append(np.empty((3, 12, 20), np.float32))
+            preprocessor.write(pixels, wanted[-1])
+            if index % 3:
+                feeds.append([worker.feed(pixels)])
+            else:
+                file = images.encode(pixels, Encoding.PNG)
+                feeds.append([worker.feed_bytes(file, encoding=Encoding.PNG)])
+        worker.stage("eye", feeds)
+        found = worker.output(worker.done(), "seen", count)
+        np.testing.assert_allclose(found, np.stack(wanted), atol=1.01 / 255 / 0.224)
+    worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
+    assert worker.process.wait(30) == 0
+    assert ("kernels launched: 0" in said(tmp_path)) == (not by_kernel)
+    assert ("preprocessed on the CPU: no kernels" in said(tmp_path)) == ("kernels=0" in wishes)
+
+
 # ------------------------------------------------------------------------------- for real
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU")  # noqa: PTH110
 def test_a_gpu_that_is_missing_is_an_error_and_never_the_cpu(root: Path, tmp_path: Path) -> None:
-    with (tmp_path / "said").open("wb") as log, WorkerProcess(stderr=log) as worker:
+    with WorkerProcess(log=tmp_path / "said") as worker:
         worker.start_loading(root, "cuda:0")
         assert worker.process.wait(30) == 1
     last = (tmp_path / "said").read_text().splitlines()[-1]
@@ -246,14 +311,14 @@ def test_a_gpu_that_is_missing_is_an_error_and_never_the_cpu(root: Path, tmp_pat
 
 
 def test_a_device_that_is_none(root: Path, tmp_path: Path) -> None:
-    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+    with WorkerProcess() as worker:
         worker.start_loading(root, "tpu")
         assert worker.process.wait(30) == 1
 
 
 def test_an_engine_for_gpus_on_a_worker_without_one(root: Path, tmp_path: Path) -> None:
     (root / "arm" / "model.toml").write_text('engine = "tensorrt"\n' + MANIFEST)
-    with WorkerProcess(stderr=subprocess.DEVNULL) as worker:
+    with WorkerProcess() as worker:
         worker.load(root)
         assert worker.failed == {
             "arm": 'engine "tensorrt" runs on a GPU, and this worker is on cpu; set '

@@ -28,7 +28,7 @@ from support.repository import (
     mlp,
     rows,
 )
-from support.worker_process import Start
+from support.worker_process import Start, WorkerGone
 
 from appliance.errors import Outcome
 from appliance.wire.arrays import decode_strings
@@ -90,7 +90,7 @@ def test_a_revoked_batch_never_runs(tmp_path: Path, start: Start) -> None:
     assert worker.done().batch_id == after
     assert worker.ledger("echo") == (1, 1, 0)
     worker.go(revoked)  # the core has lost track: the worker gives up rather than guess
-    with pytest.raises(EOFError, match="gone: 1"):
+    with pytest.raises(WorkerGone, match="gone: 1"):
         worker.receive()
 
 
@@ -171,7 +171,7 @@ def test_what_ends_the_process_leaves_its_count(
 ) -> None:
     add_faulty(tmp_path)
     worker = start(tmp_path)
-    with pytest.raises(EOFError, match=f"gone: {status}"):
+    with pytest.raises(WorkerGone, match=f"gone: {status}"):
         worker.run("faulty", *named(rows(9, poison)))
     assert worker.ledger("faulty") == (2, 0, 0)
 
@@ -221,14 +221,16 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_served(
 def test_a_batch_for_a_model_that_is_not_loaded(tmp_path: Path, start: Start) -> None:
     add_raises_at_import(tmp_path, "broken")
     worker = start(tmp_path)
-    worker.stage("broken", [[worker.feed(rows(1)[0])]], output_bytes=64)
+    worker.stage("broken", [[worker.feed(rows(1)[0])]], output=worker.allocate(64))
     assert worker.done().error == "model 0 is not loaded"
 
 
 def test_outputs_larger_than_their_room(tmp_path: Path, start: Start) -> None:
     add_echo(tmp_path)
     worker = start(tmp_path)
-    worker.stage("echo", [[worker.feed(row)] for row in rows(*range(8))], output_bytes=64)
+    worker.stage(
+        "echo", [[worker.feed(row)] for row in rows(*range(8))], output=worker.allocate(64)
+    )
     assert "outputs of 8 rows take 128 bytes, there is room for 64" in worker.done().error
 
 
@@ -443,6 +445,6 @@ def test_stop_ends_the_process(tmp_path: Path, start: Start) -> None:
     directory = add_python_model(tmp_path, "tidy", source)
     worker = start(tmp_path)
     worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
-    with pytest.raises(EOFError, match="gone: 0"):
+    with pytest.raises(WorkerGone, match="gone: 0"):
         worker.receive()
     assert (directory / "closed").exists()

@@ -40,8 +40,14 @@ def make_ca(directory: Path, name: str) -> Path:
     return certificate
 
 
-def make_certificate(directory: Path, name: str, ca: str, subject: str = "localhost") -> Path:
-    """Make a certificate that an authority has signed, and its key beside it."""
+def make_certificate(
+    directory: Path, name: str, ca: str, subject: str = "localhost", days: int = 2
+) -> Path:
+    """Make a certificate that an authority has signed, and its key beside it.
+
+    Args:
+        days: That it is good for; -1: it has expired.
+    """
     request_file, certificate = directory / f"{name}.csr", directory / f"{name}.pem"
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
@@ -51,7 +57,7 @@ def make_certificate(directory: Path, name: str, ca: str, subject: str = "localh
     extensions = directory / "extensions"
     extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     openssl(
-        *("x509", "-req", "-in", str(request_file), "-out", str(certificate), "-days", "2"),
+        *("x509", "-req", "-in", str(request_file), "-out", str(certificate), "-days", str(days)),
         *("-CA", str(directory / f"{ca}.pem"), "-CAkey", str(directory / f"{ca}.key")),
         *("-CAcreateserial", "-extfile", str(extensions)),
     )
@@ -127,6 +133,49 @@ def test_a_certificate_that_cannot_be_used_changes_nothing(models: Path, files: 
         with secure(running, files) as channel:
             infer(channel)
         assert "certificate not renewed" in running.log()
+
+
+def test_one_that_has_expired_does_not_take_its_place(models: Path, files: Path) -> None:
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        for name in (make_certificate(files, "old", "ca", days=-1), files / "old.key"):
+            name.replace(files / name.name.replace("old", "server"))
+        with secure(running, files) as channel:
+            infer(channel)
+        assert f"{files}/server.pem has expired, by the clock of this machine" in running.log()
+
+
+def test_an_appliance_that_has_only_an_expired_one_serves_robots(models: Path, files: Path) -> None:
+    make_certificate(files, "server", "ca", days=-1)
+    with box(models, overrides=(OVERRIDE, *tls(files))) as running:
+        running.wait_settled()
+        assert "has expired" in running.log()
+        with secure(running, files) as channel:
+            assert refusal(lambda: infer(channel)).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("days", "key", "code", "said"),
+    [
+        (2, "server.key", 0, "server.pem: good"),
+        (-1, "server.key", 2, "server.pem has expired, by the clock of this machine"),
+        (2, "ca.key", 2, "key values mismatch"),
+    ],
+)
+def test_a_certificate_is_checked_before_it_is_used(
+    files: Path, capsys: pytest.CaptureFixture[str], days: int, key: str, code: int, said: str
+) -> None:
+    certificate = make_certificate(files, "server", "ca", days=days)
+    words = ["keys", "check-certificate", str(certificate), str(files / key)]
+    assert main([*words, "--client-ca", str(files / "ca.pem")]) == code
+    heard = capsys.readouterr()
+    assert said in heard.out + heard.err
+    config = files / "appliance.toml"
+    names = f'certificate = "{certificate}"\nkey = "{files / key}"\n'
+    config.write_text(f'[ingest.grpc]\nbind = "127.0.0.1:8001"\n[ingest.grpc.tls]\n{names}')
+    assert main(["check-config", str(config)]) == (1 if code else 0)
+    heard = capsys.readouterr()
+    assert (said in heard.err) == bool(code)
 
 
 def test_a_renewal_while_the_files_are_read_is_not_missed(

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from appliance.metrics.exposition import exposition
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.openmetrics import Family, render
 from appliance.metrics.registry import Metrics
-from appliance.metrics.status import Model, Status, Worker
+from appliance.metrics.status import Device, Model, Status, Worker
 
 
 def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 1) -> Status:
@@ -68,6 +68,7 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
             )
             for number in range(workers)
         ],
+        devices=[],
         clients={"connected": 2, "known": 3, "disconnects": 1, "first_dry": None},
         arena={"bytes": 100, "used": 10, "peak": 20},
         timer_lateness_us=snapshot["timer_lateness_us"],
@@ -184,6 +185,52 @@ def test_state_and_workers(text: str) -> None:
     assert samples(families["appliance_worker_rows"])["_total", "cpu-0", "failed"] == 1
     assert samples(families["appliance_queue_depth"]) == {("", "model-0"): 3}
     assert families["appliance_worker_memory_bytes"].unit == "bytes"
+
+
+def device(which: str, **changes: Any) -> Device:
+    known: dict[str, Any] = {
+        "device": which,
+        "workers": ["gpu-0"],
+        "name": "H200",
+        "error": "",
+        "holds": ["thermal"],
+        "slowdown": 1.25,
+        "utilisation_percent": 87.0,
+        "clock_mhz": 1755.0,
+        "memory_used_bytes": 40 << 30,
+        "ecc_uncorrected": 2,
+        "xids": 1,
+    }
+    return cast("Device", dict.fromkeys(Device.__annotations__) | known | changes)
+
+
+def test_of_gpus_there_is_what_they_tell_in_base_units() -> None:
+    metrics, ledger = Metrics(), Ledger()
+    document = status(metrics, ledger)
+    lost = {"error": "gone", "utilisation_percent": None, "name": ""}
+    document["devices"] = [device("cuda:0"), device("cuda:1", **lost)]
+    families = parse(exposition(metrics.read(0), ledger, document))
+
+    def value(name: str, **labels: str) -> list[float]:
+        return [
+            sample.value
+            for sample in families[f"appliance_gpu_{name}"].samples
+            if labels.items() <= sample.labels.items()
+        ]
+
+    assert value("utilisation_ratio") == [0.87]
+    assert value("clock_hertz", device="cuda:0") == [1_755_000_000]
+    assert value("memory_used_bytes", device="cuda:0") == [40 << 30]
+    assert value("slowdown_ratio", device="cuda:0") == [1.25]
+    assert value("readable", device="cuda:0") == [1]
+    assert value("readable", device="cuda:1") == [0]
+    assert value("throttled", by="thermal") == [1]
+    assert value("throttled", by="power") == [0]
+    assert value("ecc_errors", kind="uncorrected") == [2]
+    assert value("xid_errors") == [1]
+    assert {sample.labels["name"] for sample in families["appliance_gpu"].samples} == {"H200"}
+    assert families["appliance_gpu_clock_hertz"].unit == "hertz"
+    assert "appliance_gpu_temperature_celsius" not in families
 
 
 def test_no_models_and_no_workers_still_parses() -> None:

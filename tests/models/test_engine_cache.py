@@ -138,3 +138,24 @@ def test_whatever_about_says_it_is_an_engine_or_none(
     assert cache.find(RECIPE) is None
     (path / ABOUT).write_text(json.dumps([said.hex()]))
     assert cache.find(RECIPE) is None
+
+
+def test_a_kernel_is_kept_by_all_that_it_was_made_of(cache: EngineCache) -> None:
+    assert cache.kernel("text") is None
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    cache.add_kernel("text", b"image")
+    cache.add_kernel("text", b"image again")
+    assert (cache.kernel("text"), cache.kernel("texts")) == (b"image again", None)
+    assert [entry.key for entry in cache.entries()] == [RECIPE.key]
+    assert cache.collect(()) == [RECIPE.key]
+    assert cache.kernel("text") == b"image again"  # small, and made of no model
+    [path] = cache.directory.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert cache.kernel("text") is None
+
+
+def test_a_kernel_that_cannot_be_kept(cache: EngineCache) -> None:
+    cache.directory.write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"kernel-.*: cannot be written: "):
+        cache.add_kernel("text", b"image")
+    assert cache.kernel("text") is None

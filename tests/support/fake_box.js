@@ -13,6 +13,7 @@ class FakeBox {
     this.mostOpen = 0;
     this.more = 0; // so many further parts of the timeline in each round
     this.broken = false;
+    this.devices = undefined;
   }
 
   async fetch(path) {
@@ -154,6 +155,7 @@ class FakeBox {
       latency_us: latencies,
       models: [model("model-0"), model("model-1")],
       workers: ["cpu-0", "cpu-1", "cpu-2"].map((slot) => ({ slot })),
+      devices: this.devices,
       clients: { connected: this.robots.length, known: this.robots.length, disconnects: 0 },
       connections_refused: {},
       arena: { bytes: 1, used: 0, peak: 0 },

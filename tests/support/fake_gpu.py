@@ -1,12 +1,14 @@
 """A GPU of numpy: what is put on a stream is done later, in any order that its events allow.
 
-Device memory is memory of this process, so addresses are real. Nothing happens but when somebody
-asks or waits: then some of what could be done next is done, drawn at random.
+Device memory is memory of this process, so addresses are real. An integrated one finds host memory
+at other addresses than the CPU does, and copies nothing. Nothing happens but when somebody asks or
+waits: then some of what could be done next is done, drawn at random.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,8 +22,12 @@ from numpy.typing import NDArray
 from appliance.engines.cuda.ports import DeviceFacts
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import EngineError
+from support.kernel_on_cpu import loaded
 
 Work = Callable[[], None]
+MREMAP_MAYMOVE = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mremap.restype = ctypes.c_void_p
 FACTS = DeviceFacts(
     ordinal=0,
     name="Fake GPU",
@@ -40,15 +46,9 @@ class Mark:
 
 @define(eq=False)
 class FakeMemory:
-    array: NDArray[np.uint8]
-
-    @property
-    def address(self) -> int:
-        return self.array.ctypes.data
-
-    @property
-    def bytes(self) -> int:
-        return self.array.nbytes
+    address: int
+    bytes: int
+    owner: object
 
 
 @define(eq=False)
@@ -112,21 +112,53 @@ class FakeGraph:
 
 
 @define(eq=False)
+class FakeKernel:
+    gpu: FakeCuda
+    library: ctypes.CDLL
+
+    def launch(
+        self,
+        blocks: tuple[int, int, int],
+        threads: tuple[int, int, int],
+        arguments: Sequence[NDArray[Any]],
+        stream: FakeStream,
+    ) -> None:
+        assert self.gpu.captured is None
+        given = [each.copy() for each in arguments]  # read at once
+        pointers = (ctypes.c_void_p * len(given))(*(each.ctypes.data for each in given))
+        self.gpu.launches.append((blocks, threads))
+
+        def run() -> None:
+            assert self.gpu.is_on_device(int(given[0]["batch"][0]))
+            assert self.gpu.is_on_device(int(given[1][0]))
+            sizes = [(ctypes.c_uint * 3)(*size) for size in (blocks, threads)]
+            self.library.launch(*sizes, pointers)
+
+        stream.put(run)
+
+
+@define(eq=False)
 class FakeCuda:
     """See `cuda.ports.Cuda`.
 
     Attributes:
         captured: What is being captured.
         on_query: Called when somebody asks whether a batch is done; may raise.
+        no_kernel: Raised by who asks for a kernel.
+        launches: Blocks and threads of every kernel.
     """
 
     random: random.Random
     facts: DeviceFacts = FACTS
     captured: list[Work] | None = None
     on_query: Callable[[], None] = lambda: None
+    no_kernel: Exception | None = None
+    launches: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = field(factory=list)
     _streams: list[FakeStream] = field(factory=list)
     _pins: dict[int, int] = field(factory=dict)
     _own: list[NDArray[np.uint8]] = field(factory=list)
+    _memory: list[FakeMemory] = field(factory=list)
+    _aliases: dict[int, int] = field(factory=dict)
 
     def step(self, count: int) -> bool:
         """Do some of what can be done next; return whether that was so much."""
@@ -143,10 +175,13 @@ class FakeCuda:
         return 1 << 32
 
     def allocate(self, size: int) -> FakeMemory:
-        return FakeMemory(np.full(size, 0x7F, np.uint8))  # what is not written is not zero
+        made = np.full(size, 0x7F, np.uint8)  # what is not written is not zero
+        self._memory.append(FakeMemory(made.ctypes.data, size, made))
+        return self._memory[-1]
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        made = np.zeros(max(prod(shape) * dtype.itemsize, 1), np.uint8)
+        size = max(prod(shape) * dtype.itemsize, 1)
+        made = np.frombuffer(mmap.mmap(-1, size), np.uint8)
         self._own.append(made)
         return made[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
@@ -156,13 +191,38 @@ class FakeCuda:
 
     def unpin(self, memory: NDArray[np.uint8]) -> None:
         assert not any(stream.works for stream in self._streams), "it may still be read"
-        del self._pins[memory.ctypes.data]
+        size = self._pins.pop(memory.ctypes.data)
+        alias = self._aliases.pop(memory.ctypes.data, None)
+        if alias is not None:
+            LIBC.munmap(ctypes.c_void_p(alias), ctypes.c_size_t(size))
+            self._memory = [each for each in self._memory if each.owner != alias]
 
     def is_pinned(self, address: int, size: int) -> bool:
         return any(
             start <= address and address + size <= start + length
             for start, length in self._pins.items()
         )
+
+    def mapped(self, memory: NDArray[Any]) -> FakeMemory:
+        assert self._is_reachable(memory.ctypes.data, memory.nbytes)
+        own = {each.ctypes.data: each.nbytes for each in self._own}
+        start, size = next(
+            (start, size)
+            for start, size in [*self._pins.items(), *own.items()]
+            if start <= memory.ctypes.data < start + size
+        )
+        alias = self._aliases.get(start)
+        if alias is None:  # the same pages a second time: what `mremap` does of no old bytes
+            alias = self._aliases[start] = LIBC.mremap(
+                ctypes.c_void_p(start), ctypes.c_size_t(0), ctypes.c_size_t(size), MREMAP_MAYMOVE
+            )
+            assert alias != ctypes.c_void_p(-1).value
+            self._memory.append(FakeMemory(alias, size, alias))
+        return FakeMemory(alias + memory.ctypes.data - start, memory.nbytes, memory)
+
+    def is_on_device(self, address: int) -> bool:
+        """Return whether the device has something there."""
+        return any(each.address <= address < each.address + each.bytes for each in self._memory)
 
     def stream(self, *, is_urgent: bool = False) -> FakeStream:
         self._streams.append(FakeStream(self, len(self._streams) + 1))
@@ -173,11 +233,21 @@ class FakeCuda:
 
     def copy_in(self, target: int, source: int, size: int, stream: FakeStream) -> None:
         assert self._is_reachable(source, size)
+        assert self.is_on_device(target)
+        assert not self.facts.is_integrated
         stream.put(lambda: ctypes.memmove(target, source, size))
 
     def copy_out(self, target: int, source: int, size: int, stream: FakeStream) -> None:
         assert self._is_reachable(target, size)
+        assert self.is_on_device(source)
+        assert not self.facts.is_integrated
         stream.put(lambda: ctypes.memmove(target, source, size))
+
+    def kernel(self, text: str, name: str) -> FakeKernel:
+        if self.no_kernel is not None:
+            raise self.no_kernel
+        assert name == "preprocess"
+        return FakeKernel(self, loaded(text))
 
     def capture(self, stream: FakeStream, work: Work) -> FakeGraph:
         self.captured = []
@@ -227,6 +297,7 @@ class FakeExecutor:
         self._batch = size
 
     def set_address(self, name: str, address: int) -> None:
+        assert self.gpu.is_on_device(address)
         self._addresses[name] = address
 
     def enqueue(self, stream: FakeStream) -> None:

@@ -1,7 +1,10 @@
 """`python -m support.fake_gpu_worker`: a worker process whose GPU is `fake_gpu`.
 
-FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor, and
-`lost_after`, the number of questions after which the device is lost.
+FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor,
+`integrated`, whether the GPU shares its memory with the CPU, `kernels`, whether there are kernels,
+and `lost_after`, the number of questions after which the device is lost.
+
+A model named `eye` gives the camera's picture as it came to it, any other one what `compute` does.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from attrs import evolve
 from numpy.typing import NDArray
 
 from appliance.engines import __main__ as program
@@ -20,9 +24,10 @@ from appliance.engines import device, loop
 from appliance.engines.tensorrt import loading
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.tensors import Tensor
-from appliance.errors import DeviceLost
+from appliance.errors import DeviceLost, ExtraMissing
+from appliance.wire.pb import worker_pb2
 from appliance.wire.types import DType
-from support.fake_gpu import FakeCuda, FakeExecutor
+from support.fake_gpu import FACTS, FakeCuda, FakeExecutor
 
 MAX_BATCH = 8
 FLOAT = DType.FLOAT32
@@ -41,12 +46,23 @@ def compute(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {"y": inputs["x"] * 2 + raw.sum(1)[:, None] + state[1].sum(1)[:, None], "stateN": state}
 
 
+PICTURES = (
+    Tensor("camera", is_input=True, dtype=FLOAT, shape=(-1, 3, 12, 20), axis=0),
+    Tensor("seen", is_input=False, dtype=FLOAT, shape=(-1, 3, 12, 20), axis=0),
+)
+
+
+def see(inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {"seen": inputs["camera"]}
+
+
 def main() -> int:
     wishes = {
         word.partition("=")[0]: int(word.partition("=")[2])
         for word in os.environ.get("FAKE_GPU", "").split()
     }
-    gpu = FakeCuda(random.Random(wishes.get("seed", 0)))
+    facts = evolve(FACTS, is_integrated=bool(wishes.get("integrated", 0)))
+    gpu = FakeCuda(random.Random(wishes.get("seed", 0)), facts)
     asked = count(1)
 
     def on_query() -> None:
@@ -55,8 +71,12 @@ def main() -> int:
 
     gpu.on_query = on_query
 
-    def load(manifest: object, path: object, cuda: object) -> TensorRTEngine:
-        executor = FakeExecutor(TENSORS, MAX_BATCH, compute, gpu)
+    if not wishes.get("kernels", 1):
+        gpu.no_kernel = ExtraMissing("no kernels are wished for")
+
+    def load(manifest: object, path: worker_pb2.ModelPath, cuda: object) -> TensorRTEngine:
+        model = (PICTURES, MAX_BATCH, see) if path.name == "eye" else (TENSORS, MAX_BATCH, compute)
+        executor = FakeExecutor(*model, gpu)
         executor.capturable = bool(wishes.get("capturable", 1))
         executor.is_wrong_when_captured = bool(wishes.get("wrong", 0))
         executor.fails_at = wishes.get("fails_at", 0)
@@ -64,7 +84,9 @@ def main() -> int:
 
     loading.load_tensorrt = load
     loop.open_named = lambda name: device.Device(name, gpu)
-    return program.main()
+    status = program.main()
+    print(f"kernels launched: {len(gpu.launches)}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ static int failing(const char *name) {
     return 0;
 }
 
+/* How far from where the CPU has it an integrated device finds memory of the host. */
+static u64 mapped_by(void) { return getenv("FAKE_CUDA_INTEGRATED") ? (u64)1 << 56 : 0; }
+
 #define CALL(name, ...) int name(__VA_ARGS__) { int code = failing(#name); if (code) return code;
 #define END return 0; }
 
@@ -41,7 +44,10 @@ CALL(cuDeviceGetCount, int *count)
 CALL(cuDeviceGet, int *device, int ordinal) *device = ordinal; END
 CALL(cuDeviceGetName, char *name, int length, int device) snprintf(name, length, "Fake GPU"); END
 CALL(cuDeviceGetAttribute, int *value, int attribute, int device)
+    if (attribute == 18) { *value = mapped_by() != 0 || getenv("FAKE_CUDA_INTEGRATED"); return 0; }
     *value = attribute == 75 ? 9 : 0; END
+CALL(cuDeviceGetPCIBusId, char *address, int length, int device)
+    snprintf(address, length, "0000:%02x:00.0", 0x3b - device); END
 CALL(cuDeviceTotalMem_v2, size_t *bytes, int device) *bytes = (size_t)1 << 33; END
 CALL(cuDevicePrimaryCtxRetain, void **context, int device) *context = (void *)0x77; END
 CALL(cuDevicePrimaryCtxRelease_v2, int device) END
@@ -63,6 +69,9 @@ CALL(cuMemFreeHost, void *host) free(host); END
 CALL(cuMemHostRegister_v2, void *host, size_t size, unsigned flags)
     if (flags != 3 || !size) return 1; END
 CALL(cuMemHostUnregister, void *host) END
+CALL(cuMemHostGetDevicePointer_v2, u64 *address, void *host, unsigned flags)
+    if (flags) return 1;
+    *address = (u64)(uintptr_t)host + mapped_by(); END
 CALL(cuMemsetD8_v2, u64 address, unsigned char value, size_t size)
     memset((void *)(uintptr_t)address, value, size); END
 CALL(cuMemcpyHtoDAsync_v2, u64 target, const void *source, size_t size, void *stream)
@@ -81,6 +90,18 @@ CALL(cuGraphInstantiateWithFlags, void **executable, void *graph, u64 flags)
 CALL(cuGraphUpload, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
 CALL(cuGraphLaunch, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
 CALL(cuGraphDestroy, void *graph) if (graph != (void *)0x22) return 1; END
+/* The image of a kernel is the path of a library with the function `launch`. */
+CALL(cuModuleLoadData, void **module, const char *image)
+    *module = dlopen(image, RTLD_NOW);
+    if (!*module) return 200; END
+CALL(cuModuleGetFunction, void **function, void *module, const char *name)
+    *function = dlsym(module, strcmp(name, "preprocess") ? name : "launch");
+    if (!*function) return 500; END
+CALL(cuLaunchKernel, void *function, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty,
+     unsigned tz, unsigned shared, void *stream, void **arguments, void **extra)
+    unsigned blocks[3] = {bx, by, bz}, threads[3] = {tx, ty, tz};
+    if (shared || extra) return 1;
+    ((void (*)(unsigned *, unsigned *, void **))function)(blocks, threads, arguments); END
 CALL(cuEventCreate, void **event, unsigned flags)
     if (flags != 3) return 1;
     *event = (void *)0x44; END

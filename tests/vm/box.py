@@ -6,11 +6,13 @@ from this machine's loopback reaches it, and it reaches nothing.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +26,7 @@ SSH_OPTIONS = (
     *("-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
 )
 STICK = "/mnt"
-ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 3000, 180.0, 0.5, 10.0
+ALIVE_S, COMMAND_S, LOOK_S, STOP_S = 6000, 600.0, 0.5, 10.0
 
 
 def what_is_missing() -> str:
@@ -37,18 +39,42 @@ def what_is_missing() -> str:
 
 @define
 class Box:
-    """One that runs.
+    """One that runs, but between `cut_power` and `switch_on`.
 
     Attributes:
+        command: By which it is switched on.
         console: What it has written to its serial line so far.
         read: How much of that was looked at already.
     """
 
-    process: subprocess.Popen[bytes]
+    command: Sequence[str]
     console: Path
     key: Path
     port: int
     read: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+
+    def switch_on(self) -> None:
+        """Let it boot; what it says comes after what it has said before."""
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def cut_power(self) -> None:
+        """End it as it is: what it has not written to its disk by now is lost."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP_S)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is None:
+            return
+        self._process.terminate()  # timeout passes it on
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.cut_power()
 
     def wait_said(self, text: str, timeout_s: float) -> float:
         """Wait until it says what it has not been asked for yet; return how many seconds."""
@@ -60,9 +86,14 @@ class Box:
                 self.read = found + len(text)
                 return time.monotonic() - began
             end = said[-3000:].decode(errors="replace")
-            assert self.process.poll() is None, f"the box is gone: {end}"
+            assert self._process is not None
+            assert self._process.poll() is None, f"the box is gone: {end}"
             assert time.monotonic() - began < timeout_s, f"in vain: {text!r}; it said: {end}"
             time.sleep(LOOK_S)
+
+    def skip_said(self) -> None:
+        """Look no more at what it has said by now."""
+        self.read = self.console.stat().st_size
 
     def run(
         self, *command: str, check: bool = True, timeout_s: float = COMMAND_S
@@ -105,24 +136,18 @@ def booted(disk: Path, stick: Path, key: Path, scratch: Path) -> Iterator[Box]:
     flash = f"if=pflash,format=raw,file={FIRMWARE}/OVMF_CODE_4M.fd,readonly=on"
     share = f"local,path={stick},mount_tag=stick,security_model=none,readonly=on"
     network = f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
-    process = subprocess.Popen(
-        [
-            *("timeout", str(ALIVE_S), "qemu-system-x86_64", "-machine", "q35"),
-            *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", "1536"),
-            *("-drive", flash, "-drive", f"if=pflash,format=raw,file={variables}"),
-            *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe", "-nic", network),
-            *("-virtfs", share),
-            *("-display", "none", "-monitor", "none", "-serial", f"file:{console}"),
-        ],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [
+        *("timeout", str(ALIVE_S), "qemu-system-x86_64", "-machine", "q35"),
+        *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", "1536"),
+        *("-drive", flash, "-drive", f"if=pflash,format=raw,file={variables}"),
+        *("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe", "-nic", network),
+        *("-virtfs", share),
+        *("-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"),
+        *("-display", "none", "-monitor", "none"),
+    ]
+    box = Box(command, console, key, port)
+    box.switch_on()
     try:
-        yield Box(process, console, key, port)
+        yield box
     finally:
-        process.terminate()  # timeout passes it on
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_S)
+        box.stop()

@@ -1,6 +1,7 @@
 // The page: what is asked goes into the store, and from there to the views.
 
 import { Colours } from "./colours.js";
+import { DevicesView } from "./devices.js";
 import { make, setText } from "./dom.js";
 import { DropsView } from "./drops.js";
 import { clock, duration, plain } from "./format.js";
@@ -23,7 +24,7 @@ export class App {
     this.heardAt = null;
     this.notices = [];
     this.colours = new Colours(() => this.redraw());
-    this.views = [HeaderView, LatencyView, LanesView, RobotsView, DropsView].map(
+    this.views = [HeaderView, LatencyView, LanesView, DevicesView, RobotsView, DropsView].map(
       (View) => new View(this.store, this.colours),
     );
     this.poller = new Poller(outside, {

@@ -10,7 +10,16 @@ import attrs
 
 from appliance.config import Config, load
 from appliance.doctor.facts import Facts
-from appliance.doctor.gathering import box, files, models, ports, processes, running, systemd
+from appliance.doctor.gathering import (
+    box,
+    devices,
+    files,
+    models,
+    ports,
+    processes,
+    running,
+    systemd,
+)
 from appliance.errors import ConfigError
 
 USUAL_CONFIG = Path("/etc/appliance/appliance.toml")
@@ -46,6 +55,7 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
     shown = systemd.properties(deadline)
     exposure = systemd.start_judging(shown)
     config, config_error = _config(path)
+    reader = devices.start_reading(config)
     base = _base(shown.get("WorkingDirectory", ""))
     place = socket_path or config.admin.socket or default_socket
     answer = running.ask(place)
@@ -72,10 +82,12 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
         engines=tuple(models.engines()),
         running=answer,
     )
+    read = devices.readings(reader, deadline)
     return attrs.evolve(
         facts,
         unit=systemd.unit(shown, exposure, deadline),
         driver_error=processes.complaint(driver, deadline),
+        devices=answer.devices or read,
         onnxruntime_error=processes.complaint(onnxruntime, deadline),
     )
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from appliance.admin import client as admin
 from appliance.doctor.facts import Running
-from appliance.errors import AdminError, AdminUnreachable
+from appliance.errors import AdminError, AdminUnreachable, PeerProtocolError
+from appliance.health.reading import from_documents
 
 ANSWER_S = 1.0
 
@@ -38,7 +39,8 @@ def _status(answer: dict[str, Any] | str) -> Running:
             reasons=tuple(cast("Sequence[str]", document["reasons"])),
             pid=document["pid"],
             binds=tuple(cast("Sequence[str]", document["binds"])),
+            devices=from_documents(document.get("devices", [])),  # an older one does not say
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, PeerProtocolError):
         said = json.dumps(answer)[:80]
         return Running(answer="silent", error=f"its answer is not understood: {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from appliance.doctor.facts import Facts
 from appliance.doctor.judging.box import MIB
 from appliance.doctor.judging.findings import Remark
+from appliance.health.concerns import concerns
 
 
 def gpu(facts: Facts) -> list[Remark]:
@@ -24,6 +25,28 @@ def gpu(facts: Facts) -> list[Remark]:
             'configure device = "cpu"',
         )
     ]
+
+
+def gpu_health(facts: Facts) -> list[Remark]:
+    """Whether GPUs are throttled, hot, broken or full."""
+    if facts.driver_error:
+        return [Remark("skipped", "there is no GPU to look at")]
+    if facts.devices is None:
+        return [Remark("skipped", "the GPUs did not tell in time how they are")]
+    if not facts.devices:
+        return [Remark("skipped", "no worker is to compute on a GPU")]
+    remarks: list[Remark] = []
+    for device in facts.devices:
+        found = concerns(device)
+        name = f"{device.device} {device.name}".strip()
+        remarks += [
+            Remark("error" if each.is_error else "warning", f"{name}: {each.found}", each.advice)
+            for each in found
+        ]
+        if not found:
+            heat = "" if device.temperature_c is None else f", {device.temperature_c:.0f} °C"
+            remarks.append(Remark("ok", f"{name} is well{heat}"))
+    return remarks
 
 
 def tensorrt(facts: Facts) -> list[Remark]:

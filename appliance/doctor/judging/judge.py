@@ -9,6 +9,7 @@ from appliance.doctor.judging.box import appliance, clock, disk, hardening, port
 from appliance.doctor.judging.computing import (
     engines,
     gpu,
+    gpu_health,
     locked_memory,
     models,
     tensorrt,
@@ -33,6 +34,7 @@ CHECKS: dict[str, Callable[[Facts], list[Remark]]] = {
     "engines": engines,
     "workers": workers,
     "gpu": gpu,
+    "gpu health": gpu_health,
     "tensorrt": tensorrt,
     "locked memory": locked_memory,
     "ports": ports,

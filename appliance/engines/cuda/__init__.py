@@ -2,7 +2,8 @@
 
 `driver` says whether there is a GPU, before anything else is loaded; `ports` is what engines see,
 so that a test can put something else in its place; `device` is the real one; `failures` (pure)
-tells errors that cost a call from those that cost the process.
+tells errors that cost a call from those that cost the process. `compiler` makes kernels of CUDA C;
+`images` is the one that there is.
 
 pycuda gives the context, device memory and pinned memory. cuda-bindings gives what pycuda has not:
 graphs, capture, priorities, registered memory, and with them the streams, events and copies, which

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -11,9 +11,18 @@ import numpy as np
 from attrs import define, field
 from numpy.typing import NDArray
 
+from appliance.engines.cuda.compiler import compiled
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.cuda.failures import fail
-from appliance.engines.cuda.ports import DeviceFacts, DeviceMemory, Event, Graph, Stream
+from appliance.engines.cuda.ports import (
+    DeviceFacts,
+    DeviceMemory,
+    Event,
+    Graph,
+    Kernel,
+    Size,
+    Stream,
+)
 from appliance.errors import DeviceLost, DeviceMissing, EngineError, ExtraMissing
 
 PYCUDA, BINDINGS = "pycuda.driver", "cuda.bindings.driver"
@@ -118,6 +127,25 @@ class _Graph:
 
 
 @define(eq=False)
+class _Kernel:
+    _calls: _Calls
+    _native: Any
+    _module: Any  # which it lives in
+
+    def launch(
+        self, blocks: Size, threads: Size, arguments: Sequence[NDArray[Any]], stream: Stream
+    ) -> None:
+        addresses = np.array([each.ctypes.data for each in arguments], np.uint64)
+        native = cast("_Stream", stream).native
+        self._calls.check(
+            self._calls.api.cuLaunchKernel(
+                self._native, *blocks, *threads, 0, native, addresses.ctypes.data, 0
+            ),
+            "launching a kernel",
+        )
+
+
+@define(eq=False)
 class _Memory:
     address: int
     bytes: int
@@ -133,6 +161,7 @@ class Device:
     _context: Any
     _calls: _Calls
     _pins: dict[int, int] = field(factory=dict[int, int], init=False)
+    _modules: dict[str, Any] = field(factory=dict[str, Any], init=False)
 
     def free_bytes(self) -> int:
         """See `ports.Cuda`."""
@@ -187,6 +216,22 @@ class Device:
             for start, length in self._pins.items()
         )
 
+    def mapped(self, memory: NDArray[Any]) -> DeviceMemory:
+        """See `ports.Cuda`."""
+        address, size = int(memory.ctypes.data), memory.nbytes
+        if not size:
+            return self.allocate(0)
+        starts = (
+            start
+            for start, length in self._pins.items()
+            if start <= address and address + size <= start + length
+        )
+        start = next(starts, address)
+        found = self._calls.check(
+            self._calls.api.cuMemHostGetDevicePointer(start, 0), "asking where memory is mapped"
+        )
+        return _Memory(int(found) + address - start, size, memory)
+
     def stream(self, *, is_urgent: bool = False) -> Stream:
         """See `ports.Cuda`."""
         # Lower numbers come first; the least urgent is 0.
@@ -212,6 +257,18 @@ class Device:
         self._calls.check(
             self._calls.api.cuMemcpyDtoHAsync(target, source, size, native), "copying out"
         )
+
+    def kernel(self, text: str, name: str) -> Kernel:
+        """See `ports.Cuda`."""
+        api = self._calls.api
+        if text not in self._modules:
+            image = compiled(text, self.facts.capability)
+            self._modules[text] = self._calls.check(api.cuModuleLoadData(image), "loading a kernel")
+        module = self._modules[text]
+        function = self._calls.check(
+            api.cuModuleGetFunction(module, name.encode()), f"looking for the kernel {name}"
+        )
+        return _Kernel(self._calls, function, module)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """See `ports.Cuda`."""

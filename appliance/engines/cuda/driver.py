@@ -17,7 +17,9 @@ CPU = "cpu"
 _CUDA = re.compile(r"cuda(?::(\d+))?")
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
-_NAME_BYTES = 100
+_INTEGRATED = 18
+"""CU_DEVICE_ATTRIBUTE_INTEGRATED."""
+_NAME_BYTES, _PCI_BYTES = 100, 32
 
 
 @frozen
@@ -93,3 +95,36 @@ def find_device(ordinal: int = 0) -> DeviceFound:
         capability=f"{major.value}.{minor.value}",
         driver=f"{version.value // 1000}.{version.value % 1000 // 10}",
     )
+
+
+@frozen
+class Location:
+    """Where a GPU is.
+
+    Attributes:
+        pci: Its address, such as "0000:3b:00.0": other tools count GPUs in another order.
+        is_integrated: It shares the CPU's memory.
+    """
+
+    pci: str
+    is_integrated: bool
+
+
+def locate(ordinal: int) -> Location:
+    """Return where the GPU is that has a number here.
+
+    Raises:
+        DeviceMissing: There is no driver, or no such GPU, or it has no address.
+    """
+    find_device(ordinal)
+    driver: Any = ctypes.CDLL("libcuda.so.1")
+    device, integrated = ctypes.c_int(0), ctypes.c_int(0)
+    pci = ctypes.create_string_buffer(_PCI_BYTES)
+    codes = (
+        driver.cuDeviceGet(ctypes.byref(device), ordinal),
+        driver.cuDeviceGetAttribute(ctypes.byref(integrated), _INTEGRATED, device),
+        driver.cuDeviceGetPCIBusId(pci, _PCI_BYTES, device),
+    )
+    if any(codes):
+        raise DeviceMissing(f"the NVIDIA driver does not locate GPU {ordinal}: {list(codes)}")
+    return Location(pci.value.decode(errors="replace"), bool(integrated.value))

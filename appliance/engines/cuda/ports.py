@@ -6,7 +6,7 @@ and TensorRT have them; whoever puts a copy on a stream keeps both its ends aliv
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,6 +75,26 @@ class Graph(Protocol):
         ...
 
 
+Size = tuple[int, int, int]
+"""In x, y and z."""
+
+
+class Kernel(Protocol):
+    """A function that runs on the device, in many threads."""
+
+    def launch(
+        self, blocks: Size, threads: Size, arguments: Sequence[NDArray[Any]], stream: Stream
+    ) -> None:
+        """Put a run on a stream.
+
+        Args:
+            blocks: How many.
+            threads: Of each block.
+            arguments: The bytes of each are one parameter, read at once.
+        """
+        ...
+
+
 class DeviceMemory(Protocol):
     """Memory of the device.
 
@@ -123,6 +143,13 @@ class Cuda(Protocol):
         """Return whether the device reads all of these bytes directly, thanks to `pin`."""
         ...
 
+    def mapped(self, memory: NDArray[Any]) -> DeviceMemory:
+        """Return where the device finds what `pinned` gave, or a part of what `pin` was given.
+
+        Nothing is copied: what one of the two writes, the other reads.
+        """
+        ...
+
     def stream(self, *, is_urgent: bool = False) -> Stream:
         """Return a stream that waits for no other; kernels of an urgent one come first."""
         ...
@@ -137,6 +164,17 @@ class Cuda(Protocol):
 
     def copy_out(self, target: int, source: int, size: int, stream: Stream) -> None:
         """Put a copy from device to host on a stream."""
+        ...
+
+    def kernel(self, text: str, name: str) -> Kernel:
+        """Return a kernel.
+
+        Args:
+            text: CUDA C, which is compiled if it was not yet.
+
+        Raises:
+            ExtraMissing: What compiles it is not installed.
+        """
         ...
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:

@@ -1,22 +1,29 @@
 """An engine on a GPU: two sets of buffers, so that one batch is copied in while another runs.
 
 ```
-copy-in stream    rows -> device buffer ........ event "copied"
+copy-in stream    rows -> device buffer, images  event "copied"
 compute stream    wait "copied"  graph or enqueue  event "computed"
 copy-out stream   wait "computed"  device -> pinned memory  event "done"
 ```
 
-Raw rows that need nothing done are copied by the device from where they lie in the arena; what was
-decoded or scaled is written to pinned memory first. At warm-up the work of each batch size is
-captured as a graph, once for each set, as a graph knows the addresses it was captured with. From
-then on the execution context is left alone: changing it would change what its graphs do. So either
-every batch runs as a graph, padded to the next size, or none does.
+Raw rows that need nothing done are copied by the device from where they lie in the arena. Images
+are made by a kernel (`cuda.images`). What else was decoded or scaled is written to pinned memory
+first.
+
+At warm-up the work of each batch size is captured as a graph, once for each set, as a graph knows
+the addresses it was captured with. From then on the execution context is left alone: changing it
+would change what its graphs do. So either every batch runs as a graph, padded to the next size, or
+none does.
+
+Where the device shares its memory with the CPU, the pinned memory is the device buffer: the engine
+reads what the CPU wrote there and writes where the CPU reads. The copying streams have no copies.
 
 Knows neither pycuda nor TensorRT: `cuda.ports.Cuda` and `Executor` stand between.
 """
 
 from __future__ import annotations
 
+import mmap
 import sys
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -27,11 +34,21 @@ from attrs import define, field
 from numpy.typing import NDArray
 
 from appliance.engines.base import Arrays
-from appliance.engines.cuda.ports import Cuda, DeviceMemory, Event, Graph, Stream
+from appliance.engines.cuda.images import (
+    KERNEL,
+    BatchImages,
+    is_for_kernel,
+    kernel_text,
+    probe_shape,
+    tolerance_of,
+)
+from appliance.engines.cuda.ports import Cuda, Event, Graph, Stream
+from appliance.engines.preprocess import Preprocessor
+from appliance.engines.tensorrt.places import Place, new_place
 from appliance.engines.tensorrt.tensors import Tensor, padded, runs_of, signature_of
-from appliance.errors import EngineError
+from appliance.errors import EngineError, ExtraMissing
 from appliance.models.manifest import Precision
-from appliance.models.plans import Signature
+from appliance.models.plans import InputPlan, Signature
 
 SETS = 2
 REPLAY_TOLERANCE = 1e-2
@@ -81,35 +98,13 @@ class Executor(Protocol):
 
 
 @define(eq=False)
-class _Place:
-    """One tensor of one set: on the device, and in pinned memory."""
-
-    tensor: Tensor
-    device: DeviceMemory
-    host: NDArray[Any]  # flat
-
-    def of_batch(self, size: int) -> NDArray[Any]:
-        """Return the pinned memory as the whole tensor of a batch."""
-        shape = self.tensor.of_batch(size)
-        return self.host[: prod(shape)].reshape(shape)
-
-    def of_rows(self, size: int, count: int) -> NDArray[Any]:
-        """Return the first `count` rows of the whole tensor of a batch."""
-        whole, axis = self.of_batch(size), self.tensor.axis
-        return whole if axis is None else whole[(*(slice(None),) * axis, slice(count))]
-
-    def bytes_of(self, size: int, count: int) -> int:
-        """Return how many bytes hold the first `count` rows of a batch."""
-        return self.tensor.bytes_of(count if self.tensor.axis == 0 else size)
-
-
-@define(eq=False)
 class _Set:
     """See `base.Buffers`."""
 
     _engine: TensorRTEngine
-    inputs: dict[str, _Place]
-    outputs_: dict[str, _Place]
+    inputs: dict[str, Place]
+    outputs_: dict[str, Place]
+    images: dict[str, BatchImages]
     _copied: Event
     _computed: Event
     _done: Event
@@ -121,6 +116,8 @@ class _Set:
 
     def take(self, name: str, position: int, row: NDArray[Any]) -> bool:
         place = self.inputs[name]
+        if place.is_mapped:  # one copy it takes anyway, from the arena: the CPU makes it
+            return False
         shape = place.tensor.shape[1:]
         if row.shape != shape or not row.flags.c_contiguous:
             return False
@@ -130,10 +127,18 @@ class _Set:
             return False
         target = place.device.address + position * row.nbytes
         engine.cuda.copy_in(target, address, row.nbytes, engine.copy_in)
-        self._written[name].discard(position)
+        self._let_go(name, position)
         return True
 
+    def take_image(self, name: str, position: int, pixels: NDArray[Any]) -> bool:
+        images = self.images.get(name)
+        if images is None:
+            return False
+        self._let_go(name, position)
+        return images.take(position, pixels, self._engine.copy_in)
+
     def place(self, name: str, position: int) -> NDArray[Any]:
+        self._let_go(name, position)
         self._written[name].add(position)
         row: NDArray[Any] = self.inputs[name].of_batch(self._engine.max_batch)[position, ...]
         return row
@@ -145,24 +150,21 @@ class _Set:
         for name, place in self.inputs.items():
             if name in inputs:
                 place.of_rows(self._size, count)[...] = inputs[name]
-                self._copy_in(place, 0, place.bytes_of(self._size, count))
+                place.bring(0, place.bytes_of(self._size, count), engine.copy_in)
                 continue
             row_bytes = place.tensor.bytes_of(1)
             written = sorted(position for position in self._written[name] if position < count)
             for first, length in runs_of(written):
-                self._copy_in(place, first * row_bytes, length * row_bytes)
+                place.bring(first * row_bytes, length * row_bytes, engine.copy_in)
+        for images in self.images.values():
+            images.launch(count, engine.copy_in)
         engine.copy_in.record(self._copied)
         engine.compute.wait_for(self._copied)
         self._run()
         engine.compute.record(self._computed)
         engine.copy_out.wait_for(self._computed)
         for place in self.outputs_.values():
-            engine.cuda.copy_out(
-                int(place.host.ctypes.data),
-                place.device.address,
-                place.bytes_of(self._size, count),
-                engine.copy_out,
-            )
+            place.fetch(place.bytes_of(self._size, count), engine.copy_out)
         engine.copy_out.record(self._done)
 
     def is_done(self) -> bool:
@@ -185,6 +187,14 @@ class _Set:
 
     def _clear(self) -> None:
         self._written = {name: set() for name in self.inputs}
+        for images in self.images.values():
+            images.clear()
+
+    def _let_go(self, name: str, position: int) -> None:
+        """Forget what was to come to a place."""
+        self._written[name].discard(position)
+        if name in self.images:
+            self.images[name].drop(position)
 
     def _run(self) -> None:
         graph = self.graphs.get(self._size)
@@ -192,11 +202,6 @@ class _Set:
             graph.launch(self._engine.compute)
         else:
             self._engine.enqueue(self, self._size)
-
-    def _copy_in(self, place: _Place, offset: int, size: int) -> None:
-        engine = self._engine
-        target, source = place.device.address + offset, int(place.host.ctypes.data) + offset
-        engine.cuda.copy_in(target, source, size, engine.copy_in)
 
 
 class TensorRTEngine:
@@ -240,18 +245,12 @@ class TensorRTEngine:
         self._batch = 0
 
     def _new_set(self, tensors: Sequence[Tensor]) -> _Set:
-        places = {
-            tensor.name: _Place(
-                tensor,
-                self.cuda.allocate(tensor.bytes_of(self.max_batch)),
-                self.cuda.pinned((prod(tensor.of_batch(self.max_batch)),), tensor.numpy_dtype),
-            )
-            for tensor in tensors
-        }
+        places = {tensor.name: new_place(self.cuda, tensor, self.max_batch) for tensor in tensors}
         return _Set(
             self,
             {name: place for name, place in places.items() if place.tensor.is_input},
             {name: place for name, place in places.items() if not place.tensor.is_input},
+            {},
             self.cuda.event(),
             self.cuda.event(),
             self.cuda.event(),
@@ -313,6 +312,53 @@ class TensorRTEngine:
         self._bound = None
         self._sets.clear()
         self._executor.close()
+
+    # ------------------------------------------------------------------------------- images
+
+    def preprocess_images(self, plans: Sequence[InputPlan]) -> None:
+        """See `base.DeviceEngine`: by a kernel, if it makes what the CPU does."""
+        wanted = [plan for plan in plans if is_for_kernel(plan)]
+        if not wanted:
+            return
+        try:
+            kernel = self.cuda.kernel(kernel_text(), KERNEL)
+            for plan in wanted:
+                for each in self._sets:
+                    place = each.inputs[plan.spec.name]
+                    made = BatchImages(self.cuda, kernel, plan, place.device, self.max_batch)
+                    each.images[plan.spec.name] = made
+                    self._try_kernel(each, plan)
+        except (EngineError, ExtraMissing) as error:
+            print(f"images are preprocessed on the CPU: {error}", file=sys.stderr)  # noqa: T201  it is logged
+            for each in self._sets:
+                each.images.clear()
+
+    def _try_kernel(self, buffers: _Set, plan: InputPlan) -> None:
+        """Make one image by the kernel and by the CPU.
+
+        Raises:
+            EngineError: They differ, or the kernel cannot have such an image.
+        """
+        name, shape = plan.spec.name, probe_shape(plan)
+        pixels = np.frombuffer(mmap.mmap(-1, prod(shape)), np.uint8).reshape(shape)
+        pixels[...] = np.random.default_rng(_SEED).integers(0, 256, shape)
+        place = buffers.inputs[name]
+        self.pin(pixels)
+        buffers.acquire()
+        try:
+            if not buffers.take_image(name, 0, pixels):
+                raise EngineError(f"the GPU cannot reach images for {name!r}")
+            buffers.images[name].launch(1, self.copy_in)
+            place.fetch(place.tensor.bytes_of(1), self.copy_in)
+        finally:
+            self.unpin(pixels)
+            buffers.release()
+        found = place.of_batch(self.max_batch)[0].copy()
+        wanted = np.empty_like(found)
+        Preprocessor(plan).write(pixels, wanted)
+        off = np.max(np.abs(found.astype(np.float64) - wanted.astype(np.float64)))
+        if not off <= tolerance_of(plan):
+            raise EngineError(f"an image for {name!r} is off by {off}, made on this GPU")
 
     # ------------------------------------------------------------------------------- graphs
 
@@ -378,19 +424,12 @@ class TensorRTEngine:
                 place.host[...] = random.standard_normal(place.host.shape)
             else:  # they may be indices
                 place.host[...] = random.integers(0, 2, place.host.shape)
-            self.cuda.copy_in(
-                place.device.address, int(place.host.ctypes.data), place.host.nbytes, self.compute
-            )
+            place.bring(0, place.host.nbytes, self.compute)
         self.compute.wait()
 
     def _fetch(self, buffers: _Set, size: int) -> dict[str, NDArray[Any]]:
         for place in buffers.outputs_.values():
-            self.cuda.copy_out(
-                int(place.host.ctypes.data),
-                place.device.address,
-                place.tensor.bytes_of(size),
-                self.compute,
-            )
+            place.fetch(place.tensor.bytes_of(size), self.compute)
         self.compute.wait()
         return {name: place.of_batch(size).copy() for name, place in buffers.outputs_.items()}
 

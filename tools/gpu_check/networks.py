@@ -1,8 +1,7 @@
-"""Models to check a GPU with, made of random numbers on the spot: nothing large is carried."""
+"""Networks to check a GPU with, made of random numbers on the spot: nothing large is carried."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ class _Graph:
         path.write_bytes(model.SerializeToString())
 
 
-def _policy(path: Path) -> None:
+def policy(path: Path) -> None:
     """Joint states to a chunk of actions: less than a millisecond."""
     graph = _Graph(np.random.default_rng(_SEED))
     x = graph.node("Tanh", graph.dense("state", 14, 256))
@@ -77,7 +76,7 @@ def _policy(path: Path) -> None:
     graph.save(path, [("state", TensorProto.FLOAT, ["n", 14])], {"action": (x, ["n", 112])})
 
 
-def _camera(path: Path) -> None:
+def camera(path: Path) -> None:
     """A raw camera picture to eight numbers: copying it takes as long as the rest."""
     graph = _Graph(np.random.default_rng(_SEED))
     x = graph.node("Cast", "camera", to=TensorProto.FLOAT)
@@ -91,7 +90,7 @@ def _camera(path: Path) -> None:
     graph.save(path, [("camera", TensorProto.UINT8, shape)], {"found": (x, ["n", 8])})
 
 
-def _recurrent(path: Path) -> None:
+def recurrent(path: Path) -> None:
     """State whose batch is not in front."""
     graph = _Graph(np.random.default_rng(_SEED))
     half = graph.constant(np.array(0.5, np.float32))
@@ -104,8 +103,8 @@ def _recurrent(path: Path) -> None:
     )
 
 
-def _resnet(path: Path) -> None:
-    """The size and shape of a ResNet-50, its normalisations folded away."""
+def resnet(path: Path, *, side: int) -> None:
+    """The size and shape of a ResNet-50, its normalisations folded away; pictures of any side."""
     graph = _Graph(np.random.default_rng(_SEED))
     x = graph.conv("image", (3, 64), 7, 2, relu=True)
     x = graph.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
@@ -123,27 +122,30 @@ def _resnet(path: Path) -> None:
             x = graph.node("Mul", x, graph.constant(np.array(0.5, np.float32)))
     x = graph.node("Flatten", graph.node("GlobalAveragePool", x))
     x = graph.dense(x, given, 1000)
-    shape = ["n", 3, 224, 224]
+    shape = ["n", 3, side, side]
     graph.save(path, [("image", TensorProto.FLOAT, shape)], {"scores": (x, ["n", 1000])})
 
 
-MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "policy": (_policy, "max_batch = 16\n"),
-    "camera": (_camera, "max_batch = 8\n"),
-    "recurrent": (
-        _recurrent,
-        'max_batch = 8\n[[state]]\ninput = "state"\noutput = "stateN"\nbatch_axis = 1\n',
-    ),
-    "resnet": (_resnet, "max_batch = 16\n"),
-}
+def busy(path: Path, *, layers: int, channels: int, side: int, seed: int = _SEED) -> None:
+    """Write a network that gives its four numbers back, after as much work as is wanted.
 
-
-def make(root: Path, names: list[str]) -> None:
-    """Write a model repository."""
-    for name in names:
-        build, manifest = MODELS[name]
-        version = root / name / "1"
-        version.mkdir(parents=True, exist_ok=True)
-        (version.parent / "model.toml").write_text(manifest)
-        if not (version / "model.onnx").exists():
-            build(version / "model.onnx")
+    Args:
+        layers: Convolutions, `channels` to `channels`, of pictures of `side` times `side`.
+    """
+    graph = _Graph(np.random.default_rng(seed))
+    x = graph.dense("state", 4, channels * 4)
+    x = graph.node("Reshape", x, graph.constant(np.array([-1, channels, 2, 2], np.int64)))
+    scales = graph.constant(np.array([1, 1, side / 2, side / 2], np.float32))
+    x = graph.node("Resize", x, "", scales, mode="nearest")
+    weights = graph.normal(channels, channels, 3, 3, scale=(2 / (channels * 9)) ** 0.5)
+    bounds = (graph.constant(np.array(value, np.float32)) for value in (0, 6))
+    least, most = bounds
+    for _ in range(layers):
+        x = graph.node("Conv", x, weights, pads=[1] * 4)
+        x = graph.node("Clip", x, least, most)
+    x = graph.node("Flatten", graph.node("GlobalAveragePool", x))
+    x = graph.dense(x, channels, 4)
+    # Too small to change a number, and too much for a builder to see that.
+    x = graph.node("Mul", x, graph.constant(np.array(1e-30, np.float32)))
+    x = graph.node("Add", x, "state")
+    graph.save(path, [("state", TensorProto.FLOAT, ["n", 4])], {"action": (x, ["n", 4])})

@@ -1,0 +1,1 @@
+../../../../tools/look_at_box.py

@@ -1,0 +1,1 @@
+../../../../tools/expect_server_key.py

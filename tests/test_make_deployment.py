@@ -1,0 +1,106 @@
+"""What a playbook asks a robot to make, and what it asks it before."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tools.expect_server_key import expect
+from tools.look_at_box import look
+from tools.make_deployment import Refused, make, point
+
+FILES = {
+    "appliance.toml": "good\n",
+    "units/appliance.service": "[Service]\n",
+    "units/appliance.service.d/realtime.conf": "# none\n",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A robot with a release that takes configurations in which "good" is written."""
+    release = tmp_path / "opt/releases/1.0.0"
+    command = release / "bin/appliance"
+    command.parent.mkdir(parents=True)
+    command.write_text('#!/bin/sh\ngrep -q good "$2" || { echo "$2: is bad" >&2; exit 1; }\n')
+    command.chmod(0o755)
+    (release / "release.json").write_text(json.dumps({"sha256": "abc"}))
+    return tmp_path / "opt"
+
+
+def test_it_is_made_once_and_whole(root: Path) -> None:
+    assert make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    made = root / "deployments/1.0.0-ab"
+    assert {str(each.relative_to(made)) for each in made.rglob("*") if each.is_file()} == {*FILES}
+    assert (made / "release").resolve() == root / "releases/1.0.0"
+    assert stat.S_IMODE((made / "appliance.toml").stat().st_mode) == 0o640
+    assert not make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    assert [each.name for each in (root / "deployments").iterdir()] == ["1.0.0-ab"]
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "files", "said"),
+    [
+        ("a", "1.0.0", {"appliance.toml": "no"}, "the configuration cannot be used: .*: is bad"),
+        ("a", "2.0.0", FILES, "is missing; deploy the release again"),
+        ("../a", "1.0.0", FILES, "cannot be the name"),
+        ("a", "1.0.0", FILES | {"../b": ""}, "is no path inside"),
+        ("a", "1.0.0", FILES | {"/b": ""}, "is no path inside"),
+    ],
+)
+def test_what_cannot_be_made_leaves_nothing(
+    root: Path, name: str, release: str, files: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        make(name, release, files, root, os.getgid())
+    assert not list(root.glob("deployments/*"))
+
+
+def test_commands_find_the_configuration_of_what_serves(root: Path) -> None:
+    link = root / "appliance.toml"
+    assert point(link, root)
+    assert link.readlink() == root / "current/appliance.toml"
+    assert not point(link, root)
+
+
+def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    assert look(tmp_path / "none", etc, etc)["releases"] == {}
+    make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    for name in ("server/main.key", "authorised/arm.pub", "outgoing/main/arm.key"):
+        path = etc / "keys" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("secret")
+    point(etc / "appliance.toml", root)
+    found = look(root, etc, tmp_path)
+    assert "secret" not in json.dumps(found)
+    assert found["releases"] == {"1.0.0": "abc"}
+    assert found["deployments"] == ["1.0.0-ab"]
+    assert found["configuration"] == str(root / "current/appliance.toml")
+    assert found["held"] == {
+        "server": ["main"],
+        "authorised": ["arm"],
+        "outgoing": ["main/arm"],
+        "tls": False,
+    }
+
+
+KEY = "\\1{{ & }}%:?" + "x" * 29
+
+
+def test_a_robot_expects_the_next_key(tmp_path: Path) -> None:
+    file, made = tmp_path / "main.key", tmp_path / "next/arm.key"
+    file.write_text('# a\nclient = "arm"\nsecret_key = "s"\nserver_key = "old"\n')
+    assert expect(file, made, KEY)
+    assert made.read_text() == f'# a\nclient = "arm"\nsecret_key = "s"\nserver_key = "{KEY}"\n'
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert not expect(file, made, KEY)
+    assert expect(file, made, "another")
+    assert [each.name for each in made.parent.iterdir()] == ["arm.key"]
+    file.write_text("nothing")
+    with pytest.raises(ValueError, match="is no key file of a robot"):
+        expect(file, tmp_path / "other.key", KEY)

@@ -1,0 +1,209 @@
+"""New versions of models on a robot: what is carried, and what is undone if they are not good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from attrs import define, field
+
+from tools.place_models import INCOMING, Asked, Placing, Refused, look, missing
+
+
+def add(folder: Path, model: str, version: str, text: str = "", manifest: str = "") -> None:
+    """Put a version into a folder of models."""
+    place = folder / model / version
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "policy.py").write_text(text or f"# {version}")
+    (folder / model / "model.toml").write_text(manifest or "max_batch = 4\n")
+
+
+@define(eq=False)
+class FakeAppliance:
+    """Does what its commands say, as far as files go.
+
+    Attributes:
+        refuses: The word of a command that fails.
+        said: The commands that it was given.
+        manifests: `model.toml` as each `activate` found it.
+    """
+
+    repository: Path
+    refuses: str = ""
+    said: list[list[str]] = field(factory=list[list[str]])
+    manifests: list[str] = field(factory=list[str])
+
+    def __call__(self, words: Sequence[str]) -> tuple[int, str]:
+        self.said.append(list(words))
+        verb = words[1]
+        if verb == "versions":
+            return 0, json.dumps({"models": [self._found(each) for each in self._models()]})
+        if verb == "activate":
+            model = self.repository / words[2]
+            assert (model / words[3]).is_dir()
+            self.manifests.append((model / "model.toml").read_text())
+            if verb != self.refuses:
+                (model / "active.toml").write_text(words[3])
+        return (1, f"{verb} has failed") if verb == self.refuses else (0, f"{verb} went well")
+
+    def _models(self) -> list[Path]:
+        return [each for each in self.repository.iterdir() if each.name[0] != "."]
+
+    def _found(self, model: Path) -> dict[str, object]:
+        active = model / "active.toml"
+        return {
+            "name": model.name,
+            "versions": [each.name for each in model.iterdir() if each.is_dir()],
+            "active": active.read_text() if active.exists() else None,
+        }
+
+    @property
+    def verbs(self) -> list[str]:
+        return [each[1] for each in self.said]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The controller's folder."""
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> FakeAppliance:
+    """A robot whose repository has the first version, which is active."""
+    repository = tmp_path / "repository"
+    add(repository, "arm", "1")
+    (repository / "arm/active.toml").write_text("1")
+    return FakeAppliance(repository)
+
+
+def carry(here: Path, repository: Path, asked: dict[str, Asked]) -> list[str]:
+    """Do what the playbook does between the two ends."""
+    carried = missing(repository, asked)
+    for each in carried:
+        source, place = here / each, repository / INCOMING / each
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            place.mkdir()
+            for file in source.iterdir():
+                (place / file.name).write_bytes(file.read_bytes())
+        else:
+            place.write_bytes(source.read_bytes())
+    return carried
+
+
+def state(repository: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(repository)): path.read_text()
+        for path in repository.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_new_version_is_verified_before_it_is_among_the_others(
+    here: Path, box: FakeAppliance
+) -> None:
+    add(here, "arm", "1")
+    add(here, "arm", "9")
+    add(here, "arm", "10")
+    asked = look(here, [], {})
+    assert carry(here, box.repository, asked) == ["arm/10", "arm/model.toml"]
+    assert Placing(box.repository, box, ["--device=cpu"]).place("arm", asked["arm"])
+    incoming = str(box.repository / INCOMING)
+    assert box.said == [
+        ["models", "verify", "arm", "10", "--device=cpu", "--models", incoming],
+        ["models", "activate", "arm", "10", "--unverified", "--models", str(box.repository)],
+    ]
+    assert (box.repository / "arm/active.toml").read_text() == "10"
+    assert not (box.repository / INCOMING / "arm").exists()
+    box.said.clear()
+    assert carry(here, box.repository, asked) == []
+    assert not Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert box.verbs == ["versions"]
+
+
+@pytest.mark.parametrize("refuses", ["build", "verify", "activate"])
+@pytest.mark.parametrize("model", ["arm", "new"])
+def test_what_is_not_good_leaves_everything_as_it_was(
+    here: Path, box: FakeAppliance, refuses: str, model: str
+) -> None:
+    add(here, model, "2", manifest="max_batch = 8\n")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    box.refuses = refuses
+    placing = Placing(box.repository, box, [], builds=True)
+    with pytest.raises(Refused, match=f"what was served is served: .*\n{refuses} has failed"):
+        placing.place(model, asked[model])
+    assert state(box.repository) == before
+    assert not (box.repository / "new").exists()
+    assert box.verbs[-1] == refuses
+
+
+def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
+    here: Path, box: FakeAppliance
+) -> None:
+    add(here, "arm", "1", manifest="max_batch = 8\n")
+    asked = look(here, ["arm"], {})
+    assert carry(here, box.repository, asked) == ["arm/model.toml"]
+    assert Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert box.verbs == ["verify", "activate"]
+    assert box.manifests == ["max_batch = 8\n"]
+    assert (box.repository / "arm/1/policy.py").read_text() == "# 1"
+
+
+def test_a_version_that_is_there_is_activated_and_verified(here: Path, box: FakeAppliance) -> None:
+    for folder in (here, box.repository):
+        add(folder, "arm", "1")
+        add(folder, "arm", "2")
+    asked = look(here, [], {})
+    assert carry(here, box.repository, asked) == []
+    assert Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert box.verbs == ["versions", "activate"]
+    assert "--unverified" not in box.said[-1]
+    back = look(here, [], {"arm": "1"})
+    assert Placing(box.repository, box, []).place("arm", back["arm"])
+    assert (box.repository / "arm/active.toml").read_text() == "1"
+
+
+def test_a_version_is_never_changed_in_place(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "1", text="# another")
+    with pytest.raises(Refused, match="a version is never changed in place"):
+        missing(box.repository, look(here, [], {}))
+
+
+def test_what_python_compiled_does_not_count(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "1")
+    (box.repository / "arm/1/__pycache__").mkdir()
+    (box.repository / "arm/1/__pycache__/policy.cpython-311.pyc").write_text("compiled")
+    assert missing(box.repository, look(here, [], {})) == []
+
+
+def test_what_was_not_carried_whole_is_refused(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    (box.repository / INCOMING / "arm/2/policy.py").write_text("# ha")
+    with pytest.raises(Refused, match="was not carried whole"):
+        Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert box.said == []
+    assert carry(here, box.repository, asked) == ["arm/2", "arm/model.toml"]
+
+
+@pytest.mark.parametrize(("only", "versions"), [(["leg"], {}), (["arm"], {"arm": "7"})])
+def test_what_is_named_has_to_be_there(
+    here: Path, only: list[str], versions: dict[str, str]
+) -> None:
+    add(here, "arm", "1")
+    with pytest.raises(Refused, match=f"{only[0]}: there is no version"):
+        look(here, only, versions)
+
+
+@pytest.mark.parametrize("name", ["../arm", ".incoming", "a/b", ""])
+def test_a_name_is_no_path(box: FakeAppliance, name: str) -> None:
+    with pytest.raises(Refused, match="cannot be the name"):
+        Placing(box.repository, box, []).place(name, {"version": "1"})
+    with pytest.raises(Refused, match="cannot be the name"):
+        Placing(box.repository, box, []).place("arm", {"version": name})

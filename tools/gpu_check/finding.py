@@ -1,0 +1,119 @@
+"""What a section found: figures with their limits, to be judged by who was not there. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from attrs import define, field, frozen
+
+GOOD, BAD, INFORMATION, NOT_JUDGED = "good", "bad", "for information", "not judged on the CPU"
+
+
+@frozen
+class Limit:
+    """What a figure has to keep to.
+
+    Attributes:
+        relation: `<=` or `>=`.
+        of_gpu: It says nothing of a CPU, where this program itself is tried.
+    """
+
+    relation: Literal["<=", ">="]
+    value: float
+    of_gpu: bool = False
+
+    def holds(self, figure: float) -> bool:
+        """Return whether a figure keeps to it."""
+        return figure <= self.value if self.relation == "<=" else figure >= self.value
+
+    def __str__(self) -> str:
+        """Say it."""
+        return f"{self.relation} {self.value:g}"
+
+
+@frozen
+class Figure:
+    """One figure.
+
+    Attributes:
+        what: It is, in words.
+        limit: None: only to be known.
+        verdict: `good`, `bad`, or why it is neither.
+    """
+
+    what: str
+    value: float
+    unit: str
+    limit: Limit | None
+    verdict: str
+
+
+@define(kw_only=True)
+class Finding:
+    """All that a section found.
+
+    Attributes:
+        on_gpu: Limits of a GPU hold.
+        on_figure: Called after each figure: a section may not come to its end.
+        problems: What is wrong besides figures.
+        details: Whatever else is worth knowing; JSON.
+    """
+
+    on_gpu: bool
+    on_figure: Callable[[Finding], None]
+    figures: list[Figure] = field(factory=list[Figure], init=False)
+    problems: list[str] = field(factory=list[str], init=False)
+    details: dict[str, Any] = field(factory=dict[str, Any], init=False)
+
+    def add(self, what: str, value: float, unit: str, limit: Limit | None = None) -> None:
+        """Take in a figure, and judge it."""
+        value = float(f"{value:.4g}")
+        if limit is None:
+            verdict = INFORMATION
+        elif limit.of_gpu and not self.on_gpu:
+            verdict = NOT_JUDGED
+        else:
+            verdict = GOOD if limit.holds(value) else BAD
+        self.figures.append(Figure(what, value, unit, limit, verdict))
+        self.on_figure(self)
+
+    def expect(self, expected: bool, what: str) -> None:  # noqa: FBT001  reads as a sentence
+        """Take in a problem, unless all is as expected."""
+        if not expected:
+            self.problems.append(what)
+
+    @property
+    def state(self) -> str:
+        """`good`, or what is not."""
+        beyond = [
+            f"{each.what}: {each.value:g} {each.unit}, limit {each.limit}"
+            for each in self.figures
+            if each.verdict == BAD
+        ]
+        said = "; ".join([*self.problems, *beyond])
+        return f"{BAD}: {said}" if said else GOOD
+
+    def document(self) -> dict[str, Any]:
+        """Return it for the results."""
+        return {
+            "state": self.state,
+            "figures": [
+                {
+                    "what": each.what,
+                    "value": each.value,
+                    "unit": each.unit,
+                    "limit": str(each.limit) if each.limit else None,
+                    "verdict": each.verdict,
+                }
+                for each in self.figures
+            ],
+            "details": self.details,
+        }
+
+
+def summary_us(times_ns: Sequence[int]) -> dict[str, float]:
+    """Return the median and the 99th percentile, microseconds."""
+    at = np.percentile(np.array(times_ns) / 1000, [50, 99])
+    return {"p50": round(float(at[0]), 2), "p99": round(float(at[1]), 2)}

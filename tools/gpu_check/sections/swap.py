@@ -1,0 +1,84 @@
+"""Another version is activated under load: no request is lost, and the GPU hardly stands still."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from appliance.models.active import Active, write_active
+from benchmarks.scheduling import idle
+from tools.gpu_check.busy import busy_model
+from tools.gpu_check.engines import build_all
+from tools.gpu_check.finding import Finding, Limit
+from tools.gpu_check.served import STATE, config_of, robot, serving
+from tools.gpu_check.setting import Setting
+
+SECONDS = 2.0
+"""Of load before it and after it."""
+WINDOW = 16
+LAYERS = 8
+MOST_BATCHES = Limit("<=", 2.0, of_gpu=True)
+MOST_S = 60.0
+
+
+def check(setting: Setting, finding: Finding) -> None:
+    """Activate version 2 while two robots always ask."""
+    root, stop = setting.folder("swap"), setting.folder("stop") / "now"
+    for version in ("1", "2"):
+        busy_model(
+            setting,
+            root,
+            "arm",
+            layers=LAYERS,
+            manifest="max_batch = 8\n",
+            seed=int(version),
+            version=version,
+        )
+    write_active(root / "arm", Active(version="1"))
+    if setting.on_gpu:
+        finding.details["built"] = [built.version for built in build_all(root)]
+    seconds = setting.seconds(SECONDS)
+    with (
+        serving(root, config_of(setting)) as box,
+        robot(box, "arm", STATE, client_id="robot-0", window=WINDOW) as first,
+        robot(box, "arm", STATE, client_id="robot-1", window=WINDOW) as second,
+    ):
+        recording = box.record("swap.mcap")
+        for each in (first, second):
+            each.tell(seconds=MOST_S, until=str(stop))
+        time.sleep(seconds)
+        activated = _activate(setting, root, box.directory / "admin.sock")
+        time.sleep(seconds)
+        stop.touch()
+        found = [first.hear(), second.hear()]
+        box.end_recording(recording)
+        batches = sorted(idle.recorded_batches(box.directory / "swap.mcap"))
+    finding.details |= {"robots": found, "activate said": activated.stdout.splitlines()}
+    finding.expect(activated.returncode == 0, f"activate: {activated.stderr.strip()[-500:]}")
+    versions = {version for each in found for version in each["versions"]}
+    finding.expect(versions == {"1", "2"}, f"versions that answered: {sorted(versions)}")
+    missing = sum(each["asked"] - each["ended"].get("OK", 0) for each in found)
+    finding.add("asked and not answered", missing, "", Limit("<=", 0))
+    if batches:
+        usual_ns = sorted(each.finished_ns - each.began_ns for each in batches)[len(batches) // 2]
+        gaps_us = idle.gaps_us(batches, 0, 1 << 63)
+        longest_us = gaps_us[-1] if gaps_us else 0.0
+        finding.add("a batch, median", usual_ns / 1e6, "ms")
+        finding.add("longest gap between two while somebody waits", longest_us / 1e3, "ms")
+        finding.add("of that, batches", longest_us * 1e3 / usual_ns, "", MOST_BATCHES)
+    finding.add(
+        "longest wait for the next answer", max(each["longest_gap_ms"] for each in found), "ms"
+    )
+
+
+def _activate(setting: Setting, root: Path, socket: Path) -> subprocess.CompletedProcess[str]:
+    order = ["models", "activate", "arm", "2", "--models", str(root), "--socket", str(socket)]
+    return subprocess.run(
+        [sys.executable, "-m", "appliance", *order, "--device", setting.device],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=MOST_S,
+    )

@@ -1,0 +1,124 @@
+"""`python3 - < look_at_box.py`: what a robot has, as one line of JSON. Changes nothing.
+
+A playbook asks once and knows what is left to do; so a run that finds everything done takes two
+questions. Runs as root; needs Python 3.10 and nothing else. Of keys only names are told.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import json
+import platform
+import pwd
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT, CONFIGURATION = Path("/opt/appliance"), Path("/etc/appliance")
+MODELS = Path("/var/lib/appliance/models")
+UNITS = Path("/etc/systemd/system")
+REVERT = "appliance-revert.service"
+USER, GPU_GROUP = "appliance", "render"
+FOLDERS = (
+    *("/etc/appliance", "/var/lib/appliance", "/var/lib/appliance/models"),
+    *("/opt/appliance/bin", "/etc/systemd/journald.conf.d"),
+)
+FILES = (
+    *("/etc/systemd/journald.conf.d/60-appliance.conf", "/etc/sysctl.d/60-appliance.conf"),
+    "/etc/nftables.conf",
+)
+SERVICES = ("nftables.service",)
+
+
+def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = UNITS) -> Any:
+    """Return what is there; a part that is not there is empty."""
+    keys = configuration / "keys"
+    link = configuration / "appliance.toml"
+    return {
+        **_base(),
+        "architecture": platform.machine(),
+        "python": f"cp{sys.version_info.major}{sys.version_info.minor}",
+        "tools": {
+            path.name: _sum(path)
+            for path in (*sorted((root / "bin").glob("*.py")), units / REVERT)
+            if path.is_file()
+        },
+        "enabled": (units / "multi-user.target.wants" / REVERT).is_symlink(),
+        "releases": {
+            path.parent.name: _wheelhouse(path)
+            for path in sorted((root / "releases").glob("[!.]*/release.json"))
+        },
+        "deployments": [path.name for path in sorted((root / "deployments").glob("[!.]*"))],
+        "configuration": str(link.readlink()) if link.is_symlink() else "",
+        "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
+        "held": {
+            "server": _names(keys / "server", ".key"),
+            "authorised": _names(keys / "authorised", ".pub"),
+            "outgoing": [
+                f"{each.name}/{name}"
+                for each in sorted((keys / "outgoing").glob("*"))
+                for name in _names(each, ".key")
+            ],
+            "tls": (configuration / "tls" / "pushed").is_dir(),
+        },
+    }
+
+
+def _base() -> dict[str, Any]:
+    groups = {each.gr_name: each for each in grp.getgrall()}
+    users = {each.pw_name: each for each in pwd.getpwall()}
+    user, group = users.get(USER), groups.get(USER)
+    return {
+        "user": f"{user.pw_uid}:{user.pw_gid}:{user.pw_dir}:{user.pw_shell}" if user else "",
+        "group": group.gr_gid if group else 0,
+        "operators": group.gr_mem if group else [],
+        "has_gpu_group": GPU_GROUP in groups,
+        "folders": {path: _shown(Path(path)) for path in FOLDERS if Path(path).is_dir()},
+        "files": {path: _sum(Path(path)) for path in FILES if Path(path).is_file()},
+        "services": [each for each in SERVICES if _systemctl("is-enabled", "is-active", unit=each)],
+    }
+
+
+def _systemctl(*verbs: str, unit: str) -> bool:
+    """Return whether all of these hold; there may be no systemd, as in an image that is made."""
+    try:
+        for verb in verbs:
+            words = ["systemctl", verb, "--quiet", unit]
+            done = subprocess.run(words, capture_output=True, check=False, timeout=10)
+            if done.returncode:
+                return False
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+def _shown(path: Path) -> str:
+    """Return owner, group and mode, as in root:appliance:0750."""
+    found = path.stat()
+    try:
+        return f"{path.owner()}:{path.group()}:{stat.S_IMODE(found.st_mode):04o}"
+    except KeyError:
+        return ""  # of somebody who is no more
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _wheelhouse(record: Path) -> str:
+    """Return the checksum of what a release was made of; empty: its record is damaged."""
+    try:
+        return str(json.loads(record.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _names(directory: Path, suffix: str) -> list[str]:
+    return sorted(path.stem for path in directory.glob(f"[!.]*{suffix}"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(look()))

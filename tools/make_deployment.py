@@ -1,0 +1,124 @@
+"""`python3 make_deployment.py NAME < DOCUMENT`: a release, a configuration and a unit, as one.
+
+The document is JSON: `release`, the version of one that is installed; `files`, the text of each by
+its path in the deployment. `ROOT/deployments/NAME` is made of them if that release accepts the
+configuration. It is written under another name and renamed last: what has the name is complete.
+
+Runs as root; needs Python 3.10 and nothing else. Prints one line, which begins with `changed` or
+`unchanged`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import grp
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+ROOT, LINK = Path("/opt/appliance"), Path("/etc/appliance/appliance.toml")
+CONFIGURATION = "appliance.toml"
+GROUP = "appliance"
+CHECK_S = 60
+MAX_BYTES = 4 << 20
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
+
+
+class Refused(Exception):
+    """No deployment is made; the message says why."""
+
+
+def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int) -> bool:
+    """Make a deployment; return whether it was not there.
+
+    Args:
+        gid: The group that may read the configuration, beside root.
+
+    Raises:
+        Refused: It cannot be made of that; nothing of it is left then.
+    """
+    for each in (name, release):
+        if not _NAME.fullmatch(each):
+            raise Refused(f"{each!r} cannot be the name of a deployment or a release")
+    made, partial = root / "deployments" / name, root / "deployments" / f".{name}"
+    if made.is_dir():
+        return False
+    command = root / "releases" / release / "bin" / "appliance"
+    if not command.exists():
+        raise Refused(f"{command}: is missing; deploy the release again")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was cut short
+    try:
+        partial.mkdir(mode=0o755)
+        (partial / "release").symlink_to(Path("../../releases", release))
+        for path, text in files.items():
+            _write(partial, path, text)
+        configuration = partial / CONFIGURATION
+        os.chown(configuration, -1, gid)
+        configuration.chmod(0o640)
+        _check(command, configuration)
+        os.sync()  # else a power cut could leave the name without what is in it
+        partial.rename(made)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return True
+
+
+def _write(directory: Path, path: str, text: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise Refused(f"{path!r}: is no path inside a deployment")
+    place = directory.joinpath(*parts)
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    place.write_text(text)
+    place.chmod(0o644)
+
+
+def _check(command: Path, configuration: Path) -> None:
+    words = [str(command), "check-config", str(configuration)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=CHECK_S)
+    if done.returncode:
+        raise Refused(f"the configuration cannot be used: {(done.stderr or done.stdout).strip()}")
+
+
+def point(link: Path, root: Path) -> bool:
+    """Let commands find the configuration of what serves; return whether they did not."""
+    target = root / "current" / CONFIGURATION
+    if link.is_symlink() and link.readlink() == target:
+        return False
+    made = link.with_name(f".{link.name}")
+    made.unlink(missing_ok=True)
+    made.symlink_to(target)
+    made.rename(link)
+    return True
+
+
+def main() -> int:
+    """Make it; 0 if it is there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", metavar="NAME")
+    name: str = parser.parse_args().name
+    os.umask(0o022)
+    try:
+        document = json.loads(sys.stdin.read(MAX_BYTES))
+        with (ROOT / ".making").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            gid = grp.getgrnam(GROUP).gr_gid
+            changed = make(name, document["release"], document["files"], ROOT, gid)
+        changed |= point(LINK, ROOT)
+    except (Refused, OSError, subprocess.TimeoutExpired) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{'changed' if changed else 'unchanged'}: {ROOT / 'deployments' / name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

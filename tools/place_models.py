@@ -1,0 +1,307 @@
+"""`python3 place_models.py look | missing | place`: new versions of models on a robot.
+
+A version that was carried to `REPOSITORY/.incoming/MODEL/` is verified there, by the appliance's
+own command. If it is good it goes among the others and is activated, by the appliance's own command
+again, on the appliance that runs. What is not good, or does not come up there, is removed, and
+`model.toml` and what is served are what they were.
+
+`look` tells, on the controller, what is asked for; `missing`, on the robot, what of that has to be
+carried there. Both print JSON. `place` prints what the commands say, and last a line that is
+`changed` or `unchanged`. Runs as root on a robot; needs Python 3.10 and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+INCOMING, MANIFEST = ".incoming", "model.toml"
+BLOCK = 1 << 20
+COMMAND_S = 3600
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Asked = dict[str, str]
+"""Of a model: `version`, and the checksums of its `files` and of the `manifest`."""
+Appliance = Callable[[Sequence[str]], tuple[int, str]]
+"""Runs a command of the appliance's; returns its exit code and what it said."""
+
+
+class Refused(Exception):
+    """A model is not served as asked; the message says why, and what is served."""
+
+
+# ------------------------------------------------------------------------------------- looking
+
+
+def look(folder: Path, only: Sequence[str], versions: Mapping[str, str]) -> dict[str, Asked]:
+    """Return what a folder of models holds of those that are to be served.
+
+    Args:
+        only: Models; none: all that are there.
+        versions: Of a model, in place of its latest.
+
+    Raises:
+        Refused: Something that is named is not there.
+    """
+    there = [each.name for each in _directories(folder) if (each / MANIFEST).is_file()]
+    asked: dict[str, Asked] = {}
+    for model in only or there:
+        found = sorted((each.name for each in _directories(folder / model)), key=_order)
+        version = versions.get(model) or (found[-1] if found else "")
+        if model not in there or version not in found:
+            raise Refused(
+                f"{folder / model}: there is no version {version or 'at all'}, or no {MANIFEST}"
+            )
+        asked[model] = {
+            "version": version,
+            "files": checksum(folder / model / version),
+            "manifest": checksum(folder / model / MANIFEST),
+        }
+    return asked
+
+
+def missing(repository: Path, asked: Mapping[str, Asked]) -> list[str]:
+    """Return what has to be carried to a robot, as paths below both folders.
+
+    Raises:
+        Refused: A version is there, and is another.
+    """
+    carried: list[str] = []
+    for model, each in asked.items():
+        there, version = repository / model, each["version"]
+        has_version = (there / version).is_dir()
+        if has_version and checksum(there / version) != each["files"]:
+            raise Refused(
+                f"{there / version}: is there, with other files; a version is never changed in"
+                " place: give what has changed a number of its own"
+            )
+        has_manifest = checksum(there / MANIFEST) == each["manifest"]
+        if not has_version:
+            carried.append(f"{model}/{version}")
+        if not (has_version and has_manifest):
+            carried.append(f"{model}/{MANIFEST}")
+    return carried
+
+
+def checksum(path: Path) -> str:
+    """Return that of a file, or of a folder's files; what Python compiled is none of them."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    digest = hashlib.sha256()
+    for each in files:
+        if each.is_file() and "__pycache__" not in each.parts and each.suffix != ".pyc":
+            digest.update(f"{each.relative_to(path)}\0{each.stat().st_size}\0".encode())
+            with each.open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _directories(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(each for each in parent.iterdir() if each.is_dir() and _NAME.fullmatch(each.name))
+
+
+def _order(version: str) -> tuple[tuple[int, str], ...]:
+    """Return what the appliance orders versions by: 9 before 10."""
+    parts = re.findall(r"\d+|\D+", version)
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+# ------------------------------------------------------------------------------------- placing
+
+
+class Placing:
+    """Models of one repository, by an appliance's commands.
+
+    Attributes:
+        verify: Further options of `appliance models verify`.
+        builds: Engines for a GPU are built before a version is verified.
+    """
+
+    def __init__(
+        self, repository: Path, appliance: Appliance, verify: Sequence[str], *, builds: bool = False
+    ) -> None:
+        self.repository, self.appliance = repository, appliance
+        self.verify, self.builds = verify, builds
+
+    def place(self, model: str, asked: Asked) -> bool:
+        """Have a version served; return whether it was not, or not like this.
+
+        Raises:
+            Refused: It is not good, or does not come up. What was served is served.
+        """
+        version = asked["version"]
+        for name in (model, version):
+            if not _NAME.fullmatch(name):
+                raise Refused(f"{name!r} cannot be the name of a model or a version")
+        staged, there = self.repository / INCOMING / model, self.repository / model
+        try:
+            if not staged.is_dir():
+                return self._activate_one_that_is_there(model, version)
+            if not (staged / version).is_dir() and (there / version).is_dir():
+                # Only model.toml is new. The files are the same ones, under a second name.
+                shutil.copytree(there / version, staged / version, copy_function=os.link)
+            if checksum(staged / version) != asked["files"]:
+                raise Refused(f"{staged / version}: was not carried whole; run this again")
+            self._verify(model, version)
+            self._take_in(staged, there, model, version)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        return True
+
+    def _activate_one_that_is_there(self, model: str, version: str) -> bool:
+        code, said = self.appliance(["models", "versions", "--json", *self._models])
+        try:
+            found = {each["name"]: each for each in json.loads(said)["models"]} if not code else {}
+        except (ValueError, KeyError) as error:
+            raise Refused(f"{model}: the repository cannot be read: {said}") from error
+        if model not in found or version not in found[model]["versions"]:
+            raise Refused(f"{model}: version {version} is not on the box; is it in the folder?")
+        if found[model]["active"] == version:
+            return False
+        self._run(model, ["models", "activate", model, version, *self.verify, *self._models])
+        return True
+
+    def _verify(self, model: str, version: str) -> None:
+        where = ["--models", str(self.repository / INCOMING)]
+        if self.builds:
+            self._run(model, ["models", "build", model, version, *where])
+        self._run(model, ["models", "verify", model, version, *self.verify, *where])
+
+    def _take_in(self, staged: Path, there: Path, model: str, version: str) -> None:
+        """Move what is good among the others, and activate it; else undo all of that."""
+        is_new = not there.is_dir()
+        there.mkdir(mode=0o750, exist_ok=True)
+        _own_as(there, staged)
+        former = None if is_new else (there / MANIFEST).read_bytes()
+        moved = [each for each in _directories(staged) if not (there / each.name).exists()]
+        for each in moved:
+            each.rename(there / each.name)
+        (staged / MANIFEST).rename(there / MANIFEST)
+        os.sync()
+        try:
+            self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
+        except Refused:
+            if former is None:
+                shutil.rmtree(there)
+            else:
+                _write(there / MANIFEST, former)
+                for each in moved:
+                    shutil.rmtree(there / each.name)
+            raise
+
+    @property
+    def _models(self) -> list[str]:
+        return ["--models", str(self.repository)]
+
+    def _run(self, model: str, words: Sequence[str]) -> None:
+        code, said = self.appliance(words)
+        if code:
+            what = shlex.join(["appliance", *words])
+            raise Refused(f"{model}: what was served is served: `{what}` says:\n{said}")
+        print(said)
+
+
+def _own_as(path: Path, other: Path) -> None:
+    found = other.stat()
+    os.chown(path, found.st_uid, found.st_gid)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all, whose owner and mode stay."""
+    made, found = path.with_name(f".{path.name}.new"), path.stat()
+    made.write_bytes(content)
+    os.chown(made, found.st_uid, found.st_gid)
+    made.chmod(found.st_mode & 0o777)
+    made.rename(path)
+
+
+@contextlib.contextmanager
+def _alone(repository: Path) -> Generator[None, None, None]:
+    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"{repository}: another run changes it; wait until it is over") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def as_user(user: str, command: str) -> Appliance:
+    """Return what runs the appliance's commands as the user that it runs as."""
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        done = subprocess.run(
+            ["runuser", "--user", user, "--", command, *words],  # noqa: S607
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if "--json" not in words else None,
+            text=True,
+            check=False,
+            timeout=COMMAND_S,
+            cwd="/",
+        )
+        return done.returncode, done.stdout.strip()
+
+    return run
+
+
+def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
+    changed = False
+    with _alone(placing.repository):
+        for model, each in asked.items():
+            changed |= placing.place(model, each)
+    return changed
+
+
+def main() -> int:
+    """Look or place; 0 if all is as asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    actions = parser.add_subparsers(dest="action", required=True)
+    looking = actions.add_parser("look", help="on the controller: what is asked for")
+    carrying = actions.add_parser("missing", help="what of that is not here")
+    placing = actions.add_parser("place", help="verify what came, and have it served")
+    looking.add_argument("--only", type=json.loads, default=[], help='["MODEL"]')
+    looking.add_argument("--versions", type=json.loads, default={}, help='{"MODEL": "VERSION"}')
+    for each in (looking, carrying, placing):
+        each.add_argument("directory", type=Path, metavar="DIRECTORY")
+    for each in (carrying, placing):
+        each.add_argument("--asked", type=json.loads, required=True, help="what `look` said")
+    placing.add_argument("--user", default="appliance")
+    placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
+    placing.add_argument("--verify", type=json.loads, default=[], help='["--device=cuda"]')
+    placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
+    arguments = parser.parse_args()
+    directory: Path = arguments.directory
+    try:
+        match arguments.action:
+            case "look":
+                print(json.dumps(look(directory, arguments.only, arguments.versions)))
+            case "missing":
+                print(json.dumps(missing(directory, arguments.asked)))
+            case _:
+                run = as_user(arguments.user, arguments.command)
+                place = Placing(directory, run, arguments.verify, builds=arguments.build)
+                print("changed" if _place_all(place, arguments.asked) else "unchanged")
+    except (Refused, OSError, subprocess.TimeoutExpired) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
