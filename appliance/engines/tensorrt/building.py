@@ -33,7 +33,6 @@ TYPES: Mapping[str, DType] = {
     "BOOL": DType.BOOL,
 }
 
-
 NO_MEMORY = ("bad_alloc", "out of memory")
 """Of TensorRT's last words, where the machine or the GPU had too little of it."""
 
