@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +74,7 @@ class WorkerClient:
         self.ready: dict[str, worker_pb2.ModelReady] = {}
         self.failed: dict[str, str] = {}
         self.loading: list[tuple[str, str]] = []
+        self.resident: list[str] = []
         self.arena_bytes = arena_bytes
         self._log = log
         self._names: list[str] = []
@@ -161,10 +162,13 @@ class WorkerClient:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return f": {lines[-1]}" if lines else ""
 
-    def start_loading(self, root: Path, device: str = "cpu") -> None:
+    def start_loading(self, root: Path, device: str = "cpu", *, memory_bytes: int = 0) -> None:
         """Send Load for every model of the repository `root`."""
         load = worker_pb2.Load(
-            device=device, arena_bytes=self.arena_bytes, ledger_offset=LEDGER_OFFSET
+            device=device,
+            arena_bytes=self.arena_bytes,
+            ledger_offset=LEDGER_OFFSET,
+            memory_bytes=memory_bytes,
         )
         for index, entry in enumerate(Repository(root).scan()):
             self._names.append(entry.name)
@@ -178,17 +182,21 @@ class WorkerClient:
             )
         self.send(worker_pb2.ToWorker(load=load))
 
-    def load(self, root: Path, device: str = "cpu") -> None:
+    def load(self, root: Path, device: str = "cpu", *, memory_bytes: int = 0) -> None:
         """Load every model of the repository `root`, and wait until each is ready or has failed.
+
+        Args:
+            memory_bytes: What they may take together; 0: whatever they do.
 
         Raises:
             WorkerGone: It ended.
         """
-        self.start_loading(root, device)
+        self.start_loading(root, device, memory_bytes=memory_bytes)
         while True:
             message = self.receive()
             kind = message.WhichOneof("message")
             if kind == "ready":
+                self.resident = self._named(message.ready.resident)
                 return
             if kind == "model_ready":
                 name = self._names[message.model_ready.model]
@@ -198,6 +206,9 @@ class WorkerClient:
                 self.failed[self._names[message.model_failed.model]] = message.model_failed.message
             else:
                 self.loading.append((message.loading.model, message.loading.step))
+
+    def _named(self, indices: Iterable[int]) -> list[str]:
+        return [self._names[index] for index in indices]
 
     # --------------------------------------------------------------------------- memory
 
@@ -316,6 +327,8 @@ class WorkerClient:
         """
         message = self.receive()
         assert message.WhichOneof("message") == "done", message
+        if message.done.load_ns:
+            self.resident = self._named(message.done.resident)
         return message.done
 
     def output(self, done: worker_pb2.Done, key: str, rows: int) -> NDArray[Any]:

@@ -148,13 +148,18 @@ class Documents:
         ]
 
     def _model(self, served: Served, snapshot: Snapshot, queued: int) -> Model:
-        recorded = snapshot["models"][served.name]
+        recorded, counters = snapshot["models"][served.name], snapshot["counters"]
+        resident, memory_bytes = self.fleet.model_memory(served.name, served.version)
         return Model(
             name=served.name,
             version=served.version,
             state=served.state,
             error=served.error or None,
             workers=sorted({slot for slot, _ in served.workers}),
+            resident=resident,
+            memory_bytes=memory_bytes,
+            loads=counters["model_loads"].get(served.name, 0),
+            evictions=counters["model_evictions"].get(served.name, 0),
             queued=queued,
             rows=recorded["rows"],
             batch_size_mean=recorded["batch_size_mean"],
@@ -164,6 +169,7 @@ class Documents:
 
     def _worker(self, worker: WorkerStatistics) -> Worker:
         rows = self.fleet.rows(worker.slot)
+        memory = self.fleet.worker_memory(worker.slot, worker.generation)
         return Worker(
             slot=worker.slot,
             generation=worker.generation,
@@ -176,6 +182,9 @@ class Documents:
             rows_finished=int(rows[FINISHED]),
             rows_failed=int(rows[FAILED]),
             busy=worker.busy_since_ns is not None,
+            resident=[model.name for model in memory.resident],
+            resident_bytes=sum(memory.memory_bytes.get(model, 0) for model in memory.resident),
+            budget_bytes=memory.budget_bytes,
             rss_bytes=0 if worker.pid is None else _rss_bytes(worker.pid),
         )
 

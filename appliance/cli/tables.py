@@ -166,7 +166,24 @@ def models_view(models: Sequence[Model], width: int) -> RenderableType:
         for model in models
     )
     table = _table(SERVED_COLUMNS, rows, width, caption="latencies are p50/p99 in ms")
-    return Group(table, *model_errors(models))
+    return Group(table, *model_notes(models), *model_errors(models))
+
+
+def model_notes(models: Iterable[Model]) -> list[Text]:
+    """Say of models that leave the memory for others how often they did, and where they are not."""
+    return [
+        Text(
+            f"{plain(model['name'])} ({size(model['memory_bytes'])}) is "
+            + (
+                f"in the memory of {plain(', '.join(model['resident']))}"
+                if model["resident"]
+                else "in no worker's memory"
+            )
+            + f"; loaded again {model['loads']} times, left {model['evictions']} times"
+        )
+        for model in models
+        if model["loads"] or model["evictions"] or set(model["workers"]) - {*model["resident"]}
+    ]
 
 
 def model_errors(models: Iterable[Model]) -> list[Text]:
@@ -201,9 +218,17 @@ def worker_rows(workers: Iterable[Worker]) -> list[Sequence[Cell]]:
     ]
 
 
-def worker_notes(workers: Iterable[Worker]) -> list[Text]:
-    """Say how workers' last processes ended."""
-    return [
+def worker_notes(workers: Sequence[Worker]) -> list[Text]:
+    """Say what workers with a budget hold in memory, and how workers' last processes ended."""
+    held = [
+        Text(
+            f"{plain(worker['slot'])} has {plain(', '.join(worker['resident'])) or 'nothing'} in "
+            f"memory: {size(worker['resident_bytes'])} of {size(worker['budget_bytes'])}"
+        )
+        for worker in workers
+        if worker["budget_bytes"]
+    ]
+    return held + [
         Text(f"{plain(worker['slot'])} ended: {plain(worker['last_cause'])}", style="yellow")
         for worker in workers
         if worker["last_cause"]

@@ -57,6 +57,7 @@ class Workers:
         count: Processes.
         device: What they compute on: `cpu`, `cuda` (that is, `cuda:0`) or `cuda:N`.
         models: Names; `*` is every model of the repository, each of which some table must name.
+        memory_mib: What the models of one process may take together; 0: all stay, whatever they do.
         start_timeout_s: Without any progress while loading.
         hang_floor_ms: No batch is called hung before this; above it, see `hang_factor`.
         hang_factor: Times the slowest batch seen.
@@ -66,6 +67,7 @@ class Workers:
     count: int = field(default=1, validator=and_(ge(1), le(64)))
     device: str = field(default="cpu", validator=matches_re(DEVICE))
     models: tuple[str, ...] = (EVERY_MODEL,)
+    memory_mib: int = field(default=0, validator=and_(ge(0), le(1 << 24)))
     start_timeout_s: float = field(default=120.0, validator=POSITIVE)
     hang_floor_ms: float = field(default=2000.0, validator=POSITIVE)
     hang_factor: float = field(default=10.0, validator=and_(gt(1), le(LARGEST)))

@@ -19,7 +19,7 @@ import trio
 from attrs import define, field
 
 from appliance.dispatch.endings import Endings
-from appliance.dispatch.fleet import Fleet
+from appliance.dispatch.fleet import LONGEST_NS, Fleet
 from appliance.dispatch.results import MICROSECOND_NS, BatchResult
 from appliance.dispatch.ticket import Ended, Reply, Ticket
 from appliance.errors import Outcome
@@ -33,6 +33,7 @@ from appliance.scheduling.events import (
     Closing,
     Event,
     Go,
+    ModelRef,
     Released,
     Revoke,
     Stage,
@@ -46,9 +47,6 @@ AnswerRows = Callable[[list[Answer], BatchResult, Batch, int], list[Answer]]
 
 ANSWERS = 16
 """About so many of the latest batches count for how long answering one takes."""
-
-LONGEST_NS = 3600 * 10**9
-"""No batch takes longer."""
 
 _OK = Outcome.OK  # members are slow to find before Python 3.12
 
@@ -92,8 +90,8 @@ class Dispatcher:
         if isinstance(event, BatchFinished):
             done = event.done
             result = self._results[done.batch_id] = BatchResult.of(done)
-            self.fleet.batch_finished(event.worker, done)
-            self.post(_batch_done(event, self._answering_ns))
+            resident = self.fleet.batch_finished(event.worker, done)
+            self.post(_batch_done(event, self._answering_ns, resident))
         else:
             result = None
             if isinstance(event, WorkerDown):
@@ -340,7 +338,9 @@ def _batch(answer: Answer) -> Batch | None:
     return answer.batch
 
 
-def _batch_done(event: BatchFinished, answering_ns: int) -> BatchDone:
+def _batch_done(
+    event: BatchFinished, answering_ns: int, resident: tuple[ModelRef, ...]
+) -> BatchDone:
     done = event.done
     failed_rows = {
         error.row: (Outcome(int(error.code)), error.message) for error in done.row_errors
@@ -356,4 +356,6 @@ def _batch_done(event: BatchFinished, answering_ns: int) -> BatchDone:
         done.finished_ns,
         answering_ns,
         done.skipped,
+        min(done.load_ns, LONGEST_NS),
+        resident,
     )

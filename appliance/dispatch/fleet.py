@@ -25,6 +25,7 @@ from appliance.scheduling.events import (
     Event,
     ModelRef,
     WorkerLost,
+    WorkerMemory,
     WorkerReady,
     WorkerRef,
 )
@@ -44,6 +45,9 @@ from appliance.workers.events import (
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+LONGEST_NS = 3600 * 10**9
+"""Nothing that a worker does takes longer, whatever it says."""
 
 ABANDONED = "abandoned"
 """Why rows were for nothing that ran on when the appliance stopped."""
@@ -72,6 +76,9 @@ class Host:
         outputs: Where it writes: the outputs of one batch are sent from one block while it
             executes the next one into the other.
         sent: Batches sent and the rows they may read, oldest first.
+        memory_bytes, load_ns: What each model it has loaded takes, and how long to load it again.
+        budget_bytes: What those in memory may take; 0: whatever they do.
+        resident: Those, the least recently used first.
     """
 
     models: list[ModelRef]
@@ -81,6 +88,10 @@ class Host:
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     outputs: list[Block] = field(factory=list[Block])
     sent: deque[Sent] = field(factory=deque["Sent"])
+    memory_bytes: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
+    load_ns: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
+    budget_bytes: int = 0
+    resident: tuple[ModelRef, ...] = ()
 
     @property
     def abandoned(self) -> int:
@@ -128,7 +139,7 @@ class Fleet:
         elif isinstance(event, ModelFailed):
             self._model_failed(event, self._hosts[worker])
         elif isinstance(event, WorkerUp):
-            return [self._worker_up(worker)]
+            return [self._worker_up(event)]
         elif isinstance(event, WorkerDown):
             return [self._worker_down(event)]
         return []
@@ -164,6 +175,8 @@ class Fleet:
 
     def _model_loaded(self, event: ModelLoaded, host: Host) -> None:
         ref, spec = host.models[event.model], event.spec
+        host.memory_bytes[ref] = event.memory_bytes
+        host.load_ns[ref] = min(event.load_ns, LONGEST_NS)
         served = self._served(ref)
         if served is None:
             return
@@ -197,14 +210,19 @@ class Fleet:
             return []
         return [first, second]
 
-    def _worker_up(self, worker: WorkerRef) -> WorkerReady:
-        host = self._hosts[worker]
+    def _worker_up(self, event: WorkerUp) -> WorkerReady:
+        worker, host = event.worker, self._hosts[event.worker]
+        host.budget_bytes = event.budget_bytes
+        host.resident = tuple(host.models[index] for index in event.resident)
         for ref in host.indices:
             served = self._served(ref)
             if served is not None:
                 served.workers.add(worker)
         self._log.info("worker ready", worker=worker.slot, models=[m.name for m in host.indices])
-        return WorkerReady(worker, host.times_ns, host.max_batch)
+        memory = None
+        if host.budget_bytes:
+            memory = WorkerMemory(host.budget_bytes, host.memory_bytes, host.load_ns, host.resident)
+        return WorkerReady(worker, host.times_ns, host.max_batch, memory)
 
     def _worker_down(self, event: WorkerDown) -> WorkerLost:
         host = self._hosts.pop(event.worker, None)
@@ -228,6 +246,18 @@ class Fleet:
         """Return a slot's rows by `STARTED | FINISHED | FAILED`, uint64[3]."""
         arena = self.memory.arena
         return np.concatenate([arena.ledger(page) for page in self._pages[slot]]).sum(axis=0)
+
+    def worker_memory(self, slot: str, generation: int) -> WorkerMemory:
+        """Return what a worker has in memory; of one that is not up, nothing."""
+        host = self._hosts.get(WorkerRef(slot, generation)) or Host([], 0)
+        return WorkerMemory(host.budget_bytes, host.memory_bytes, host.load_ns, host.resident)
+
+    def model_memory(self, name: str, version: str) -> tuple[list[str], int]:
+        """Return the slots that have a model in memory, and what it takes at most."""
+        model = ModelRef(name, version)
+        hosts = [(ref, host) for ref, host in self._hosts.items() if model in host.memory_bytes]
+        resident = sorted({ref.slot for ref, host in hosts if model in host.resident})
+        return resident, max((host.memory_bytes[model] for _, host in hosts), default=0)
 
     def rows_finished(self) -> int:
         """Return how many rows the engines finished, by their own count."""
@@ -292,11 +322,29 @@ class Fleet:
             for sent in host.sent:
                 sent.abandoned = not sent.revoked
 
-    def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> None:
-        """Count an executed batch."""
+    def batch_finished(self, worker: WorkerRef, done: worker_pb2.Done) -> tuple[ModelRef, ...]:
+        """Count an executed batch; return what is in its worker's memory if that has changed."""
         host = self._hosts.get(worker)
-        if host is None or done.error or done.skipped:
-            return
+        if host is None:
+            return ()
+        resident: tuple[ModelRef, ...] = ()
+        if done.load_ns:
+            resident = tuple(host.models[index] for index in done.resident)
+            self._count_loads(host, resident)
+        if not (done.error or done.skipped):
+            self._count_rows(host, done)
+        return resident
+
+    def _count_loads(self, host: Host, resident: tuple[ModelRef, ...]) -> None:
+        for ref in resident:
+            if ref not in host.resident:
+                self.metrics.count("model_loads", ref.name)
+        for ref in host.resident:
+            if ref not in resident:
+                self.metrics.count("model_evictions", ref.name)
+        host.resident = resident
+
+    def _count_rows(self, host: Host, done: worker_pb2.Done) -> None:
         for sent in host.sent:
             if sent.batch_id == done.batch_id:
                 rows = len(sent.tickets) - len(done.row_errors)

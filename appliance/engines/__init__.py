@@ -8,6 +8,7 @@ that never returns is the core's business: it kills the process.
 __main__   start: lifeline, arguments          loop       Hello, Load, Stage/Go/Revoke/Stop, Done
 forkserver what every worker is a copy of
 load       manifest + engine + warm-up         model      one loaded model: stage, execute
+residents  all models; which leave for others  staged     a batch on its way
 gather     rows -> batched arrays              preprocess one input's rows
 images     Pillow, only where needed           sounds     libsndfile, only where needed
 resampling how Pillow resizes, in numbers
@@ -19,7 +20,7 @@ overlap    what is done while a device computes   device   what a worker compute
 cuda/      one GPU: memory, streams, graphs    tensorrt/   engines for it: built, found, run
 ```
 
-Imports `appliance.models`, `appliance.wire` and `appliance.errors`. Started by `workers` as
-`python -m appliance.engines`, once: workers are copies of that process. Nothing imports it, but
-`cli` to verify versions and to build engines.
+Imports `appliance.models`, `appliance.residency`, `appliance.wire` and `appliance.errors`. Started
+by `workers` as `python -m appliance.engines`, once: workers are copies of that process. Nothing
+imports it, but `cli` to verify versions and to build engines.
 """

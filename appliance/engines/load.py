@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from attrs import evolve, frozen
+from attrs import define, evolve
 
 from appliance.engines import heap
 from appliance.engines.arena import ArenaView
@@ -15,6 +15,7 @@ from appliance.engines.model import LoadedModel
 from appliance.engines.outputs import describe
 from appliance.engines.registry import load_engine
 from appliance.engines.warmup import Rehearsal
+from appliance.errors import DeviceLost, EngineError
 from appliance.models.manifest import Manifest, parse_manifest
 from appliance.models.plans import Resolved, Signature
 from appliance.models.resolve import resolve
@@ -22,18 +23,20 @@ from appliance.wire.pb import worker_pb2
 from appliance.wire.spec import FREE
 
 
-@frozen
+@define(eq=False)
 class Loaded:
     """A model that is ready.
 
     Attributes:
         times_ns: Batch size to median nanoseconds, gathering and writing included.
-        load_ns: Reading, warm-up and measuring together.
+        load_ns: What it takes to have it ready again: reading, and the first run.
+        memory_bytes: What it takes.
     """
 
     model: LoadedModel
     times_ns: dict[int, int]
     load_ns: int
+    memory_bytes: int = 0
 
 
 def load(
@@ -65,18 +68,69 @@ def load(
     if engine.signature.outputs is None:
         on_step("first run")
         resolved = _learn(path, manifest, engine, resolved)
-    if isinstance(engine, DeviceEngine):
-        on_step("compiling")
-        engine.preprocess_images(resolved.inputs if manifest.cuda_preprocessing else ())
-        on_step("capturing")
-        engine.prepare(resolved.buckets if manifest.cuda_graphs else ())
+    _prepare(manifest, engine, resolved, on_step)
+    load_ns = time.monotonic_ns() - started_ns
     rehearsal = Rehearsal(engine, resolved, manifest.warmup)
     try:
         times_ns = rehearsal.measure(on_step)
     finally:
         rehearsal.close()
-    model = LoadedModel(engine, resolved, arena)
-    return Loaded(model, times_ns, time.monotonic_ns() - started_ns)
+    load_ns += max(times_ns.values())
+    return Loaded(LoadedModel(engine, resolved, arena), times_ns, load_ns)
+
+
+def load_again(
+    path: worker_pb2.ModelPath, arena: ArenaView, resolved: Resolved, *, device: Device
+) -> LoadedModel:
+    """Load a model as it was loaded before, and run it once; it is not measured again.
+
+    Args:
+        resolved: What it took and gave.
+
+    Raises:
+        EngineError: It takes or gives something else by now, or cannot be loaded.
+        DeviceLost: The process has to end.
+        Exception: Whatever a model's own code raises.
+    """
+    manifest = parse_manifest(path.manifest, path.manifest_path)
+    engine = load_engine(manifest, path, device)
+    try:
+        heap.give_back()
+        if engine.signature.outputs is not None:
+            where = path.manifest_path
+            now = resolve(manifest, engine.signature, path.name, path.version, where=where)
+            if now.spec != resolved.spec:
+                raise EngineError(  # noqa: TRY301  the engine is closed below
+                    f"{path.directory}: its files have changed since it was loaded; "
+                    "put what is new into a version of its own"
+                )
+        _prepare(manifest, engine, resolved, _untold)
+        rehearsal = Rehearsal(engine, resolved, manifest.warmup)
+        try:
+            rehearsal.run_once()
+        finally:
+            rehearsal.close()
+    except DeviceLost:
+        raise
+    except BaseException:
+        engine.close()
+        raise
+    return LoadedModel(engine, resolved, arena)
+
+
+def _untold(_: str) -> None:
+    """Tell nobody: a worker that serves says nothing of its steps."""
+
+
+def _prepare(
+    manifest: Manifest, engine: Engine, resolved: Resolved, on_step: Callable[[str], None]
+) -> None:
+    """Do ahead what an engine on a device can."""
+    if isinstance(engine, DeviceEngine):
+        on_step("compiling")
+        engine.preprocess_images(resolved.inputs if manifest.cuda_preprocessing else ())
+        on_step("capturing")
+        engine.prepare(resolved.buckets if manifest.cuda_graphs else ())
 
 
 def _learn(

@@ -30,15 +30,17 @@ import traceback
 from collections import deque
 from pathlib import Path
 
+from attrs import evolve
+
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
 from appliance.engines.device import ON_CPU, open_named
 from appliance.engines.gather import Gathered, cut
-from appliance.engines.load import load
 from appliance.engines.model import LoadedModel, release
 from appliance.engines.overlap import GatherPace, listen_ns, spins
-from appliance.errors import ApplianceError, DeviceLost, EngineError, PeerProtocolError
+from appliance.engines.residents import Residents
+from appliance.engines.staged import Staged, Submitted, done_of, let_go
+from appliance.errors import ApplianceError, DeviceLost, EngineError, Outcome, PeerProtocolError
 from appliance.timeslice import SERVING_NS, set_time_slice
-from appliance.values import value
 from appliance.wire.pb import worker_pb2
 from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
 
@@ -50,26 +52,8 @@ MAX_SUBMITTED = 2
 
 LONGEST_ERROR = 2048
 
-
-@value
-class _Staged:
-    """A gathered batch; `error` says why there is nothing to execute."""
-
-    stage: worker_pb2.Stage
-    gathered: Gathered | None
-    error: str
-    gather_ns: int
-
-
-@value
-class _Submitted:
-    """A batch on a device."""
-
-    model: LoadedModel
-    staged: _Staged
-    gathered: Gathered
-    submitted_ns: int
-    expected_ns: int
+LONGEST_OF_ROW = 512
+"""Where it is said of each row of a batch, as all are in one message."""
 
 
 class Worker:
@@ -79,9 +63,8 @@ class Worker:
         self._control = control
         self._arena_fd = arena_fd
         self._datagram = memoryview(bytearray(MAX_DATAGRAM + 1))
-        self._models: dict[int, LoadedModel] = {}
-        self._staged: dict[int, _Staged] = {}
-        self._submitted: deque[_Submitted] = deque()
+        self._staged: dict[int, Staged] = {}
+        self._submitted: deque[Submitted] = deque()
         self._reported: dict[int, str] = {}
         self._times_ns: dict[int, dict[int, int]] = {}
         self._pace = GatherPace()
@@ -114,8 +97,7 @@ class Worker:
         except BaseException:
             self._device.close()
             raise
-        for model in self._models.values():
-            model.engine.close()
+        self._models.close()
         self._device.close()
 
     def _serve(self) -> None:
@@ -129,7 +111,7 @@ class Worker:
             elif kind == "revoke":
                 revoked = self._staged.pop(message.revoke.batch_id, None)
                 if revoked is not None:
-                    _let_go(revoked)
+                    let_go(revoked)
             elif kind == "stop":
                 break
             else:
@@ -144,7 +126,7 @@ class Worker:
             self._finish_first()
         return self._receive()
 
-    def _is_message_first(self, running: _Submitted) -> bool:
+    def _is_message_first(self, running: Submitted) -> bool:
         """Wait for a message or for a batch, whichever comes first."""
         buffers = running.gathered.buffers
         assert buffers is not None
@@ -168,16 +150,18 @@ class Worker:
         arena = ArenaView.of_fd(self._arena_fd, order.arena_bytes)
         self._device.pin(arena.all)
         self._ledger = arena.ledger(order.ledger_offset)
+        self._models = Residents(arena, self._device, order.memory_bytes)
         for done, path in enumerate(order.models):
-            self._load_model(path, arena, done / len(order.models))
+            self._load_model(path, done / len(order.models))
         # What loading left behind lives as long as the process: the collector need not look.
         gc.collect()
         gc.freeze()
         for thread in Path("/proc/self/task").iterdir():  # models may have started some
             set_time_slice(SERVING_NS, int(thread.name))
-        self._send(worker_pb2.FromWorker(ready=worker_pb2.Ready()))
+        ready = worker_pb2.Ready(resident=self._models.resident)
+        self._send(worker_pb2.FromWorker(ready=ready))
 
-    def _load_model(self, path: worker_pb2.ModelPath, arena: ArenaView, progress: float) -> None:
+    def _load_model(self, path: worker_pb2.ModelPath, progress: float) -> None:
         def on_step(step: str) -> None:
             loading = worker_pb2.Loading(model=path.name, progress=progress, step=step)
             self._send(worker_pb2.FromWorker(loading=loading))
@@ -185,7 +169,7 @@ class Worker:
         try:
             if path.index >= LEDGER_MODELS:
                 raise EngineError(f"a worker holds at most {LEDGER_MODELS} models")  # noqa: TRY301
-            loaded = load(path, arena, on_step, device=self._device)
+            loaded = self._models.load(path, on_step)
         except DeviceLost:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  a model's own code may raise anything
@@ -193,20 +177,23 @@ class Worker:
             failed = worker_pb2.ModelFailed(model=path.index, message=message)
             self._send(worker_pb2.FromWorker(model_failed=failed))
             return
-        self._models[path.index] = loaded.model
         self._times_ns[path.index] = loaded.times_ns
         ready = spec_to_ready(
             loaded.model.resolved.spec,
             model=path.index,
             times_ns=loaded.times_ns,
             load_ns=loaded.load_ns,
+            memory_bytes=loaded.memory_bytes,
         )
         self._send(worker_pb2.FromWorker(model_ready=ready))
 
     # ----------------------------------------------------------------------------- batches
 
     def _stage(self, stage: worker_pb2.Stage) -> None:
-        """Gather a batch, and execute it if it may go."""
+        """Gather a batch, and execute it if it may go; load its model for it, if that had to leave.
+
+        Where it may not go yet, both wait until it may: what runs now may need the memory.
+        """
         if self._submitted and not self._pace.fits(
             stage.model, len(stage.rows), self._remaining_ns()
         ):
@@ -214,11 +201,54 @@ class Worker:
         model = self._models.get(stage.model)
         while self._submitted and model is not None and not model.has_room:
             self._finish_first()
-        started_ns = time.monotonic_ns()
-        if stage.go and 0 < stage.latest_start_ns < started_ns:
+        if stage.go and 0 < stage.latest_start_ns < time.monotonic_ns():
+            self._models.used(stage.model)
             self._skip(stage.batch_id)
             return
-        gathered, error = None, ""
+        if self._models.is_evicted(stage.model):
+            if stage.go:
+                self._execute_loading(stage)
+            else:
+                self._keep(Staged(stage, None, "", 0))
+            return
+        staged = self._gather(stage, model)
+        if stage.go:
+            self._models.used(stage.model)
+            self._execute(staged)
+        else:
+            self._keep(staged)
+
+    def _execute_loading(self, stage: worker_pb2.Stage) -> None:
+        """Load the model of a batch, gather and execute it; all its rows fail if that does."""
+        self._finish_all()
+        started_ns, model, problem = time.monotonic_ns(), None, ""
+        kept = {each.stage.model for each in self._staged.values() if each.gathered is not None}
+        try:
+            model = self._models.load_again(stage.model, kept)
+        except DeviceLost:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001  as above
+            problem = self._explain(stage.model, error)
+        load_ns = max(1, time.monotonic_ns() - started_ns)
+        if model is not None:
+            staged = self._gather(stage, model)
+            self._execute(evolve(staged, load_ns=load_ns, resident=self._models.resident))
+            return
+        message = done_of(Staged(stage, None, "", 0), time.monotonic_ns())
+        message.done.load_ns = load_ns
+        message.done.resident.extend(self._models.resident)
+        problem = cut(f"its model could not be loaded again: {problem}", LONGEST_OF_ROW)
+        for row in range(len(stage.rows)):  # it is the same for each: none is tried again
+            message.done.row_errors.add(
+                row=row,
+                code=int(Outcome.ENGINE_FAILED),  # pyright: ignore[reportArgumentType]  an integer
+                message=problem,
+            )
+        self._say_done(message)
+
+    def _gather(self, stage: worker_pb2.Stage, model: LoadedModel | None) -> Staged:
+        """Gather a batch."""
+        started_ns, gathered, error = time.monotonic_ns(), None, ""
         if model is None:
             error = f"model {stage.model} is not loaded"
         else:
@@ -230,21 +260,27 @@ class Worker:
                 error = self._explain(stage.model, problem)
         gather_ns = time.monotonic_ns() - started_ns
         self._pace.saw(stage.model, len(stage.rows), gather_ns)
-        staged = _Staged(stage, gathered, error, gather_ns)
-        if stage.go:
-            self._execute(staged)
-        elif len(self._staged) >= MAX_STAGED:
+        return Staged(stage, gathered, error, gather_ns)
+
+    def _keep(self, staged: Staged) -> None:
+        """Let a batch wait until it may go."""
+        if len(self._staged) >= MAX_STAGED:
             raise PeerProtocolError(f"more than {MAX_STAGED} batches are staged")
-        else:
-            self._staged[stage.batch_id] = staged
+        self._staged[staged.stage.batch_id] = staged
 
     def _go(self, go: worker_pb2.Go) -> None:
         staged = self._staged.pop(go.batch_id, None)
         if staged is None:
             raise PeerProtocolError(f"go for batch {go.batch_id}, which is not staged")
+        index = staged.stage.model
+        self._models.used(index)
         if 0 < go.latest_start_ns < time.monotonic_ns():
-            _let_go(staged)
+            let_go(staged)
             self._skip(go.batch_id)
+        elif staged.gathered is None and self._models.is_evicted(index):
+            self._execute_loading(staged.stage)
+        elif staged.gathered is None and not staged.error:  # its model has come meanwhile
+            self._execute(self._gather(staged.stage, self._models.get(index)))
         else:
             self._execute(staged)
 
@@ -256,28 +292,28 @@ class Worker:
         )
         self._send(worker_pb2.FromWorker(done=done))
 
-    def _execute(self, staged: _Staged) -> None:
+    def _execute(self, staged: Staged) -> None:
         """Run a gathered batch, or have it run, behind those that run."""
         gathered = staged.gathered
         if gathered is not None and gathered.buffers is not None and gathered.rows:
             self._submit(staged, gathered)
             return
         self._finish_all()
-        message = _done_of(staged, time.monotonic_ns())
+        message = done_of(staged, time.monotonic_ns())
         if gathered is not None:
             if gathered.rows:
                 index, rows = staged.stage.model, len(gathered.rows)
                 self._ledger.started(index, rows)
-                self._end(self._models[index], staged, gathered, message.done)
+                self._end(self._model(index), staged, gathered, message.done)
             release(gathered)
         self._say_done(message)
 
-    def _submit(self, staged: _Staged, gathered: Gathered) -> None:
+    def _submit(self, staged: Staged, gathered: Gathered) -> None:
         """Have a device run a batch."""
         index, rows = staged.stage.model, len(gathered.rows)
         while len(self._submitted) >= MAX_SUBMITTED:
             self._finish_first()
-        model = self._models[index]
+        model = self._model(index)
         self._ledger.started(index, rows)
         submitted_ns = time.monotonic_ns()
         try:
@@ -286,7 +322,7 @@ class Worker:
             release(gathered)
             self._finish_all()
             self._ledger.failed(index, rows)
-            message = _done_of(staged, submitted_ns)
+            message = done_of(staged, submitted_ns)
             message.done.error = self._explain(index, error)
             self._say_done(message)
             return
@@ -294,7 +330,13 @@ class Worker:
             (ns for size, ns in self._times_ns[index].items() if size >= rows),
             max(self._times_ns[index].values()),
         )
-        self._submitted.append(_Submitted(model, staged, gathered, submitted_ns, expected_ns))
+        self._submitted.append(Submitted(model, staged, gathered, submitted_ns, expected_ns))
+
+    def _model(self, index: int) -> LoadedModel:
+        """Return the model of a batch that was gathered: it stays until that has run."""
+        model = self._models.get(index)
+        assert model is not None
+        return model
 
     def _remaining_ns(self) -> int:
         """Return how long the batch that runs on a device will still take."""
@@ -311,13 +353,13 @@ class Worker:
         """Wait for the batch that runs on a device, and say Done."""
         running = self._submitted.popleft()
         # It runs from when the one before it was done.
-        message = _done_of(running.staged, max(running.submitted_ns, self._finished_ns))
+        message = done_of(running.staged, max(running.submitted_ns, self._finished_ns))
         self._end(running.model, running.staged, running.gathered, message.done)
         release(running.gathered)
         self._say_done(message)
 
     def _end(
-        self, model: LoadedModel, staged: _Staged, gathered: Gathered, done: worker_pb2.Done
+        self, model: LoadedModel, staged: Staged, gathered: Gathered, done: worker_pb2.Done
     ) -> None:
         """Finish a batch, and count its rows."""
         index, rows = staged.stage.model, len(gathered.rows)
@@ -362,26 +404,3 @@ class Worker:
         if size > MAX_DATAGRAM:
             raise PeerProtocolError(f"a message of more than {MAX_DATAGRAM} bytes")
         return worker_pb2.ToWorker.FromString(bytes(self._datagram[:size]))
-
-
-def _let_go(staged: _Staged) -> None:
-    """Give back what a batch holds that will not be run."""
-    if staged.gathered is not None:
-        release(staged.gathered)
-
-
-def _done_of(staged: _Staged, execute_started_ns: int) -> worker_pb2.FromWorker:
-    """Return what is known of a batch before it has run."""
-    message = worker_pb2.FromWorker()
-    done = message.done
-    done.batch_id = staged.stage.batch_id
-    done.gather_ns = staged.gather_ns
-    done.execute_started_ns = execute_started_ns
-    done.error = staged.error
-    for failure in () if staged.gathered is None else staged.gathered.failures:
-        done.row_errors.add(
-            row=failure.row,
-            code=int(failure.outcome),  # pyright: ignore[reportArgumentType]  an integer
-            message=failure.message,
-        )
-    return message

@@ -84,6 +84,14 @@ class Rehearsal:
         if self._model.device is not None:
             self._model.device.unpin(self._pinned)
 
+    def run_once(self) -> None:
+        """Run the largest batch: the first run of a model is slower than those that follow.
+
+        Raises:
+            Exception: Whatever the model raises.
+        """
+        self._run(self._stage(len(self._rows)))
+
     def measure(self, on_step: Callable[[str], None]) -> dict[int, int]:
         """Run every batch size a few times; return the median of each, nanoseconds.
 

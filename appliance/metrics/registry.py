@@ -26,6 +26,8 @@ STAGES: tuple[Stage, ...] = (
 )
 COUNTERS = {
     "dispatch_retries": "Rows that were queued again, by cause.",
+    "model_loads": "Models loaded again for a batch, by model.",
+    "model_evictions": "Models that left a worker's memory for another one, by model.",
     "worker_restarts": "Worker processes that ended, by cause.",
     "strategy_faults": "Times the default took over from a scheduling strategy, by cause.",
     "slow_steps": "Task steps that held the event loop for too long, by task.",

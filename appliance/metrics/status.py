@@ -40,13 +40,21 @@ class Requests(TypedDict):
 
 
 class Model(TypedDict):
-    """One model and how it does. `rows` and `batch_size_mean` count executed rows."""
+    """One model and how it does. `rows` and `batch_size_mean` count executed rows.
+
+    `resident` are those of its `workers` that have it in memory, `memory_bytes` is what it takes
+    there, and `loads` and `evictions` count how often it was loaded again, and had to leave.
+    """
 
     name: str
     version: str
     state: ModelState
     error: str | None
     workers: list[str]
+    resident: list[str]
+    memory_bytes: int
+    loads: int
+    evictions: int
     queued: int
     rows: int
     batch_size_mean: float
@@ -55,7 +63,12 @@ class Model(TypedDict):
 
 
 class Worker(TypedDict):
-    """One worker slot and its present process."""
+    """One worker slot and its present process.
+
+    `resident` are the models in memory, the least recently used first, and `resident_bytes` is
+    what they take, of the GPU or of the process; `budget_bytes` is what they may take together
+    (0: whatever they do).
+    """
 
     slot: str
     generation: int
@@ -68,6 +81,9 @@ class Worker(TypedDict):
     rows_finished: int
     rows_failed: int
     busy: bool
+    resident: list[str]
+    resident_bytes: int
+    budget_bytes: int
     rss_bytes: int
 
 

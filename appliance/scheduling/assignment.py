@@ -137,7 +137,10 @@ class Assignment:
                     self._look_at(_commit_ns(worker))
 
     def _stage_best(self, worker: Worker, now_ns: int) -> None:
-        """Stage the best batch for a busy worker, when it is time to."""
+        """Stage the best batch for a busy worker, when it is time to.
+
+        Not if its model has to be loaded: what runs has the memory, and gathering waits for it.
+        """
         if not self.queue.room.lines:
             return
         lead_ns = min(worker.free_ns, _commit_ns(worker)) - STAGE_LEAD_NS
@@ -145,7 +148,7 @@ class Assignment:
             self._look_at(lead_ns)
             return
         choice = self._choose(worker, max(now_ns, worker.free_ns))
-        if choice is not None:
+        if choice is not None and not worker.load_ns(choice.lane.model):
             self._stage(worker, choice, now_ns)
 
     def _stage(self, worker: Worker, choice: Choice, now_ns: int) -> None:
@@ -214,8 +217,9 @@ class Assignment:
             return
         # Some may have ended already, as something newer waits.
         self.queue.effects.insert(before, Revoke(batch))
-        if worker.executing is not None and choice is not None:
-            self._stage(worker, choice, now_ns)
+        if worker.executing is None or choice is None or worker.load_ns(choice.lane.model):
+            return
+        self._stage(worker, choice, now_ns)
 
     def _is_pressing(self) -> bool:
         """Return whether anybody waits who is firm, dry or of tier 0."""
@@ -325,6 +329,7 @@ class Assignment:
             careful_ns = [int(pace * time_ns) for time_ns in careful_ns]
             times_ns = [int(pace * time_ns) for time_ns in times_ns]
             alone_ns, switch_ns = int(pace * alone_ns), int(pace * switch_ns)
+        load_ns = worker.load_ns(model)
         return Contender(
             lane,
             line,
@@ -332,8 +337,8 @@ class Assignment:
             careful_ns,
             alone_ns,
             worker.delay_ns,
-            0 if worker.last in (None, model) else switch_ns,
-            switch_ns,
+            (0 if worker.last in (None, model) else switch_ns) + load_ns,
+            switch_ns + load_ns,
             self.workers.others_free_ns(model, worker, start_ns),
             worker.dry_from_ns,
             worker.late_from_ns,
@@ -359,13 +364,14 @@ class Assignment:
     def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time to plan a batch on a worker with."""
         usual_ns = self.workers.estimate(lane.model).of(size) + self._switch_ns(worker, lane)
-        return int(usual_ns * worker.throttling.pace(lane.model))
+        return int(usual_ns * worker.throttling.pace(lane.model)) + worker.load_ns(lane.model)
 
     def _likely_ns(self, worker: Worker, lane: Lane, size: int) -> int:
         """Return the time that a batch on a worker will about take."""
         likely_ns = self.workers.estimate(lane.model).likely_ns(size)
         usual_ns = likely_ns + self._switch_ns(worker, lane)
-        return int(usual_ns * worker.throttling.pace(lane.model))
+        load_ns = 0 if worker.loads is None else worker.loads.likely_ns(lane.model)
+        return int(usual_ns * worker.throttling.pace(lane.model)) + load_ns
 
     def _switch_ns(self, worker: Worker, lane: Lane) -> int:
         if worker.last in (None, lane.model):

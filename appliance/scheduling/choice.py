@@ -27,8 +27,9 @@ class Contender:
         careful_ns: As `times_ns`, for tier 0, which had better not be late.
         alone_ns: Planned time of a single row, whoever waits.
         delay_ns: What `start_ns` is later than when the worker can begin (see `Strategy.choose`).
-        switch_ns: Of that worker's change to the lane's model; 0: it runs that one now.
-        usual_switch_ns: Of any worker's.
+        switch_ns: Of that worker's change to the lane's model, and of loading it if that is not in
+            its memory; 0: it runs that one now.
+        usual_switch_ns: The same, whatever it runs now.
         others_free_ns: When another worker that hosts the model is free.
         dry_from_ns: From when on a dry robot may go before all others.
         late_from_ns: From when on who is late may.

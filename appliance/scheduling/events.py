@@ -172,12 +172,34 @@ class Withdrawn:
 
 
 @frozen
+class WorkerMemory:
+    """What of a worker's models is in memory, of which there is less than they need.
+
+    Attributes:
+        budget_bytes: What those in memory may take.
+        memory_bytes: What each takes.
+        load_ns: How long it takes to load each.
+        resident: Those in memory, the least recently used first.
+    """
+
+    budget_bytes: int
+    memory_bytes: dict[ModelRef, int]
+    load_ns: dict[ModelRef, int]
+    resident: tuple[ModelRef, ...]
+
+
+@frozen
 class WorkerReady:
-    """A worker is up. `times_ns[model][batch size]` was measured at its warm-up."""
+    """A worker is up. `times_ns[model][batch size]` was measured at its warm-up.
+
+    Attributes:
+        memory: What of its models is in memory; None: all of them stay.
+    """
 
     worker: WorkerRef
     times_ns: dict[ModelRef, dict[int, int]]
     max_batch: dict[ModelRef, int]
+    memory: WorkerMemory | None = None
 
 
 @frozen
@@ -218,6 +240,8 @@ class BatchDone:
         finished_ns: When; 0: now.
         answering_ns: How long it will take until the answers have left.
         skipped: It came to it after `Batch.latest_start_ns`, and did not run it.
+        load_ns: How long loading its model took before that; 0: it was in memory.
+        resident: What is in memory after that, as in `WorkerMemory`.
     """
 
     worker: WorkerRef
@@ -228,6 +252,8 @@ class BatchDone:
     finished_ns: int = 0
     answering_ns: int = 0
     skipped: bool = False
+    load_ns: int = 0
+    resident: tuple[ModelRef, ...] = ()
 
 
 @frozen

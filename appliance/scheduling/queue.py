@@ -26,6 +26,10 @@ OverflowPolicy = Literal["drop_oldest", "reject_newest"]
 PROBE_NS = 1_000_000_000
 """Where nothing of a model ran for so long, one is run though it may be late."""
 
+RESIDENCE = 4
+"""Where it would have to be loaded, no sooner than after so many times what that takes: those that
+took its place have been served for a while."""
+
 WRONG_BY = 3
 """Times are not thought to be wrong by more than this."""
 
@@ -124,10 +128,14 @@ class Queue:
     def _may_probe(self, request: Request, now_ns: int) -> bool:
         """Return whether to run a request that seems hopeless, to see whether it is.
 
-        Where all are refused nothing runs, and nothing is learnt of times that may be wrong.
+        Where all are refused nothing runs, and nothing is learnt of times that may be wrong. Nor
+        would a model be loaded that others have taken the place of.
         """
         estimate = self.workers.estimate_of(request.lane.model)
-        if estimate is None or now_ns - estimate.ran_ns < PROBE_NS:
+        if estimate is None:
+            return False
+        load_ns = self.workers.least_load_ns(request.lane.model)
+        if now_ns - estimate.ran_ns < max(PROBE_NS, RESIDENCE * load_ns):
             return False
         least_ns = estimate.of(1) // WRONG_BY
         if request.background or request.deadline_ns - now_ns < least_ns:
@@ -276,5 +284,7 @@ class Queue:
         """Return when a waiting request has to be looked at again at the latest."""
         if not request.firm:
             return request.expires_ns
-        latest_start_ns = request.deadline_ns - self.workers.planned_ns(request.lane.model, 1)
+        model = request.lane.model
+        takes_ns = self.workers.planned_ns(model, 1) + self.workers.least_load_ns(model)
+        latest_start_ns = request.deadline_ns - takes_ns
         return min(request.expires_ns, latest_start_ns + 1)

@@ -239,7 +239,7 @@ class Scheduler:
     def _executed(self, worker: Worker, batch: Batch, event: BatchDone, now_ns: int) -> None:
         """Answer the rows of a batch."""
         if not event.failed_rows:
-            self._workers.observe(worker, batch, event.busy_ns)
+            self._workers.observe(worker, batch, event)
         failed_rows, advice, streams = event.failed_rows, self._advice, self._queue.streams
         for row, request in enumerate(batch.requests):
             if row in failed_rows:

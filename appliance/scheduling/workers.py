@@ -16,6 +16,7 @@ from appliance.scheduling.events import (
     WorkerReady,
     WorkerRef,
 )
+from appliance.scheduling.loads import Loads
 from appliance.scheduling.throttling import Throttling
 
 SOONEST = 0.8
@@ -73,6 +74,7 @@ class Worker:
         dry_from_ns, late_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
         retired: It has a successor.
+        loads: What it has to load for a batch; None: all of its models are always there.
     """
 
     ref: WorkerRef
@@ -93,6 +95,7 @@ class Worker:
     late_from_ns: int = 0
     idle_since_ns: int = 0
     retired: bool = False
+    loads: Loads | None = None
 
     @property
     def committed(self) -> Batch | None:
@@ -106,16 +109,22 @@ class Worker:
             return self.reporting.careful_ns
         return self.starting.careful_ns + self.reporting.careful_ns
 
+    def load_ns(self, model: ModelRef) -> int:
+        """Return what to plan for loading a model, if a batch of it is next; 0: it is there."""
+        return 0 if self.loads is None else self.loads.planned_ns(model)
+
     def done(self, event: BatchDone, now_ns: int) -> None:
         """Note that it is done with what it executed."""
         batch, self.executing = self.executing, None
+        if event.load_ns and batch is not None and self.loads is not None:
+            self.loads.loaded(batch.lane.model, event.load_ns, event.resident)
         self.finished_ns = min(event.finished_ns or now_ns, now_ns)
         if event.skipped:
             self.last = self.before
         elif batch is not None:
             self.reporting.observe(now_ns - self.finished_ns + event.answering_ns)
             if not batch.committed:
-                begun_ns = self.finished_ns - event.busy_ns
+                begun_ns = self.finished_ns - event.busy_ns - event.load_ns
                 self.starting.observe(begun_ns - batch.started_ns)
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
@@ -126,6 +135,8 @@ class Worker:
         self.free_ns = begins_ns + batch.expected_ns
         self.soonest_ns = now_ns + int(SOONEST * batch.expected_ns)
         batch.switched = self.last not in (None, batch.lane.model)
+        if self.loads is not None:
+            self.loads.start(batch.lane.model)
         self.before, self.last = self.last, batch.lane.model
         batch.started_ns = now_ns
         for request in batch.requests:
@@ -154,7 +165,10 @@ class Workers:
         """Take in a worker that came up."""
         slot = event.worker.slot
         throttling = self._throttlings.setdefault(slot, Throttling())
-        self._workers[event.worker] = Worker(event.worker, dict(event.max_batch), throttling)
+        worker = Worker(event.worker, dict(event.max_batch), throttling)
+        if event.memory is not None:
+            worker.loads = Loads.of(event.memory)
+        self._workers[event.worker] = worker
         for model, times_ns in event.times_ns.items():
             self._slots.setdefault(model, set()).add(slot)
             known = self._estimates.get(model)
@@ -206,10 +220,12 @@ class Workers:
         """Forget a worker; return what it was doing."""
         return self._workers.pop(ref, None)
 
-    def observe(self, worker: Worker, batch: Batch, busy_ns: int) -> None:
+    def observe(self, worker: Worker, batch: Batch, event: BatchDone) -> None:
         """Learn how long a batch took."""
-        model, size = batch.lane.model, len(batch.requests)
+        model, size, busy_ns = batch.lane.model, len(batch.requests), event.busy_ns
         estimate = self._estimates[model]
+        if event.load_ns:
+            return  # the first run of a model that was loaded says little of those that follow
         if worker.throttling.is_on:
             usual_ns = estimate.likely_ns(size) + (estimate.switch_ns if batch.switched else 0)
             worker.throttling.observe(model, busy_ns / usual_ns)
@@ -237,6 +253,10 @@ class Workers:
         paces = [each.throttling.pace(model) for each in self if model in each.models]
         return int(estimate.of(batch_size) * min(paces, default=1.0))
 
+    def least_load_ns(self, model: ModelRef) -> int:
+        """Return what to plan for loading a model where that takes least."""
+        return min((w.load_ns(model) for w in self if model in w.models), default=0)
+
     def earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
         """Return when an answer of `model` could be there, if it went before all that waits.
 
@@ -252,20 +272,22 @@ class Workers:
                 else now_ns
             )
             + int(takes_ns * worker.throttling.pace(model))
+            + worker.load_ns(model)
             for worker in self._workers.values()
             if model in worker.models
         ]
         return min(finishes_ns, default=now_ns + takes_ns)
 
     def others_free_ns(self, model: ModelRef, worker: Worker, now_ns: int) -> int:
-        """Return when another worker that hosts `model` is free; `FOREVER_NS`: there is none."""
+        """Return when another worker can run `model`; `FOREVER_NS`: there is none that hosts it."""
         free_ns = FOREVER_NS
         if len(self._workers) == 1:
             return free_ns
         for other in self._workers.values():
             if other is not worker and model in other.models:
                 other_ns = max(now_ns, other.free_ns) if other.executing else now_ns
-                free_ns = min(free_ns, other_ns + _committed_ns(other, 1.0))
+                other_ns += _committed_ns(other, 1.0) + other.load_ns(model)
+                free_ns = min(free_ns, other_ns)
         return free_ns
 
     def hosting(self, model: ModelRef) -> int:

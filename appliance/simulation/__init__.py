@@ -9,7 +9,15 @@ the clock would tell it, and nothing else. Imports `appliance.scheduling`'s voca
 """
 
 from appliance.simulation.execution import Engine, LinearEngine, MeasuredEngine, RecordedEngine
-from appliance.simulation.fleet import Burst, Chunks, Fleet, Network, RobotClass, WorkerSlot
+from appliance.simulation.fleet import (
+    Burst,
+    Chunks,
+    Fleet,
+    Footprint,
+    Network,
+    RobotClass,
+    WorkerSlot,
+)
 from appliance.simulation.mix import apportion, of_size
 from appliance.simulation.record import Asked, Record
 from appliance.simulation.robots import Arrival
@@ -23,6 +31,7 @@ __all__ = [
     "Chunks",
     "Engine",
     "Fleet",
+    "Footprint",
     "LinearEngine",
     "MeasuredEngine",
     "Network",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import field, frozen
 
 from appliance.errors import ConfigError
@@ -104,11 +106,24 @@ class RobotClass:
 
 
 @frozen
+class Footprint:
+    """What a model takes of a worker's memory, and how long it takes to load it."""
+
+    memory_bytes: int
+    load_ns: int
+
+
+@frozen
 class WorkerSlot:
-    """One worker and the names of the models it hosts."""
+    """One worker and the names of the models it hosts.
+
+    Attributes:
+        budget_bytes: What those in memory may take; 0: all are, always.
+    """
 
     slot: str
     models: tuple[str, ...]
+    budget_bytes: int = 0
 
 
 @frozen(kw_only=True)
@@ -117,6 +132,7 @@ class Fleet:
 
     Attributes:
         switch_ns: What a batch takes longer if its worker ran another model before.
+        footprints: Of the models of workers with a budget, by name.
 
     Raises:
         ConfigError: A class asks a model that no worker hosts, or a worker hosts one that has no
@@ -127,6 +143,7 @@ class Fleet:
     workers: tuple[WorkerSlot, ...]
     robots: tuple[RobotClass, ...] = ()
     switch_ns: int = 0
+    footprints: Mapping[str, Footprint] = field(factory=dict[str, Footprint])
 
     def __attrs_post_init__(self) -> None:
         names = {engine.name for engine in self.engines}

@@ -41,6 +41,7 @@ class Record:
         decision_ns: How long each decision took, where that was measured.
         busy_ns: When each batch was begun and over.
         batched_rows: How many were executed.
+        loads: How often a model was loaded for a batch.
     """
 
     fleet: Fleet
@@ -50,3 +51,4 @@ class Record:
     decision_ns: list[int] = field(factory=list[int])
     busy_ns: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     batched_rows: int = 0
+    loads: int = 0

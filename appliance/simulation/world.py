@@ -10,6 +10,7 @@ horizon; what is asked by then is still served.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 from attrs import define, field
 
 from appliance.errors import LocalProtocolError
+from appliance.residency import Residency
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -30,6 +32,7 @@ from appliance.scheduling.events import (
     Request,
     Revoke,
     Stage,
+    WorkerMemory,
     WorkerReady,
     WorkerRef,
 )
@@ -45,6 +48,9 @@ TIME_TO_LIVE_NS = 5 * SECOND_NS
 DRAIN_NS = 2 * TIME_TO_LIVE_NS
 """After the horizon the world goes on for as long as this, if anybody waits."""
 
+
+LOAD_SIGMA = 0.1
+"""Standard deviation of the logarithm of how long loading takes."""
 
 IDLE_WAKEUPS = 10_000
 """So often in a row nobody wants to be woken up for nothing."""
@@ -66,6 +72,11 @@ class _Worker:
     staged: Batch | None = None
     goes: bool = False
     last: ModelRef | None = None
+    residency: Residency[ModelRef] | None = None
+
+    def has(self, model: ModelRef) -> bool:
+        """Return whether a model is in memory."""
+        return self.residency is None or model in self.residency
 
 
 def simulate(
@@ -278,7 +289,18 @@ class _World:
             worker.ref,
             {model: measured_ns(engine) for model, engine in engines.items()},
             {model: engine.max_batch for model, engine in engines.items()},
+            self._load_all(worker, slot.budget_bytes) if slot.budget_bytes else None,
         )
+
+    def _load_all(self, worker: _Worker, budget_bytes: int) -> WorkerMemory:
+        """Load each model of a worker once, as it does before it is ready."""
+        footprints = {model: self.fleet.footprints[model.name] for model in worker.engines}
+        memory_bytes = {model: each.memory_bytes for model, each in footprints.items()}
+        worker.residency = Residency[ModelRef](budget_bytes, memory_bytes)
+        for model in worker.engines:
+            worker.residency.foresee(model)
+        load_ns = {model: each.load_ns for model, each in footprints.items()}
+        return WorkerMemory(budget_bytes, memory_bytes, load_ns, worker.residency.resident)
 
     def _stage(self, batch: Batch, *, go: bool) -> None:
         worker = self._workers[batch.worker.slot]
@@ -290,6 +312,8 @@ class _World:
                 raise LocalProtocolError(f"request {request.id} is staged and does not wait")
             self._in_batches[request.id] = asked
         if worker.executing is not None:
+            if not worker.has(batch.lane.model):
+                raise LocalProtocolError(f"batch {batch.id} is staged ahead and has to be loaded")
             worker.staged, worker.goes = batch, go
         elif go:
             self._start(worker, batch)
@@ -330,15 +354,29 @@ class _World:
         busy_ns = engine.sample_ns(rows, self._execution)
         if worker.last is not None and worker.last != model:
             busy_ns += self.fleet.switch_ns
+        load_ns = self._load(worker, model)
         worker.executing, worker.last = batch, model
         self._idle -= 1
-        self.record.busy_ns.append((self._now_ns, self._now_ns + busy_ns))
+        done_ns = self._now_ns + load_ns + busy_ns
+        self.record.busy_ns.append((self._now_ns, done_ns))
         self.record.batched_rows += rows
-        self._at(self._now_ns + busy_ns, self._done, worker, batch, busy_ns)
+        self._at(done_ns, self._done, worker, batch, busy_ns, load_ns)
 
-    def _done(self, worker: _Worker, batch: Batch, busy_ns: int) -> BatchDone:
+    def _load(self, worker: _Worker, model: ModelRef) -> int:
+        """Have a model in memory; return how long that takes."""
+        is_there = worker.has(model)
+        if worker.residency is not None:
+            worker.residency.foresee(model)
+        if is_there:
+            return 0
+        self.record.loads += 1
+        footprint = self.fleet.footprints[model.name]
+        return round(footprint.load_ns * math.exp(self._execution.gauss(0, LOAD_SIGMA)))
+
+    def _done(self, worker: _Worker, batch: Batch, busy_ns: int, load_ns: int) -> BatchDone:
+        resident = worker.residency.resident if load_ns and worker.residency is not None else ()
         self._go_on(worker)
-        return BatchDone(worker.ref, batch.id, busy_ns)
+        return BatchDone(worker.ref, batch.id, busy_ns, load_ns=load_ns, resident=resident)
 
     def _go_on(self, worker: _Worker) -> None:
         """Let a worker that is done begin what it was told to."""

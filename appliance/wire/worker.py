@@ -22,7 +22,7 @@ Below what an unprivileged SOCK_SEQPACKET socket takes at Linux's default buffer
 a `Stage` of 64 rows with 32 inputs each.
 """
 
-WORKER_PROTOCOL = 3
+WORKER_PROTOCOL = 4
 """`Hello.protocol`: core and worker of different releases do not talk."""
 
 
@@ -104,7 +104,12 @@ def spec_from_message(message: session_pb2.Spec) -> ModelSpec:
 
 
 def spec_to_ready(
-    spec: ModelSpec, *, model: int, times_ns: Mapping[int, int], load_ns: int = 0
+    spec: ModelSpec,
+    *,
+    model: int,
+    times_ns: Mapping[int, int],
+    load_ns: int = 0,
+    memory_bytes: int = 0,
 ) -> worker_pb2.ModelReady:
     """Describe a loaded model to the core.
 
@@ -112,7 +117,8 @@ def spec_to_ready(
         spec: The model.
         model: Its index on this channel.
         times_ns: Batch size to measured nanoseconds.
-        load_ns: How long it took to load and warm up.
+        load_ns: How long it took until it was ready, measuring aside.
+        memory_bytes: What it takes, of the GPU or of the process.
     """
     return worker_pb2.ModelReady(
         model=model,
@@ -123,6 +129,7 @@ def spec_to_ready(
         output_bytes_per_row=spec.output_bytes_per_row,
         state_bytes=spec.state_bytes,
         load_ns=load_ns,
+        memory_bytes=memory_bytes,
         limits=[
             worker_pb2.InputLimit(
                 source=item.source,

@@ -32,10 +32,12 @@ class Batches:
 
     Attributes:
         finished: How many were executed.
+        resident: The models in memory, as last heard; None: all are, always.
     """
 
     def __init__(self, hang: HangBound, now_ns: int) -> None:
         self.finished = 0
+        self.resident: tuple[int, ...] | None = None
         self._hang = hang
         self._staged: dict[int, _Batch] = {}
         self._running: dict[int, _Batch] = {}  # in the order they were told to execute
@@ -96,7 +98,15 @@ class Batches:
             last = max(error.row for error in message.row_errors)
             if last >= batch.rows:
                 raise PeerProtocolError(f"row {last} failed in a batch of {batch.rows}")
-        self._hang.finished(batch.model, now_ns - max(batch.told_ns, self._done_ns))
+        took_ns = now_ns - max(batch.told_ns, self._done_ns)
+        if message.load_ns:
+            if self.resident is None:
+                raise PeerProtocolError(f"batch {message.batch_id} loaded a model that was there")
+            self.resident = tuple(message.resident)
+            load_ns = min(message.load_ns, took_ns)
+            self._hang.loaded(batch.model, load_ns)
+            took_ns -= load_ns
+        self._hang.finished(batch.model, took_ns)
         self._done_ns = now_ns
         self.finished += 1
 
@@ -111,15 +121,23 @@ class Batches:
     def hang_bound_ns(self) -> int | None:
         """How long the batch being executed may take; None if none is."""
         for batch in self._running.values():
-            return self._hang.bound_ns(batch.model)
+            return self._bound_ns(batch.model)
         return None
 
-    def overdue(self, now_ns: int) -> tuple[int, int] | None:
-        """Return the number and model of a batch that runs longer than it may, if one does."""
+    def overdue(self, now_ns: int) -> tuple[int, int, int] | None:
+        """Return the number, model and bound of a batch that runs longer than it may, if one does.
+
+        The bound is in nanoseconds.
+        """
         for batch_id, batch in self._running.items():
+            bound_ns = self._bound_ns(batch.model)
             took_ns = now_ns - max(batch.told_ns, self._done_ns)
-            return (batch_id, batch.model) if took_ns > self._hang.bound_ns(batch.model) else None
+            return (batch_id, batch.model, bound_ns) if took_ns > bound_ns else None
         return None
+
+    def _bound_ns(self, model: int) -> int:
+        loads = self.resident is not None and model not in self.resident
+        return self._hang.bound_ns(model, loads=loads)
 
     def _unstage(self, batch_id: int) -> _Batch:
         batch = self._staged.pop(batch_id, None)

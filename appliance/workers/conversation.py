@@ -13,6 +13,7 @@ found (`overdue`).
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from typing import Union
 
 from attrs import frozen
@@ -143,10 +144,9 @@ class Conversation:
         late = self.batches.overdue(now_ns)
         if late is None:
             return None
-        batch_id, model = late
-        bound = self._hang.bound_ns(model) / 1e9
+        batch_id, model, bound_ns = late
         name = self._slot.models[model].name
-        return f"hung: batch {batch_id} of {name} runs for more than {bound:g} s"
+        return f"hung: batch {batch_id} of {name} runs for more than {bound_ns / 1e9:g} s"
 
     # --------------------------------------------------------------------------- it speaks
 
@@ -165,6 +165,7 @@ class Conversation:
         kind = message.WhichOneof("message")
         if kind == "done":
             done = message.done
+            self._check_models(done.resident)
             self.batches.done(done, now_ns)
             return [BatchFinished(self._worker, done)]
         self._heard_ns = now_ns
@@ -178,7 +179,7 @@ class Conversation:
             if kind == "model_failed":
                 return self._failed(message.model_failed)
             if kind == "ready":
-                return self._up(now_ns)
+                return self._up(message.ready, now_ns)
         raise PeerProtocolError(f"unexpected {kind or 'empty message'} while {self.phase.value}")
 
     def _greeted(self, hello: worker_pb2.Hello) -> list[Effect]:
@@ -190,6 +191,7 @@ class Conversation:
             device=self._slot.device,
             arena_bytes=self._arena_bytes,
             ledger_offset=self._ledger_offset,
+            memory_bytes=self._slot.memory_bytes,
         )
         left_out: list[Effect] = []
         for index, model in enumerate(self._slot.models):
@@ -222,7 +224,12 @@ class Conversation:
         self._reported(ready.model)
         spec, times_ns = spec_from_ready(ready), times_from_ready(ready)
         self._hang.warmed_up(ready.model, times_ns.values())
-        return [ModelLoaded(self._worker, ready.model, spec, times_ns)]
+        self._hang.loaded(ready.model, ready.load_ns)
+        return [
+            ModelLoaded(
+                self._worker, ready.model, spec, times_ns, ready.memory_bytes, ready.load_ns
+            )
+        ]
 
     def _failed(self, failed: worker_pb2.ModelFailed) -> list[Effect]:
         self._reported(failed.model)
@@ -236,12 +243,20 @@ class Conversation:
         if self.loading == model:
             self.loading = None
 
-    def _up(self, now_ns: int) -> list[Effect]:
+    def _up(self, ready: worker_pb2.Ready, now_ns: int) -> list[Effect]:
         if self._unreported:
             raise PeerProtocolError(f"ready without a word of models {self._unreported}")
+        self._check_models(ready.resident)
+        if self._slot.memory_bytes:
+            self.batches.resident = tuple(ready.resident)
         self.phase = Phase.READY
         self.progress = 1.0
         self.step = ""
         self.loading = None
         self.ready_ns = now_ns
-        return [WorkerUp(self._worker)]
+        return [WorkerUp(self._worker, self._slot.memory_bytes, tuple(ready.resident))]
+
+    def _check_models(self, indices: Collection[int]) -> None:
+        """Refuse a list of models that are not there, or are named twice."""
+        if indices and (len(set(indices)) < len(indices) or max(indices) >= len(self._slot.models)):
+            raise PeerProtocolError(f"no list of resident models: {list(indices)[:16]}")

@@ -26,12 +26,16 @@ class ModelLoaded:
     Attributes:
         model: Its index in the slot.
         times_ns: Batch size to measured nanoseconds.
+        memory_bytes: What it takes, of the GPU or of the process.
+        load_ns: How long it takes to have it ready again.
     """
 
     worker: WorkerRef
     model: int
     spec: ModelSpec
     times_ns: dict[int, int]
+    memory_bytes: int = 0
+    load_ns: int = 0
 
 
 @frozen
@@ -45,9 +49,16 @@ class ModelFailed:
 
 @frozen
 class WorkerUp:
-    """A worker is READY: batches may be staged."""
+    """A worker is READY: batches may be staged.
+
+    Attributes:
+        budget_bytes: What its models may take together; 0: whatever they do.
+        resident: Those in memory, the least recently used first.
+    """
 
     worker: WorkerRef
+    budget_bytes: int = 0
+    resident: tuple[int, ...] = ()
 
 
 @frozen

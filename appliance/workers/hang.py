@@ -22,12 +22,13 @@ class HangBound:
 
     Attributes:
         floor_ns: No batch is called hung before this.
-        factor: Times the slowest batch seen.
+        factor: Times the slowest batch seen, or load.
     """
 
     floor_ns: int = field(validator=gt(0))
     factor: float = field(validator=ge(1))
     _slowest: dict[int, int] = field(factory=dict[int, int], init=False)
+    _slowest_load: dict[int, int] = field(factory=dict[int, int], init=False)
 
     def warmed_up(self, model: int, times_ns: Iterable[int]) -> None:
         """Learn what batches of a model took at warm-up."""
@@ -38,6 +39,18 @@ class HangBound:
         slowest = self._slowest.get(model, 0)
         self._slowest[model] = max(took_ns, slowest - (slowest >> _FADING_BITS))
 
-    def bound_ns(self, model: int) -> int:
-        """Return how long a batch of `model` may run."""
-        return max(self.floor_ns, int(self.factor * self._slowest.get(model, 0)))
+    def loaded(self, model: int, took_ns: int) -> None:
+        """Learn what loading a model took."""
+        slowest = self._slowest_load.get(model, 0)
+        self._slowest_load[model] = max(took_ns, slowest - (slowest >> _FADING_BITS))
+
+    def bound_ns(self, model: int, *, loads: bool = False) -> int:
+        """Return how long a batch of `model` may run.
+
+        Args:
+            loads: The model has to be loaded for it.
+        """
+        bound_ns = max(self.floor_ns, int(self.factor * self._slowest.get(model, 0)))
+        if loads:
+            bound_ns += max(self.floor_ns, int(self.factor * self._slowest_load.get(model, 0)))
+        return bound_ns

@@ -11,6 +11,8 @@ from appliance.wire.worker import MAX_DATAGRAM
 from appliance.workers.arena import MODELS_PER_SLOT
 from appliance.workers.slot import HostedModel, Slot
 
+MIB = 1 << 20
+
 MANIFEST_BYTES = MAX_DATAGRAM // 2
 """They travel to the worker in one message, with paths and names."""
 
@@ -83,6 +85,7 @@ def _slots(group: Workers, entries: Sequence[ModelEntry]) -> list[Slot]:
             name=f"{group.name}-{number}",
             models=models,
             device=group.device,
+            memory_bytes=group.memory_mib * MIB,
             start_timeout_ns=round(group.start_timeout_s * 1e9),
             hang_floor_ns=round(group.hang_floor_ms * 1e6),
             hang_factor=group.hang_factor,

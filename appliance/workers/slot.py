@@ -41,6 +41,7 @@ class Slot:
     Attributes:
         name: Unique in the pool.
         models: In the order they are loaded; a model's index here names it everywhere.
+        memory_bytes: What its models may take together; 0: whatever they do.
         start_timeout_ns: While loading, without any progress.
         hang_floor_ns: No batch is called hung before this.
         hang_factor: Nor before this times the slowest batch seen of its model.
@@ -52,6 +53,7 @@ class Slot:
     name: str = field(validator=min_len(1))
     models: tuple[HostedModel, ...] = field(validator=max_len(MODELS_PER_SLOT))
     device: str = "cpu"
+    memory_bytes: int = field(default=0, validator=ge(0))
     start_timeout_ns: int = field(default=120 * _SECOND, validator=gt(0))
     hang_floor_ns: int = field(default=2000 * _MS, validator=gt(0))
     hang_factor: float = field(default=10.0, validator=ge(1))

@@ -43,6 +43,10 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
                 state="ready",
                 error=None,
                 workers=["cpu-0"],
+                resident=["cpu-0"],
+                memory_bytes=7000,
+                loads=0,
+                evictions=0,
                 queued=3,
                 rows=0,
                 batch_size_mean=1.0,
@@ -64,6 +68,9 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
                 rows_finished=6,
                 rows_failed=1,
                 busy=True,
+                resident=["model-0"],
+                resident_bytes=7000,
+                budget_bytes=0,
                 rss_bytes=1000,
             )
             for number in range(workers)

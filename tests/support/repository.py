@@ -60,19 +60,21 @@ def add_onnx_mlp(
     inputs: int = 8,
     outputs: int = 4,
     seed: int = 0,
+    hidden: int = 16,
 ) -> Path:
     """Write a two-layer network: input `x` float32[N, inputs], output `y` float32[N, outputs]."""
-    return add_onnx_model(root, name, mlp(inputs, outputs, seed), manifest_toml, version)
+    made = mlp(inputs, outputs, seed, hidden)
+    return add_onnx_model(root, name, made, manifest_toml, version)
 
 
-def mlp(inputs: int = 8, outputs: int = 4, seed: int = 0) -> bytes:
+def mlp(inputs: int = 8, outputs: int = 4, seed: int = 0, hidden: int = 16) -> bytes:
     """Return a network y = tanh(x a) b, of seeded random weights, as an ONNX file."""
     from onnx import TensorProto, helper, numpy_helper
 
     random = np.random.default_rng(seed)
     weights = {
-        "a": random.standard_normal((inputs, 16), dtype=np.float32),
-        "b": random.standard_normal((16, outputs), dtype=np.float32),
+        "a": random.standard_normal((inputs, hidden), dtype=np.float32),
+        "b": random.standard_normal((hidden, outputs), dtype=np.float32),
     }
     graph = helper.make_graph(
         [

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -60,13 +60,14 @@ def loading(model: str, progress: float = 0.0, step: str = "") -> bytes:
 class Talk:
     """A conversation, and what surrounds it."""
 
+    slot: Slot = SLOT
     quarantine: Quarantine = field(factory=lambda: Quarantine(2))
     hang: HangBound = field(factory=lambda: HangBound(floor_ns=100, factor=10.0))
 
     def begin(self, now_ns: int = 0) -> Conversation:
         return Conversation(
             WORKER,
-            SLOT,
+            self.slot,
             quarantine=self.quarantine,
             hang=self.hang,
             arena_bytes=1 << 20,
@@ -381,3 +382,61 @@ class BatchesMachine(RuleBasedStateMachine):
 
 TestBatches = BatchesMachine.TestCase
 TestBatches.settings = settings(max_examples=30, deadline=None)
+
+
+# ------------------------------------------------------------------------- more models than memory
+
+TIGHT = evolve(SLOT, memory_bytes=1000)
+
+
+def tight(resident: list[int], load_ns: int = 50) -> Conversation:
+    """Return one that is READY, of a worker with a budget."""
+    conversation = Talk(slot=TIGHT).begin()
+    (send,) = conversation.received(HELLO, 0)
+    assert isinstance(send, Send)
+    assert worker_pb2.ToWorker.FromString(send.datagram).load.memory_bytes == 1000
+    for model in range(3):
+        ready = spec_to_ready(SPEC, model=model, times_ns={1: 7}, load_ns=load_ns, memory_bytes=600)
+        assert conversation.received(said(model_ready=ready), 0) == [
+            ModelLoaded(WORKER, model, SPEC, {1: 7}, 600, load_ns)
+        ]
+    up = conversation.received(said(ready=worker_pb2.Ready(resident=resident)), 0)
+    assert up == [WorkerUp(WORKER, 1000, tuple(resident))]
+    return conversation
+
+
+def test_a_batch_that_loads_its_model_may_take_longer_and_only_that_one() -> None:
+    conversation = tight([2])
+    conversation.stage(stage(1, model=2), 0)
+    assert conversation.batches.hang_bound_ns == 100
+    conversation.received(done(1), 10)
+    conversation.stage(stage(2, model=0), 1000)
+    assert conversation.overdue(1600) is None  # 100, and ten times the 50 of a load
+    assert conversation.overdue(1601) == "hung: batch 2 of a runs for more than 6e-07 s"
+    conversation.received(done(2, load_ns=80, resident=[0]), 1090)
+    conversation.stage(stage(3, model=0), 2000)
+    assert conversation.batches.hang_bound_ns == 100  # it is there by now; 10 is no slow batch
+    conversation.received(done(3), 2005)
+    conversation.stage(stage(4, model=2), 3000)
+    assert conversation.batches.hang_bound_ns == 100 + 500  # it had to leave
+    conversation.received(done(4, load_ns=1 << 63, resident=[2]), 3040)  # whatever it says
+    conversation.stage(stage(5, model=0), 4000)
+    assert conversation.batches.hang_bound_ns == 100 + 800
+
+
+@pytest.mark.parametrize("resident", [[3], [1, 1], [0, 1 << 31]])
+def test_what_is_resident_are_models_that_there_are(resident: list[int]) -> None:
+    with pytest.raises(PeerProtocolError, match="resident"):
+        tight(resident)
+    conversation = tight([])
+    conversation.stage(stage(1), 0)
+    with pytest.raises(PeerProtocolError, match="resident"):
+        conversation.received(done(1, load_ns=1, resident=resident), 1)
+
+
+def test_a_worker_without_a_budget_loads_nothing_again() -> None:
+    conversation = up()
+    conversation.stage(stage(1), 0)
+    assert conversation.batches.hang_bound_ns == 100
+    with pytest.raises(PeerProtocolError, match="loaded a model that was there"):
+        conversation.received(done(1, load_ns=1, resident=[0]), 1)
