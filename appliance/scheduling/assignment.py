@@ -14,7 +14,7 @@ from attrs import define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.estimate import Estimate
-from appliance.scheduling.events import Batch, Go, Lane, Released, Request, Revoke, Stage
+from appliance.scheduling.events import Batch, Go, Lane, ModelRef, Released, Request, Revoke, Stage
 from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
 from appliance.scheduling.workers import Worker, Workers
@@ -266,7 +266,9 @@ class Assignment:
         """Take back what is staged behind a busy worker and could start on this one now."""
         for other in self.workers:
             batch = None if other.committed else other.staged
-            if batch is not None and self._may_run(batch.lane, batch.requests, worker):
+            if batch is None or worker.load_ns(batch.lane.model):
+                continue
+            if self._may_run(batch.lane, batch.requests, worker):
                 self._revoke(other, batch, now_ns)
                 return True
         return False
@@ -289,7 +291,9 @@ class Assignment:
         lines: list[_Hosted] = [
             (lane, line, estimate(lane.model), models[lane.model])
             for lane, line in self.queue.room.lines.items()
-            if lane.model in models and (not lane.isolation or self._may_run(lane, line, worker))
+            if lane.model in models
+            and (not lane.isolation or self._may_run(lane, line, worker))
+            and (worker.loads is None or self._may_load(lane.model, line, worker, start_ns))
         ]
         if not lines:
             return []
@@ -352,6 +356,29 @@ class Assignment:
         if lane.isolation == 0 or not any(request.deaths for request in requests):
             return True
         return self.workers.hosting(lane.model) > 1
+
+    def _may_load(self, model: ModelRef, line: Line, worker: Worker, start_ns: int) -> bool:
+        """Return whether a worker may load a model for those that wait for it, if it has to.
+
+        Not where they fit into one batch of another worker that has it and is free before it is
+        loaded; nor in the place of one that tier 0 is expected for and no other worker has, unless
+        tier 0 waits for it.
+        """
+        load_ns = worker.load_ns(model)
+        if not load_ns or worker.loads is None:
+            return True
+        others = self.workers.having(model, worker)
+        if len(line) <= worker.models[model] and any(
+            other.free_ns < start_ns + load_ns for other in others
+        ):
+            return False
+        forecasts = self.queue.streams.forecasts
+        return bool(line.critical.requests) or not any(
+            leaves in forecasts
+            and forecasts[leaves].arrivals
+            and not self.workers.having(leaves, worker)
+            for leaves in worker.loads.leaving(model)
+        )
 
     def _take(self, worker: Worker, choice: Choice) -> Batch:
         self.queue.room.take(choice.lane, choice.requests)

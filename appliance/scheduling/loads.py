@@ -60,6 +60,10 @@ class Loads:
         """Return how long it will about take."""
         return 0 if model in self._residency else self._times[model].likely_ns
 
+    def leaving(self, model: ModelRef) -> list[ModelRef]:
+        """Return the models that have to leave for one that is not there."""
+        return self._residency.must_leave(self._residency.memory_bytes[model])
+
     def start(self, model: ModelRef) -> None:
         """Note that a batch of a model is run next, and loaded for it if it has to be."""
         self._residency.foresee(model)

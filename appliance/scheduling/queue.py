@@ -129,13 +129,16 @@ class Queue:
         """Return whether to run a request that seems hopeless, to see whether it is.
 
         Where all are refused nothing runs, and nothing is learnt of times that may be wrong. Nor
-        would a model be loaded that others have taken the place of.
+        would a model be loaded that others have taken the place of. For tier 0 it is soon.
         """
         estimate = self.workers.estimate_of(request.lane.model)
         if estimate is None:
             return False
         load_ns = self.workers.least_load_ns(request.lane.model)
-        if now_ns - estimate.ran_ns < max(PROBE_NS, RESIDENCE * load_ns):
+        pause_ns = max(PROBE_NS, RESIDENCE * load_ns)
+        if load_ns and request.tier == 0:
+            pause_ns = load_ns
+        if now_ns - estimate.ran_ns < pause_ns:
             return False
         least_ns = estimate.of(1) // WRONG_BY
         if request.background or request.deadline_ns - now_ns < least_ns:

@@ -290,6 +290,14 @@ class Workers:
                 free_ns = min(free_ns, other_ns)
         return free_ns
 
+    def having(self, model: ModelRef, worker: Worker) -> list[Worker]:
+        """Return the other workers that have a model in memory."""
+        return [
+            other
+            for other in self
+            if other is not worker and model in other.models and not other.load_ns(model)
+        ]
+
     def hosting(self, model: ModelRef) -> int:
         """Return how many workers host a model now."""
         return sum(model in worker.models for worker in self)

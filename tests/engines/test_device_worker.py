@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -53,7 +54,7 @@ def root(tmp_path: Path) -> Path:
 def start_fake(tmp_path: Path) -> Iterator[StartFake]:
     workers: list[WorkerProcess] = []
 
-    def starts(root: Path, wishes: str = "") -> WorkerProcess:
+    def starts(root: Path, wishes: str = "", memory_bytes: int = 0) -> WorkerProcess:
         path = str(Path(__file__).parents[1])
         worker = WorkerProcess(
             log=tmp_path / "stderr",
@@ -61,7 +62,7 @@ def start_fake(tmp_path: Path) -> Iterator[StartFake]:
             environment={"FAKE_GPU": wishes, "PYTHONPATH": path},
         )
         workers.append(worker)
-        worker.load(root, "cuda:0")
+        worker.load(root, "cuda:0", memory_bytes=memory_bytes)
         assert not worker.failed
         return worker
 
@@ -88,8 +89,8 @@ def rows_of(generator: np.random.Generator, count: int) -> Rows:
 class Sent:
     """A batch, and where it lies."""
 
-    def __init__(self, worker: WorkerProcess, rows: Rows, *, go: bool) -> None:
-        self.rows = rows
+    def __init__(self, worker: WorkerProcess, rows: Rows, *, go: bool, model: str = "arm") -> None:
+        self.rows, self.model = rows, model
         self.states_out = [worker.allocate(STATE_BYTES) for _ in rows]
         self.made = [
             worker_pb2.Row(
@@ -99,7 +100,7 @@ class Sent:
             )
             for (x, raw, state), out in zip(rows, self.states_out, strict=True)
         ]
-        self.id = worker.stage("arm", self.made, go=go)
+        self.id = worker.stage(model, self.made, go=go)
 
     def check(self, worker: WorkerProcess, done: worker_pb2.Done) -> None:
         assert done.batch_id == self.id
@@ -345,3 +346,25 @@ def test_the_appliance_does_not_start_without_a_gpu_that_is_configured(
     assert ended.stderr.splitlines()[-1].startswith(
         "appliance: error: workers.gpu.device: cuda:0 cannot be used: no NVIDIA driver: libcuda"
     )
+
+
+def test_a_model_leaves_the_gpu_when_what_runs_there_is_done(
+    root: Path, start_fake: StartFake
+) -> None:
+    shutil.copytree(root / "arm", root / "leg")
+    worker = start_fake(root, memory_bytes=20)  # the files have 14 bytes each
+    assert worker.resident == ["leg"]
+    generator, order = (
+        np.random.default_rng(5),
+        ["leg", "arm", "arm", "leg", "arm", "leg", "leg", "leg", "arm"],
+    )
+    sent = [Sent(worker, rows_of(generator, 2), go=True, model=name) for name in order]
+    before = "leg"
+    for batch in sent:  # all are told at once: two run on the GPU where they need no load
+        done = worker.done()
+        batch.check(worker, done)
+        assert bool(done.load_ns) == (batch.model != before)
+        assert worker.resident == [batch.model]
+        before = batch.model
+    assert worker.ledger("arm") == (8, 8, 0)
+    assert worker.ledger("leg") == (10, 10, 0)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from attrs import evolve
-from support.fleets import ARM, CAMERA, MS, POLICY, SECOND, VISION, Books, busy_fleet
+from support.fleets import ARM, CAMERA, CRITICAL, MS, POLICY, SECOND, VISION, Books, busy_fleet
 
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
@@ -143,9 +143,9 @@ def test_what_the_worker_says_counts_more_than_what_was_foreseen() -> None:
 # ------------------------------------------------------------------------------------ simulated
 
 
-def tight(robots: tuple[RobotClass, ...], load_ns: int) -> Fleet:
+def tight(robots: tuple[RobotClass, ...], load_ns: int, workers: int = 1) -> Fleet:
     """Return a fleet whose workers have memory for one of their two models."""
-    fleet = busy_fleet(robots=robots)
+    fleet = busy_fleet(robots=robots, workers=workers)
     return evolve(
         fleet,
         workers=tuple(evolve(worker, budget_bytes=15) for worker in fleet.workers),
@@ -193,6 +193,41 @@ def test_where_they_do_not_models_take_turns_and_each_ends_once(seed: int, load_
     assert record.loads * load_ms * MS <= 1.2 * busy_ns
     if load_ms >= 200:  # no deadline is as long: they come one after the other for a while each
         assert record.loads <= 2 + horizon_ns // max(SECOND // 2, 2 * load_ms * MS)
+
+
+@pytest.mark.parametrize("load_ms", [5, 20, 40, 100, 300])
+def test_what_tier_0_is_expected_for_does_not_leave_for_others(load_ms: int) -> None:
+    critical = evolve(CRITICAL, count=2)
+    record = served(tight((ARMS, critical), load_ms * MS), 1)
+    asked = [each for each in record.asked if each.arrival.tier == 0]
+    settled_ns = SECOND
+    settled = [each for each in asked if each.arrival.arrived_ns > settled_ns]
+    assert len(settled) > 300
+    assert sum(each.hit for each in settled) >= 0.99 * len(settled)
+    assert all(each.outcome is not None for each in record.asked)
+
+
+@pytest.mark.parametrize("load_ms", [20, 100])
+def test_workers_share_models_out_instead_of_all_loading_all(load_ms: int) -> None:
+    record = served(tight((ARMS, CAMERAS), load_ms * MS, workers=2), 1)
+    assert record.loads <= 4
+    settled = [each for each in record.asked if each.arrival.arrived_ns > SECOND]
+    assert sum(each.hit for each in settled) >= 0.98 * len(settled)
+
+
+def test_a_worker_that_has_a_model_is_waited_for_if_it_is_free_before_another_loads_it() -> None:
+    scheduler = up(A)
+    other = WorkerRef("other", 1)
+    memory = WorkerMemory(15, {A: 10, B: 10}, {A: LOAD_NS, B: LOAD_NS}, (B,))
+    times_ns = {model: {1: RUN_NS} for model in (A, B)}
+    scheduler.handle([WorkerReady(other, times_ns, {A: 1, B: 1}, memory)], 0)
+    first = staged(scheduler, request(1, A, 0), 0)
+    assert first is not None
+    assert first.batch.worker == W
+    assert staged(scheduler, request(2, A, 0), 0) is None
+    third = staged(scheduler, request(3, A, 0), 0)  # more waits than the next batch takes
+    assert third is not None
+    assert third.batch.worker == other
 
 
 def test_memory_for_all_is_as_no_budget() -> None:
