@@ -26,12 +26,14 @@ class FakeAppliance:
 
     Attributes:
         refuses: The word of a command that fails.
+        ends: `activate` fails when it has written what is active: nobody answered.
         said: The commands that it was given.
         manifests: `model.toml` as each `activate` found it.
     """
 
     repository: Path
     refuses: str = ""
+    ends: bool = False
     said: list[list[str]] = field(factory=list[list[str]])
     manifests: list[str] = field(factory=list[str])
 
@@ -44,8 +46,8 @@ class FakeAppliance:
             model = self.repository / words[2]
             assert (model / words[3]).is_dir()
             self.manifests.append((model / "model.toml").read_text())
-            if verb != self.refuses:
-                (model / "active.toml").write_text(words[3])
+            if verb != self.refuses or self.ends:
+                (model / "active.toml").write_text(f'version = "{words[3]}"\n')
         return (1, f"{verb} has failed") if verb == self.refuses else (0, f"{verb} went well")
 
     def _models(self) -> list[Path]:
@@ -56,7 +58,7 @@ class FakeAppliance:
         return {
             "name": model.name,
             "versions": [each.name for each in model.iterdir() if each.is_dir()],
-            "active": active.read_text() if active.exists() else None,
+            "active": active.read_text().split('"')[1] if active.exists() else None,
         }
 
     @property
@@ -75,7 +77,7 @@ def box(tmp_path: Path) -> FakeAppliance:
     """A robot whose repository has the first version, which is active."""
     repository = tmp_path / "repository"
     add(repository, "arm", "1")
-    (repository / "arm/active.toml").write_text("1")
+    (repository / "arm/active.toml").write_text('version = "1"\n')
     return FakeAppliance(repository)
 
 
@@ -116,7 +118,7 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
         ["models", "verify", "arm", "10", "--device=cpu", "--models", incoming],
         ["models", "activate", "arm", "10", "--unverified", "--models", str(box.repository)],
     ]
-    assert (box.repository / "arm/active.toml").read_text() == "10"
+    assert (box.repository / "arm/active.toml").read_text() == 'version = "10"\n'
     assert not (box.repository / INCOMING / "arm").exists()
     box.said.clear()
     assert carry(here, box.repository, asked) == []
@@ -135,11 +137,21 @@ def test_what_is_not_good_leaves_everything_as_it_was(
     carry(here, box.repository, asked)
     box.refuses = refuses
     placing = Placing(box.repository, box, [], builds=True)
-    with pytest.raises(Refused, match=f"what was served is served: .*\n{refuses} has failed"):
+    with pytest.raises(Refused, match=f"has failed; it says:\n{refuses} has failed"):
         placing.place(model, asked[model])
     assert state(box.repository) == before
     assert not (box.repository / "new").exists()
     assert box.verbs[-1] == refuses
+
+
+def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    box.refuses, box.ends = "activate", True
+    with pytest.raises(Refused, match="It is active, and its files stay"):
+        Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert (box.repository / "arm/2/policy.py").exists()
 
 
 def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
@@ -165,7 +177,7 @@ def test_a_version_that_is_there_is_activated_and_verified(here: Path, box: Fake
     assert "--unverified" not in box.said[-1]
     back = look(here, [], {"arm": "1"})
     assert Placing(box.repository, box, []).place("arm", back["arm"])
-    assert (box.repository / "arm/active.toml").read_text() == "1"
+    assert (box.repository / "arm/active.toml").read_text() == 'version = "1"\n'
 
 
 def test_a_version_is_never_changed_in_place(here: Path, box: FakeAppliance) -> None:

@@ -7,7 +7,8 @@ again, on the appliance that runs. What is not good, or does not come up there, 
 
 `look` tells, on the controller, what is asked for; `missing`, on the robot, what of that has to be
 carried there. Both print JSON. `place` prints what the commands say, and last a line that is
-`changed` or `unchanged`. Runs as root on a robot; needs Python 3.10 and nothing else.
+`changed` or `unchanged`; it runs as the user of the appliance, whose files these are. Needs Python
+3.10 and nothing else.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
-INCOMING, MANIFEST = ".incoming", "model.toml"
+INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
 BLOCK = 1 << 20
 COMMAND_S = 3600
+_VERSION = re.compile(r'(?m)^version = "([^"]*)"')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Asked = dict[str, str]
@@ -184,7 +186,6 @@ class Placing:
         """Move what is good among the others, and activate it; else undo all of that."""
         is_new = not there.is_dir()
         there.mkdir(mode=0o750, exist_ok=True)
-        _own_as(there, staged)
         former = None if is_new else (there / MANIFEST).read_bytes()
         moved = [each for each in _directories(staged) if not (there / each.name).exists()]
         for each in moved:
@@ -193,7 +194,12 @@ class Placing:
         os.sync()
         try:
             self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
-        except Refused:
+        except Refused as refused:
+            if moved and _active(there) == version:
+                raise Refused(
+                    f"{refused}\nIt is active, and its files stay: see `appliance models list` on"
+                    " the box"
+                ) from None
             if former is None:
                 shutil.rmtree(there)
             else:
@@ -210,21 +216,24 @@ class Placing:
         code, said = self.appliance(words)
         if code:
             what = shlex.join(["appliance", *words])
-            raise Refused(f"{model}: what was served is served: `{what}` says:\n{said}")
+            raise Refused(f"{model}: `{what}` has failed; it says:\n{said}")
         print(said)
 
 
-def _own_as(path: Path, other: Path) -> None:
-    found = other.stat()
-    os.chown(path, found.st_uid, found.st_gid)
+def _active(model: Path) -> str:
+    """Return the version that is to be served; empty: nobody has said."""
+    try:
+        found = _VERSION.search((model / ACTIVE).read_text())
+    except FileNotFoundError:
+        return ""
+    return found[1] if found else ""
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all, whose owner and mode stay."""
-    made, found = path.with_name(f".{path.name}.new"), path.stat()
+    """Write a file whole, or not at all; its mode stays."""
+    made = path.with_name(f".{path.name}.new")
     made.write_bytes(content)
-    os.chown(made, found.st_uid, found.st_gid)
-    made.chmod(found.st_mode & 0o777)
+    made.chmod(path.stat().st_mode & 0o777)
     made.rename(path)
 
 
@@ -241,19 +250,18 @@ def _alone(repository: Path) -> Generator[None, None, None]:
         os.close(descriptor)
 
 
-def as_user(user: str, command: str) -> Appliance:
-    """Return what runs the appliance's commands as the user that it runs as."""
+def by(command: str) -> Appliance:
+    """Return what runs the commands of an installed appliance."""
 
     def run(words: Sequence[str]) -> tuple[int, str]:
         done = subprocess.run(
-            ["runuser", "--user", user, "--", command, *words],  # noqa: S607
+            [command, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if "--json" not in words else None,
             text=True,
             check=False,
             timeout=COMMAND_S,
-            cwd="/",
         )
         return done.returncode, done.stdout.strip()
 
@@ -281,7 +289,6 @@ def main() -> int:
         each.add_argument("directory", type=Path, metavar="DIRECTORY")
     for each in (carrying, placing):
         each.add_argument("--asked", type=json.loads, required=True, help="what `look` said")
-    placing.add_argument("--user", default="appliance")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
     placing.add_argument("--verify", type=json.loads, default=[], help='["--device=cuda"]')
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
@@ -294,7 +301,7 @@ def main() -> int:
             case "missing":
                 print(json.dumps(missing(directory, arguments.asked)))
             case _:
-                run = as_user(arguments.user, arguments.command)
+                run = by(arguments.command)
                 place = Placing(directory, run, arguments.verify, builds=arguments.build)
                 print("changed" if _place_all(place, arguments.asked) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:

@@ -27,7 +27,7 @@ from appliance.models.engine_cache import (
     default_cache,
     version_sha256,
 )
-from appliance.models.manifest import parse_manifest
+from appliance.models.manifest import Manifest, parse_manifest
 from appliance.models.repository import ModelEntry
 from appliance.models.resolve import resolve
 
@@ -49,8 +49,9 @@ def build(arguments: argparse.Namespace) -> int:
     capabilities = tuple(sorted(set(arguments.capability or ())))
     target = _target(flavour, capabilities)
     cache = _cache(arguments)
-    network = Network(flavour, model)
-    recipe, profile = _recipe(entry, version, flavour, network, target)
+    manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
+    network = Network(flavour, model, manifest.precision)
+    recipe, profile = _recipe(entry, version, manifest, flavour, network, target)
     found = cache.find(recipe)
     if found is not None:
         return _told(found, "is there already", as_json=arguments.json)
@@ -60,7 +61,8 @@ def build(arguments: argparse.Namespace) -> int:
             built = network.build(
                 profile, capabilities, cache.timings(recipe), on_progress, is_wanted
             )
-        except BuildCancelled:
+        except BuildCancelled as cancelled:
+            cache.keep_timings(recipe, cancelled.timings)
             return INTERRUPTED
     about = {"model": entry.name, "version": version}
     made = cache.add(recipe, built.engine, built.timings, about)
@@ -107,12 +109,12 @@ def _target(flavour: Flavour, capabilities: tuple[str, ...]) -> str:
 def _recipe(
     entry: ModelEntry,
     version: str,
+    manifest: Manifest,
     flavour: Flavour,
     network: Network,
     target: str,
 ) -> tuple[EngineRecipe, Profile]:
     where = str(entry.manifest_path)
-    manifest = parse_manifest(entry.manifest, where)
     resolved = resolve(manifest, network.signature, entry.name, version, where=where)
     try:
         profile = profile_of(resolved, network.signature, manifest.warmup)
@@ -122,6 +124,7 @@ def _recipe(
         model_sha256=version_sha256(entry.manifest_path.parent / version),
         builder=flavour.builder,
         target=target,
+        precision=manifest.precision,
         profile=profile,
     )
     return recipe, profile
@@ -133,7 +136,8 @@ def _told(found: Cached, how: str, *, as_json: bool) -> int:
     else:
         about = found.about
         print(plain(f"{about['model']}: engine of version {about['version']} {how}"))
-        print(f"  for {about['recipe']['target']}, by {about['recipe']['builder']}")
+        recipe = about["recipe"]
+        print(f"  in {recipe['precision']} for {recipe['target']}, by {recipe['builder']}")
         print(f"  {found.path} ({size(found.bytes)})")
     return OK
 

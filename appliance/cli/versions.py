@@ -256,6 +256,7 @@ def _tell(
             "version": version,
             "good": found.is_good,
             "seed": seed,
+            "problem": found.problem or None,
             **attrs.asdict(found),
         }
         told["times_ns"] = {str(size): ns for size, ns in found.times_ns.items()}
@@ -276,7 +277,8 @@ def _tell(
         )
     times = ", ".join(f"{size}: {milliseconds(ns / 1000)}" for size, ns in found.times_ns.items())
     print(f"time of a batch, ms: {times}")
-    print(f"{entry.name}: version {version} is {'good' if found.is_good else 'NOT good'}")
+    verdict = "good" if found.is_good else f"NOT good: {found.problem}"
+    print(plain(f"{entry.name}: version {version} is {verdict}"))
 
 
 def _number(worst: float) -> float | None:

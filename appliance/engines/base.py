@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from appliance.models.manifest import Precision
 from appliance.models.plans import InputPlan, Signature
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -127,8 +128,11 @@ class DeviceEngine(Engine, Protocol):
     """One loaded model on a device that computes by itself.
 
     Attributes:
+        precision: What it computes in, where the model's file has float32.
         has_buffers: `buffers` returns some.
     """
+
+    precision: Precision
 
     @property
     def has_buffers(self) -> bool:

@@ -18,6 +18,5 @@ is known. It makes no CUDA context, so it takes no memory of the GPU. There is n
 computes on a GPU.
 
 Imports `appliance.engines.cuda.driver`, `appliance.engines.lifeline`, `appliance.metrics.status`,
-`appliance.structure`, `appliance.timeslice` and `appliance.errors`. Used by `app`, `admin` and
-`doctor`.
+`appliance.structure`, `appliance.timeslice` and `appliance.errors`. Used by `app` and `doctor`.
 """

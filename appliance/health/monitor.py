@@ -44,7 +44,7 @@ LOGGED_NS = 60_000_000_000
 """A device's throttling is logged once in so long: at its power limit it may come and go with each
 reading."""
 
-NOT_YET = "not read yet"
+NOT_YET, ENDED = "not read yet", "the process that read it has ended"
 
 
 @define(eq=False)
@@ -163,7 +163,7 @@ class HealthMonitor:
             return has_read, str(error)
         finally:
             await self._end(process)
-        return has_read, "the process that read it has ended"
+        return has_read, ENDED
 
     async def _end(self, process: trio.Process) -> None:
         """End a reader by force: it has nothing to finish."""
@@ -191,9 +191,9 @@ class HealthMonitor:
         return any(not reading.error for reading in readings)
 
     def _lose(self, why: str) -> None:
-        """Nothing is known any more."""
+        """Nothing is known any more; a reader that ended may have said why."""
         for watched in self._devices.values():
-            if not watched.latest.error or watched.latest.error == NOT_YET:
+            if why != ENDED or watched.latest.error in ("", NOT_YET):
                 lost = attrs.evolve(watched.latest, error=why, holds=())
                 self._note(watched, lost)
                 watched.latest = lost

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ import attrs
 from attrs import define, frozen
 
 from appliance.errors import ConfigError
+from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS, KERNEL = ".partial-", "timings-", "kernel-"
@@ -44,12 +45,14 @@ class EngineRecipe:
         model_sha256: Of the version's files.
         builder: Package and version.
         target: The GPU or compute capabilities.
+        precision: What float32 in the model's file was made.
         profile: Input name to least, usual and largest shape.
     """
 
     model_sha256: str
     builder: str
     target: str
+    precision: Precision
     profile: Mapping[str, tuple[tuple[int, ...], ...]]
 
     @property
@@ -121,6 +124,19 @@ class EngineCache:
         except OSError:
             return b""
 
+    def keep_timings(self, recipe: EngineRecipe, timings: bytes) -> None:
+        """Keep what a build has learnt, if anything, for the next one.
+
+        Raises:
+            ConfigError: It cannot be written; then nothing is left of it.
+        """
+        if not timings:
+            return
+        place = self.directory / recipe.timings_key
+        with self._partial(place) as partial:
+            _write(partial / TIMINGS, timings)
+            (partial / TIMINGS).replace(place)
+
     def add(
         self, recipe: EngineRecipe, engine: bytes, timings: bytes, about: Mapping[str, str]
     ) -> Cached:
@@ -133,24 +149,15 @@ class EngineCache:
             ConfigError: It cannot be written; then nothing is left of it.
         """
         told = {**about, "engine_sha256": _digest(engine), "recipe": attrs.asdict(recipe)}
+        self.keep_timings(recipe, timings)
         place = self.directory / recipe.key
-        partial: Path | None = None
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
+        with self._partial(place) as partial:
             _write(partial / ENGINE, engine)
             _write(partial / ABOUT, (json.dumps(told, indent=2) + "\n").encode())
-            if timings:
-                _write(partial / TIMINGS, timings)
-                (partial / TIMINGS).replace(self.directory / recipe.timings_key)
             if place.exists():
                 shutil.rmtree(place)
             partial.chmod(0o755)  # workers of another user read it
             partial.rename(place)
-        except OSError as error:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise ConfigError(f"{place}: cannot be written: {error.strerror}") from error
         entry = self._entry(place)
         assert entry is not None
         return entry
@@ -174,20 +181,26 @@ class EngineCache:
             ConfigError: It cannot be written; then nothing is left of it.
         """
         place = self._kernel_path(recipe)
+        with self._partial(place) as partial:
+            _write(partial / KERNEL, hashlib.sha256(image).digest() + image)
+            (partial / KERNEL).replace(place)
+
+    def _kernel_path(self, recipe: str) -> Path:
+        return self.directory / (KERNEL + _digest(recipe.encode())[:KEY_DIGITS])
+
+    @contextlib.contextmanager
+    def _partial(self, place: Path) -> Generator[Path, None, None]:
+        """Give a directory beside the entries, and remove it, if it is still there."""
         partial: Path | None = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.directory))
-            _write(partial / KERNEL, hashlib.sha256(image).digest() + image)
-            (partial / KERNEL).replace(place)
+            yield partial
         except OSError as error:
             raise ConfigError(f"{place}: cannot be written: {error.strerror}") from error
         finally:
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
-
-    def _kernel_path(self, recipe: str) -> Path:
-        return self.directory / (KERNEL + _digest(recipe.encode())[:KEY_DIGITS])
 
     def collect(self, keep: Collection[str]) -> list[str]:
         """Remove every engine but those of these keys, and what builds left that were killed.

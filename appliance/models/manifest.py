@@ -40,6 +40,7 @@ DTypeName = Literal[
 ]
 Codec = Literal["jpeg", "png", "wav", "flac"]
 EngineName = Literal["auto", "onnxruntime", "python", "tensorrt"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 MAX_PIXELS = 1 << 26
 """Below what Pillow takes for a decompression bomb by itself."""
@@ -198,6 +199,8 @@ class Manifest:
         max_batch: Left out: 8 if the model has an open batch dimension, else 1.
         buckets: Batch sizes to warm up and time; left out: powers of two up to `max_batch`.
         output_bytes: Upper bound of one row's outputs; needed where their shapes are open.
+        precision: Of an engine for a GPU: what float32 in the file becomes. Inputs and outputs keep
+            their types; other engines run the file as it is.
         cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
         cuda_preprocessing: On a GPU, images are resized, reordered and scaled there.
         urgent: On a GPU its kernels come before those of models that are not.
@@ -208,6 +211,7 @@ class Manifest:
     max_batch: int | None = field(default=None, validator=optional(and_(ge(1), le(256))))
     buckets: tuple[int, ...] = field(default=(), validator=_each(1))
     output_bytes: int | None = field(default=None, validator=optional(and_(ge(1), le(1 << 32))))
+    precision: Precision = "fp32"
     cuda_graphs: bool = True
     cuda_preprocessing: bool = True
     urgent: bool = False

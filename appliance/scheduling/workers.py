@@ -141,6 +141,7 @@ class Workers:
     _estimates: dict[ModelRef, Estimate] = field(factory=dict[ModelRef, Estimate], init=False)
     _groups: dict[ModelRef, int] = field(factory=dict[ModelRef, int], init=False)
     _throttlings: dict[str, Throttling] = field(factory=dict[str, Throttling], init=False)
+    _is_throttled: bool = field(default=False, init=False)  # any of them
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -172,6 +173,7 @@ class Workers:
             for model in worker.models
         }
         throttling.read(event.slowdown, hosted)
+        self._is_throttled = any(each.is_on for each in self._throttlings.values())
 
     def _join(self, models: Collection[ModelRef]) -> None:
         """Put models into one group, with all that were in a group with one of them."""
@@ -230,6 +232,8 @@ class Workers:
         estimate = self._estimates.get(model)
         if estimate is None:
             return 0
+        if not self._is_throttled:
+            return estimate.of(batch_size)
         paces = [each.throttling.pace(model) for each in self if model in each.models]
         return int(estimate.of(batch_size) * min(paces, default=1.0))
 

@@ -43,6 +43,12 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is given time."""
+    monkeypatch.setattr(gather, "PATIENCE_S", 30.0)
+
+
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of engines."""
     monkeypatch.setattr(repository, "SYSTEM_CACHE", tmp_path / "no-service" / "here")
@@ -179,7 +185,6 @@ def test_a_gpu_that_is_configured_and_not_there(
 def test_a_gpu_that_is_throttled_while_no_appliance_runs(
     models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "PATIENCE_S", 30.0)
     driver = FakeDriver(make_libraries(tmp_path), tmp_path / "says")
     driver.says(reasons=SW_THERMAL, sm=1170)
     for name, value in driver.environment.items():

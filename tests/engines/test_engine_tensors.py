@@ -12,6 +12,7 @@ from appliance.engines.tensorrt.choice import choose
 from appliance.engines.tensorrt.flavour import ANY_TARGET
 from appliance.engines.tensorrt.tensors import Declared, padded, runs_of, tensors_of
 from appliance.errors import EngineError
+from appliance.models.manifest import Precision
 from appliance.wire.types import DType
 
 
@@ -66,12 +67,17 @@ def entry(key: str, **changed: Any) -> tuple[str, dict[str, Any]]:
         "model_sha256": "m",
         "builder": "tensorrt_rtx 1.7.1",
         "target": ANY_TARGET,
+        "precision": "fp32",
         "profile": {"x": [[1, 4], [8, 4], [8, 4]]},
     }
     return key, {"recipe": {**recipe, **changed}}
 
 
-def chosen(*entries: tuple[str, dict[str, Any]], max_batch: int | None = None) -> str:
+def chosen(
+    *entries: tuple[str, dict[str, Any]],
+    precision: Precision = "fp32",
+    max_batch: int | None = None,
+) -> str:
     return choose(
         entries,
         name="arm",
@@ -79,6 +85,7 @@ def chosen(*entries: tuple[str, dict[str, Any]], max_batch: int | None = None) -
         model_sha256="m",
         builder="tensorrt_rtx 1.7.1",
         targets=("8.9", ANY_TARGET),
+        precision=precision,
         max_batch=max_batch,
     )
 
@@ -96,11 +103,23 @@ def test_an_engine_takes_the_largest_batch_of_the_manifest() -> None:
     assert chosen(single) == "a"
 
 
+def test_an_engine_is_in_the_precision_of_the_manifest() -> None:
+    both = entry("a"), entry("b", precision="fp16")
+    assert (chosen(*both), chosen(*both, precision="fp16")) == ("a", "b")
+    key, of_before = entry("a")
+    del of_before["recipe"]["precision"]
+    assert chosen((key, of_before)) == "a"
+
+
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
         ([], "no engine of arm 2 was built; run: appliance models build arm 2"),
         ([entry("a", model_sha256="other")], "no engine of arm 2 was built"),
+        (
+            [entry("a", precision="fp16")],
+            "was built in fp16; the manifest says fp32; run: appliance",
+        ),
         ([entry("a", builder="tensorrt 10.3")], "built by tensorrt 10.3; here is tensorrt_rtx 1.7"),
         ([entry("a", target="8.6")], "was built for 8.6; here is 8.9; run: appliance models build"),
         (

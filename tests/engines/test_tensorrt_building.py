@@ -15,10 +15,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.real_models import REAL_MODELS, add_real_models
 from support.repository import add_onnx_mlp, add_onnx_model
 
 from appliance.cli import main
-from appliance.cli.demo.models import Wheel, build_repository
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.tensorrt.flavour import find_flavour
 from appliance.engines.tensorrt.progress import BuildProgress
@@ -28,21 +28,12 @@ Capture = pytest.CaptureFixture[str]
 needs_rtx = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed (x86_64 only)"
 )
-TEXT_FINDER = Wheel("rapidocr", "rapidocr==3.10.0", "models/PP-OCRv6_det_small.onnx")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's three, and one that finds text in whole frames."""
     root = tmp_path_factory.mktemp("models")
-    build_repository(root)
-    version = root / "text_finder" / "1"
-    version.mkdir(parents=True)
-    (version.parent / "model.toml").write_text(
-        "max_batch = 2\noutput_bytes = 409600\n"
-        '[[inputs]]\nname = "x"\nresize = [320, 320]\nlayout = "CHW"\n'
-    )
-    shutil.copyfile(TEXT_FINDER.locate(), version / "model.onnx")
+    add_real_models(root)
     return root
 
 
@@ -59,7 +50,7 @@ def built(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, ob
 
 
 @needs_rtx
-@pytest.mark.parametrize("model", ["text_direction", "voice", "policy", "text_finder"])
+@pytest.mark.parametrize("model", REAL_MODELS)
 def test_a_real_model_is_built_once(
     models: Path, tmp_path: Path, capsys: Capture, model: str
 ) -> None:
@@ -82,6 +73,34 @@ def test_an_engine_takes_batches_up_to_the_largest(
     recipe = built(models, tmp_path, capsys, "voice")["recipe"]
     assert isinstance(recipe, dict)
     assert recipe["profile"] == {"input": [[1, 576]] * 3, "state": [[2, 1, 128]] * 3}
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("model", REAL_MODELS)
+def test_a_real_model_is_built_in_half_precision(
+    models: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    precision: str,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "made"))
+    (tmp_path / "made").mkdir()
+    root, cache = tmp_path / "models", tmp_path / "cache"
+    shutil.copytree(models / model, root / model)
+    whole = built(root, cache, capsys, model)
+    manifest = root / model / "model.toml"
+    manifest.write_text(f'precision = "{precision}"\n{manifest.read_text()}')
+    half = built(root, cache, capsys, model)
+    assert half["path"] != whole["path"]
+    recipe = half["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["precision"] == precision
+    assert build(root, cache, model) == 0
+    assert f"is there already\n  in {precision} for any GPU" in capsys.readouterr().out
+    assert list((tmp_path / "made").iterdir()) == []
 
 
 @needs_rtx

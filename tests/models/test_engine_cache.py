@@ -22,6 +22,7 @@ RECIPE = EngineRecipe(
     model_sha256="a" * 64,
     builder="tensorrt_rtx 1.7.1",
     target="8.6",
+    precision="fp32",
     profile={"x": ((1, 4), (8, 4), (8, 4))},
 )
 ABOUT_IT = {"model": "policy", "version": "2"}
@@ -48,6 +49,7 @@ def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
         {"model_sha256": "b" * 64},
         {"builder": "tensorrt_rtx 1.7.2"},
         {"target": "8.9"},
+        {"precision": "fp16"},
         {"profile": {"x": ((1, 4), (4, 4), (4, 4))}},
     ],
 )
@@ -88,6 +90,15 @@ def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCa
         "notes",
     }
     assert EngineCache(cache.directory / "nowhere").collect(()) == []
+
+
+def test_timings_are_kept_without_an_engine(cache: EngineCache) -> None:
+    cache.keep_timings(RECIPE, b"")
+    assert not cache.directory.exists()
+    cache.keep_timings(RECIPE, b"first")
+    cache.keep_timings(RECIPE, b"second")
+    assert cache.timings(RECIPE) == b"second"
+    assert [path.name for path in cache.directory.iterdir()] == [RECIPE.timings_key]
 
 
 def test_a_full_disk_leaves_nothing_behind(

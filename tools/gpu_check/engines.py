@@ -47,14 +47,15 @@ def _built(flavour: Flavour, entry: ModelEntry, version: str) -> BuiltEngine:
         target = flavour.targets_of(there.name, there.capability)[0]
     cache = EngineCache(default_cache())
     directory = entry.manifest_path.parent / version
-    network = Network(flavour, directory / "model.onnx")
     manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
+    network = Network(flavour, directory / "model.onnx", manifest.precision)
     resolved = resolve(manifest, network.signature, entry.name, version)
     profile = profile_of(resolved, network.signature, manifest.warmup)
     recipe = EngineRecipe(
         model_sha256=version_sha256(directory),
         builder=flavour.builder,
         target=target,
+        precision=manifest.precision,
         profile=profile,
     )
     made = network.build(profile, (), cache.timings(recipe), lambda _, __: None, lambda: True)

@@ -23,8 +23,8 @@ from appliance.doctor.gathering import (
 from appliance.errors import ConfigError
 
 USUAL_CONFIG = Path("/etc/appliance/appliance.toml")
-PATIENCE_S = 1.5
-"""For all that other processes look at; they look at the same time."""
+PATIENCE_S = 5.0
+"""For all that other processes look at, at the same time: an unused driver wakes slowly."""
 
 # In a process of its own: a driver that hangs, or a fault in a library, is not to be ours.
 DRIVER = """
@@ -42,7 +42,7 @@ ONNXRUNTIME = "import onnxruntime"
 
 
 def gather(config_path: str | None, socket_path: str | None, default_socket: str) -> Facts:
-    """Look at everything; takes about two seconds at most.
+    """Look at everything; takes about six seconds at most, and about one where all is well.
 
     Args:
         config_path: None: the usual one, if it is there.

@@ -14,9 +14,10 @@ from attrs import frozen
 
 from appliance.engines.tensorrt.flavour import Flavour
 from appliance.engines.tensorrt.log import MOST_TOLD, error_log, last_words
+from appliance.engines.tensorrt.precision import in_precision
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import ConfigError, EngineError
-from appliance.models.manifest import WarmUp
+from appliance.models.manifest import Precision, WarmUp
 from appliance.models.plans import Resolved, Signature, TensorSignature
 from appliance.wire.spec import FREE
 from appliance.wire.types import DType
@@ -32,9 +33,20 @@ TYPES: Mapping[str, DType] = {
     "BOOL": DType.BOOL,
 }
 
+NO_MEMORY = ("bad_alloc", "out of memory")
+"""Of TensorRT's last words, where the machine or the GPU had too little of it."""
+
 
 class BuildCancelled(Exception):
-    """Whoever waited for it wants it no more."""
+    """Whoever waited for it wants it no more.
+
+    Attributes:
+        timings: As `Built.timings`, of the parts that were come to.
+    """
+
+    def __init__(self, timings: bytes) -> None:
+        super().__init__("the build was cancelled")
+        self.timings = timings
 
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
@@ -60,20 +72,28 @@ class Network:
         signature: What it takes and gives, by its own word.
     """
 
-    def __init__(self, flavour: Flavour, path: Path) -> None:
+    def __init__(self, flavour: Flavour, path: Path, precision: Precision = "fp32") -> None:
         """Parse it.
 
+        Args:
+            precision: What its float32 becomes.
+
         Raises:
-            EngineError: It cannot be read, or holds what TensorRT has no operator for: which.
+            EngineError: It cannot be read or converted, or holds what TensorRT has no operator for:
+                which.
+            ExtraMissing: What converts it is not installed.
         """
         api = flavour.api
         self._flavour = flavour
+        self._precision: Precision = precision
         self._log = error_log(api)
         self._builder = api.Builder(self._log)
         self._network = self._builder.create_network(flavour.network_flags())
         parser = api.OnnxParser(self._network, self._log)
-        # By its path, so that weights in files beside it are found.
-        if not parser.parse_from_file(str(path)):
+        with in_precision(path, precision) as file:
+            # By its path, so that weights in files beside it are found.
+            is_parsed = parser.parse_from_file(str(file))
+        if not is_parsed:
             raise EngineError(f"{path}: TensorRT cannot build it: {_why(parser)}")
         if not self._network.num_outputs:
             raise EngineError(f"{path}: TensorRT cannot build it: it gives nothing")
@@ -106,7 +126,7 @@ class Network:
         """
         api = self._flavour.api
         config = self._builder.create_builder_config()
-        self._flavour.prepare(config, capabilities)
+        self._flavour.prepare(config, capabilities, self._precision)
         ranges = self._builder.create_optimization_profile()
         for index in range(self._network.num_inputs):
             tensor = self._network.get_input(index)
@@ -122,11 +142,15 @@ class Network:
         if self._flavour.reports_progress:
             config.progress_monitor = _monitor(api, on_progress, is_wanted)
         plan = self._builder.build_serialized_network(self._network, config)
+        timed = bytes(cache.serialize()) if cache is not None else b""
         if not is_wanted():
-            raise BuildCancelled
+            raise BuildCancelled(timed)
         if plan is None:
-            raise EngineError(f"TensorRT built nothing: {last_words(self._log)}")
-        return Built(bytes(plan), bytes(cache.serialize()) if cache is not None else b"")
+            words = last_words(self._log)
+            if any(each in words.lower() for each in NO_MEMORY):
+                words = f"there is not enough memory, stop what else takes some ({words})"
+            raise EngineError(f"TensorRT built nothing: {words}")
+        return Built(bytes(plan), timed)
 
 
 def profile_of(resolved: Resolved, signature: Signature, warmup: WarmUp) -> Profile:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.errors import EngineError
+from appliance.models.manifest import Precision
 from appliance.models.resolve import DEFAULT_MAX_BATCH
 
 
@@ -17,6 +18,7 @@ def choose(
     model_sha256: str,
     builder: str,
     targets: Sequence[str],
+    precision: Precision,
     max_batch: int | None,
 ) -> str:
     """Return the key of an engine.
@@ -24,7 +26,8 @@ def choose(
     Args:
         entries: Keys, and what `about.json` says.
         targets: What it may have been built for, the preferred one first.
-        max_batch: What the manifest says.
+        precision: What the manifest says.
+        max_batch: Likewise.
 
     Raises:
         EngineError: There is none: what there is instead, and what to do.
@@ -34,9 +37,16 @@ def choose(
     of_model = [each for each in recipes if each[1]["model_sha256"] == model_sha256]
     if not of_model:
         raise EngineError(f"no engine of {name} {version} was built; {remedy}")
-    of_builder = [each for each in of_model if each[1]["builder"] == builder]
+    of_precision = [each for each in of_model if _precision(each[1]) == precision]
+    if not of_precision:
+        others = sorted({_precision(recipe) for _, recipe in of_model})
+        raise EngineError(
+            f"the engine of {name} {version} was built in {', '.join(others)}; the manifest says "
+            f"{precision}; {remedy}"
+        )
+    of_builder = [each for each in of_precision if each[1]["builder"] == builder]
     if not of_builder:
-        others = sorted({recipe["builder"] for _, recipe in of_model})
+        others = sorted({recipe["builder"] for _, recipe in of_precision})
         raise EngineError(
             f"the engine of {name} {version} was built by {', '.join(others)}; here is {builder}; "
             f"{remedy}"
@@ -61,6 +71,10 @@ def choose(
         f"{max(_most_rows(recipe['profile']) for *_, recipe in fitting)}; the manifest says "
         f"{wanted}; {remedy}"
     )
+
+
+def _precision(recipe: Mapping[str, Any]) -> str:
+    return recipe.get("precision", "fp32")  # engines of before there was a choice do not say it
 
 
 def _rank(target: str, targets: Sequence[str]) -> int | None:

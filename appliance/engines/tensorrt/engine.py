@@ -47,6 +47,7 @@ from appliance.engines.preprocess import Preprocessor
 from appliance.engines.tensorrt.places import Place, new_place
 from appliance.engines.tensorrt.tensors import Tensor, padded, runs_of, signature_of
 from appliance.errors import EngineError, ExtraMissing
+from appliance.models.manifest import Precision
 from appliance.models.plans import InputPlan, Signature
 
 SETS = 2
@@ -208,6 +209,7 @@ class TensorRTEngine:
 
     Attributes:
         cuda: The GPU.
+        precision: See `base.DeviceEngine`.
         max_batch: The most rows of a batch.
         sizes: Of batches that have graphs, ascending; none: batches run as they come.
         without_graphs: Why there are none, in words; empty while there are.
@@ -215,13 +217,21 @@ class TensorRTEngine:
 
     keeps_inputs = False
 
-    def __init__(self, executor: Executor, cuda: Cuda, *, is_urgent: bool = False) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        cuda: Cuda,
+        *,
+        precision: Precision = "fp32",
+        is_urgent: bool = False,
+    ) -> None:
         """Allocate what batches need.
 
         Raises:
             EngineError: There is not enough memory.
         """
         self.cuda = cuda
+        self.precision: Precision = precision
         self.max_batch = executor.max_batch
         self.signature: Signature = signature_of(executor.tensors)
         self.sizes: tuple[int, ...] = ()

@@ -15,6 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from appliance.errors import EngineError, ExtraMissing
+from appliance.models.manifest import Precision
 
 RTX, TENSORRT = "tensorrt_rtx", "tensorrt"
 OLDEST = {RTX: (1, 4), TENSORRT: (8, 5)}
@@ -83,7 +84,7 @@ class Flavour:
         """Return why an engine cannot run here, as far as that can be known beforehand.
 
         Returns:
-            Nothing, if it can, or if this TensorRT cannot tell.
+            Nothing, if it can, or if this TensorRT cannot tell: then loading it will.
         """
         if self.package != RTX:
             return ""
@@ -92,7 +93,7 @@ class Flavour:
             return ""
         known = self.api.EngineInvalidityDiagnostics.__members__
         named = [name for name, member in known.items() if int(member) & int(reasons)]
-        return ", ".join(named) or "it is invalid"
+        return ", ".join(named)
 
     def new_context(self, engine: Any) -> Any:
         """Return an execution context; None: TensorRT has said why not."""
@@ -112,16 +113,17 @@ class Flavour:
             return True
         return bool(context.is_stream_capturable(stream))
 
-    def prepare(self, config: Any, capabilities: Sequence[str]) -> None:
+    def prepare(self, config: Any, capabilities: Sequence[str], precision: Precision) -> None:
         """Set up what is this flavour's own.
 
         Args:
             config: TensorRT's builder configuration.
             capabilities: Compute capabilities to build for, such as "8.6"; none: what the flavour
                 takes by default, or the GPU that is there.
+            precision: What float32 in the model's file was made.
 
         Raises:
-            EngineError: It cannot build for one.
+            EngineError: It cannot build for one, or not in that precision.
         """
         if self.package != RTX:
             if capabilities:
@@ -130,6 +132,7 @@ class Flavour:
                 )
             if not hasattr(self.api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
                 config.set_tactic_sources(0)  # of before 10: cuBLAS and cuDNN need not be there
+                self._allow(config, precision)
             return
         # Without this, executions cannot be captured in a CUDA graph.
         config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -143,6 +146,15 @@ class Flavour:
                     f"{', '.join(known)}"
                 )
             config.set_compute_capability(known[capability], index)
+
+    def _allow(self, config: Any, precision: Precision) -> None:
+        """Let kernels of a precision be chosen: before 10, the types of the file do not say it."""
+        if precision == "fp32":
+            return
+        flag = getattr(self.api.BuilderFlag, precision.upper(), None)
+        if flag is None:
+            raise EngineError(f"{self.package} {self.version} does not build in {precision}")
+        config.set_flag(flag)
 
     def capabilities(self) -> dict[str, Any]:
         """Return the compute capabilities that can be named, and TensorRT's own names for them."""

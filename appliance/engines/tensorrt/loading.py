@@ -25,7 +25,8 @@ def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) ->
     """
     flavour = find_flavour()
     plan = _plan(flavour, manifest, path, cuda)
-    return TensorRTEngine(TensorRTExecutor(flavour, plan, cuda), cuda, is_urgent=manifest.urgent)
+    executor = TensorRTExecutor(flavour, plan, cuda)
+    return TensorRTEngine(executor, cuda, precision=manifest.precision, is_urgent=manifest.urgent)
 
 
 def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) -> bytes:
@@ -37,6 +38,7 @@ def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda
         model_sha256=version_sha256(Path(path.directory)),
         builder=flavour.builder,
         targets=flavour.targets_of(cuda.facts.name, cuda.facts.capability),
+        precision=manifest.precision,
         max_batch=manifest.max_batch,
     )
     cache: EngineCache = next(cache for cache, (each, _) in found if each == key)

@@ -1,0 +1,129 @@
+"""Half precision: a model's file is converted before its engine is built.
+
+TensorRT for RTX, and TensorRT from 11 on, compute in the types that the file has. What the model
+takes and gives keeps its type; casts are put behind its inputs and before its outputs.
+
+float16 is made by ONNX Runtime's own converter. The runtime is there anyway, and its converter is
+looked after more than `onnxconverter-common`, of which it was made. NVIDIA's ModelOpt knows
+bfloat16, too, and chooses by itself what stays float32; but it takes PyTorch, CuPy, and one version
+of ONNX and of ONNX Runtime. So bfloat16 is the same conversion with the other type written in, and
+the numbers taken from the file once more: those that float16 cannot hold are why one wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from appliance.errors import EngineError, ExtraMissing
+from appliance.models.manifest import Precision
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, GraphProto, TensorProto
+
+UNSUPPORTED_IN_BF16 = ("ConvTranspose",)
+"""TensorRT for RTX 1.7 finds no kernel for these."""
+
+
+@contextmanager
+def in_precision(path: Path, precision: Precision) -> Generator[Path, None, None]:
+    """Give the file to build an engine of: the model's own, or one that goes again.
+
+    Raises:
+        EngineError: The model cannot be converted.
+        ExtraMissing: What converts it is not installed.
+    """
+    if precision == "fp32":
+        yield path
+        return
+    with TemporaryDirectory(prefix="appliance-build-") as directory:
+        made = Path(directory) / path.name
+        _convert(path, precision, made)
+        yield made
+
+
+def _convert(path: Path, precision: Precision, made: Path) -> None:
+    try:
+        import onnx  # noqa: PLC0415  only to build, and only where it is converted
+        from onnx.external_data_helper import load_external_data_for_model  # noqa: PLC0415
+        from onnxruntime.transformers import float16  # noqa: PLC0415
+    except ImportError as error:
+        raise ExtraMissing(
+            f"precision {precision!r}: {error}; install: pip install 'appliance[gpu]'"
+        ) from error
+    kept = list(float16.DEFAULT_OP_BLOCK_LIST)
+    if precision == "bf16":
+        kept += UNSUPPORTED_IN_BF16
+    try:
+        # Shapes before weights: a model of more than 2 GiB does not fit in one message.
+        model = onnx.load(str(path), load_external_data=False)  # pyright: ignore[reportUnknownMemberType]
+        model = onnx.shape_inference.infer_shapes(model)
+        load_external_data_for_model(model, str(path.parent))
+        original = deepcopy(model.graph) if precision == "bf16" else None
+        model = float16.convert_float_to_float16(
+            model, keep_io_types=True, disable_shape_infer=True, op_block_list=kept
+        )
+        if original is not None:
+            _make_bfloat16(model.graph, original)
+        onnx.save_model(  # pyright: ignore[reportUnknownMemberType]
+            model, str(made), save_as_external_data=True, location=f"{made.name}.weights"
+        )
+    except Exception as error:  # both libraries raise whatever they come across
+        raise EngineError(
+            f"{path}: cannot be converted to {precision}: {type(error).__name__}: {error}"
+        ) from error
+
+
+# --------------------------------------------------------------------------------- bfloat16
+
+
+def _make_bfloat16(graph: GraphProto, original: GraphProto) -> None:
+    """Make bfloat16 of all that was made float16.
+
+    The converter leaves what there was in its order, and adds its own behind it.
+
+    Raises:
+        ValueError: The file holds float16 of its own.
+    """
+    from onnx import TensorProto  # noqa: PLC0415  see above
+
+    theirs = (*original.input, *original.output, *original.value_info)
+    types = {value.type.tensor_type.elem_type for value in theirs}
+    types.update(tensor.data_type for tensor in original.initializer)
+    if TensorProto.FLOAT16 in types:
+        raise ValueError("it has float16 already; export it in float32")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    for tensor, before in zip(graph.initializer, original.initializer, strict=True):
+        _retype(tensor, before)
+    for node, was in zip_longest(graph.node, original.node):
+        for attribute, had in zip_longest(node.attribute, was.attribute if was else ()):
+            _retype_attribute(attribute, had)
+
+
+def _retype_attribute(attribute: AttributeProto, before: AttributeProto | None) -> None:
+    from onnx import TensorProto  # noqa: PLC0415  see above
+
+    if attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT16:
+        attribute.i = TensorProto.BFLOAT16
+    if attribute.HasField("t"):
+        _retype(attribute.t, before.t if before else attribute.t)
+    if before is not None and attribute.HasField("g"):
+        _make_bfloat16(attribute.g, before.g)
+
+
+def _retype(tensor: TensorProto, before: TensorProto) -> None:
+    """Write a tensor's numbers anew, as they were before they were float16."""
+    import ml_dtypes  # noqa: PLC0415  it comes with onnx
+    from onnx import TensorProto, numpy_helper  # noqa: PLC0415  see above
+
+    if tensor.data_type != TensorProto.FLOAT16:
+        return
+    numbers = numpy_helper.to_array(before).astype(ml_dtypes.bfloat16)
+    tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
