@@ -304,44 +304,77 @@ def test_a_kernel_that_is_wrong_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize(("off", "is_good"), [(0.0, True), (0.3, False)])
-def test_half_precision_has_its_own_tolerance(
-    tmp_path: Path,
+def compared_in_half(
+    root: Path,
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    rows: dict[str, tuple[int, ...]],
     precision: Precision,
-    off: float,
-    *,
-    is_good: bool,
-) -> None:
-    """Computed in float16 by ONNX Runtime: it has hardly anything in bfloat16."""
-    models.make(tmp_path, ["policy"], picture_side=64)
-    [entry] = Repository(tmp_path).scan()
+    off: float = 0.0,
+) -> Finding:
+    """A model in float16, by ONNX Runtime on a GPU of numpy, whatever it is said to compute in.
+
+    Args:
+        rows: Of the input, then of the output.
+        off: Its answers are off by this part.
+    """
+    models.make(root, [name], picture_side=64)
+    [entry] = Repository(root).scan()
     with in_precision(entry.directory / "model.onnx", "fp16") as made:
         half = OnnxRuntimeEngine(made.parent)
     gpu = FakeCuda(Random(1))
     tensors = [
-        Tensor(name, is_input=name == "state", dtype=DType.FLOAT32, shape=(-1, width), axis=0)
-        for name, width in (("state", 14), ("action", 112))
+        Tensor(each, is_input=not index, dtype=DType.FLOAT32, shape=(-1, *row), axis=0)
+        for index, (each, row) in enumerate(rows.items())
     ]
 
     def run(inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"action": np.asarray(half.run(inputs)["action"]) * np.float32(1 + off)}
+        return {each: np.asarray(y) * np.float32(1 + off) for each, y in half.run(inputs).items()}
 
     def load(manifest: Manifest, _: object, __: object) -> TensorRTEngine:
-        executor = FakeExecutor(tensors, 16, run, gpu)
+        most = manifest.max_batch or 1
+        executor = FakeExecutor(tensors, most, run, gpu)
         return TensorRTEngine(executor, gpu, precision=manifest.precision)
 
     monkeypatch.setitem(ENGINES, "tensorrt", load)  # type: ignore[arg-type]
     found = finding(on_gpu=True)
-    lines = f'precision = "{precision}"\n'
+    lines = f'precision = "{precision}"\n' + outputs.fewer_sizes(entry, precision)
     outputs.compare(found, entry, Device("cuda:0", gpu), lines)
+    gpu.close()
+    return found
+
+
+POLICY = {"state": (14,), "action": (112,)}
+TEXT_FINDER = {"x": (3, 320, 320), "sigmoid_0.tmp_0": (1, 320, 320)}
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", "<= 0.05"), ("bf16", "<= 0.2")])
+@pytest.mark.parametrize(("off", "verdict"), [(0.0, GOOD), (0.3, BAD)])
+def test_half_precision_has_its_own_tolerance(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    limit: str,
+    off: float,
+    verdict: str,
+) -> None:
+    found = compared_in_half(tmp_path, monkeypatch, "policy", POLICY, precision, off)
     [figure] = found.figures
-    assert (found.state == GOOD) is is_good
-    assert str(figure.limit) == {"fp16": "<= 0.05", "bf16": "<= 0.2"}[precision]
+    assert (figure.verdict, str(figure.limit)) == (verdict, limit)
     assert figure.value > 1e-5
     assert found.details["policy"]["computes in"] == precision
-    gpu.close()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="its wheel is for Python up to 3.12")
+def test_what_float16_cannot_hold_has_to_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = compared_in_half(tmp_path, monkeypatch, "text_finder", TEXT_FINDER, "fp16")
+    assert (found.state, found.figures) == (GOOD, [])
+    assert "0.05 is allowed in fp16" in found.details["text_finder"]["problem"]
+    monkeypatch.setattr(outputs, "REFUSED", {"fp16": ("policy",)})
+    found = compared_in_half(tmp_path / "other", monkeypatch, "policy", POLICY, "fp16")
+    assert found.state == "bad: policy is not refused in fp16"
 
 
 def test_in_half_precision_large_models_run_in_fewer_sizes(tmp_path: Path) -> None:
