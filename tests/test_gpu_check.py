@@ -234,13 +234,14 @@ def test_harmed_engines_are_told_from_good_ones(
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_the_bare_loop_computes(*, capturable: bool) -> None:
-    gpu = FakeCuda(Random(1))
+@pytest.mark.parametrize("integrated", [False, True])
+def test_the_bare_loop_computes(*, capturable: bool, integrated: bool) -> None:
+    gpu = FakeCuda(Random(1), evolve(FACTS, is_integrated=integrated))
     executor = FakeExecutor(TENSORS, MAX_BATCH, compute, gpu)
     executor.capturable = capturable
     engine = TensorRTEngine(executor, gpu)
     engine.prepare((4,))
-    loop = OnGpu(engine, gpu, 4)
+    loop = OnGpu(engine, 4)
     assert bool(loop.without_graphs) is not capturable
     loop.copy_run_and_wait()
     loop.run_and_wait()
