@@ -166,6 +166,7 @@ class Documents:
         rows = self.fleet.rows(worker.slot)
         return Worker(
             slot=worker.slot,
+            device=worker.device,
             generation=worker.generation,
             state=worker.state,
             pid=worker.pid,

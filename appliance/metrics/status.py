@@ -55,9 +55,10 @@ class Model(TypedDict):
 
 
 class Worker(TypedDict):
-    """One worker slot and its present process."""
+    """One worker slot and its present process. `device` is as configured: `cpu`, `cuda:0`."""
 
     slot: str
+    device: str
     generation: int
     state: str
     pid: int | None
