@@ -32,10 +32,10 @@ BUILD := .build
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILED := appliance/sessions/fastpath
 SOURCES := pyproject.toml hatch_build.py $(wildcard proto/*.proto $(COMPILED)/*.pyx $(COMPILED)/*.pxd)
-# What `tools.gpu_check` needs of others: for engines, for pycuda, for a whole appliance.
-GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings pytools siphash24 mako platformdirs \
+# All that `appliance[gpu]` needs, but TensorRT and pycuda, and what pycuda needs.
+GPU_BOX := attrs protobuf pyzmq onnx onnxruntime cuda-bindings nvidia-cuda-nvrtc nvidia-ml-py \
 	grpcio grpcio-health-checking grpcio-reflection h11 hdrhistogram lz4 mcap pillow rich soundfile \
-	structlog trio zstandard
+	structlog textual trio zstandard pytools siphash24 mako platformdirs
 GPU_BOX_WHEELS = --wheel $(BUILD)/wheels-$(GPU_PYTHON)/pycuda*.whl
 MODELS := requirements/demo-models.txt
 GPU_MODELS := requirements/gpu-models.txt

@@ -106,7 +106,8 @@ def serve(
     try:
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
-        raise only_error(group) from group
+        error = only_error(group)
+        raise error from error.__cause__ or error.__context__
     finally:
         app.arena.close()
     return 0

@@ -213,6 +213,18 @@ def test_what_is_named_has_to_be_there(
         look(here, only, versions)
 
 
+def test_a_folder_without_models_is_refused(here: Path) -> None:
+    for folder in (here / "nowhere", here / "arm"):
+        with pytest.raises(Refused, match="is no folder of models"):
+            look(folder, [], {})
+
+
+def test_a_version_of_what_is_not_asked_for_is_refused(here: Path) -> None:
+    add(here, "arm", "1")
+    with pytest.raises(Refused, match="versions are named of amr"):
+        look(here, [], {"amr": "1"})
+
+
 @pytest.mark.parametrize("name", ["../arm", ".incoming", "a/b", ""])
 def test_a_name_is_no_path(box: FakeAppliance, name: str) -> None:
     with pytest.raises(Refused, match="cannot be the name"):

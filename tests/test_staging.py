@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 from support.wheels import write_wheel
 
 from tools.install import CONTENTS, Damaged, join
@@ -171,3 +173,29 @@ def test_of_a_wheel_only_its_model_is_staged(tmp_path: Path) -> None:
     assert said.stdout == "a" * 99 + "\n"
     with pytest.raises(KeyError, match="eyes/m/b"):
         slim(whole, "eyes/m/b.onnx", tmp_path / "none")
+
+
+def test_a_gpu_box_gets_all_that_the_extra_needs() -> None:
+    """But TensorRT and pycuda, which are staged apart, and what only older Pythons need."""
+    root = Path(__file__).parent.parent
+    made = subprocess.run(
+        ["make", "--no-print-directory", "--eval", "show: ; @echo $(GPU_BOX)", "show"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+    )
+    needed = {
+        wanted.name
+        for text in requires("appliance") or ()
+        for wanted in [Requirement(text)]
+        if wanted.marker is None
+        or any(
+            wanted.marker.evaluate(
+                {"extra": extra, "python_version": "3.12", "platform_machine": "x86_64"}
+            )
+            for extra in ("gpu", "server")
+        )
+    }
+    assert len(needed) > 20
+    assert needed - {"appliance", "numpy", "pycuda", "tensorrt-rtx"} <= set(made.stdout.split())

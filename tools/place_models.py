@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
 BLOCK = 1 << 20
@@ -57,6 +58,13 @@ def look(folder: Path, only: Sequence[str], versions: Mapping[str, str]) -> dict
         Refused: Something that is named is not there.
     """
     there = [each.name for each in _directories(folder) if (each / MANIFEST).is_file()]
+    if not there:
+        raise Refused(f"{folder}: is no folder of models, or has none")
+    unknown = sorted(set(versions) - set(only or there))
+    if unknown:
+        raise Refused(
+            f"{folder}: versions are named of {', '.join(unknown)}, which are not asked for"
+        )
     asked: dict[str, Asked] = {}
     for model in only or there:
         found = sorted((each.name for each in _directories(folder / model)), key=_order)
@@ -276,6 +284,18 @@ def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
     return changed
 
 
+def _json(kind: type) -> Callable[[str], Any]:
+    """Return what reads JSON of one kind from the command line."""
+
+    def read(text: str) -> Any:
+        found = json.loads(text)
+        if not isinstance(found, kind):
+            raise TypeError(f"{text}: is no {kind.__name__}")
+        return found
+
+    return read
+
+
 def main() -> int:
     """Look or place; 0 if all is as asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -283,14 +303,14 @@ def main() -> int:
     looking = actions.add_parser("look", help="on the controller: what is asked for")
     carrying = actions.add_parser("missing", help="what of that is not here")
     placing = actions.add_parser("place", help="verify what came, and have it served")
-    looking.add_argument("--only", type=json.loads, default=[], help='["MODEL"]')
-    looking.add_argument("--versions", type=json.loads, default={}, help='{"MODEL": "VERSION"}')
+    looking.add_argument("--only", type=_json(list), default=[], help='["MODEL"]')
+    looking.add_argument("--versions", type=_json(dict), default={}, help='{"MODEL": "VERSION"}')
     for each in (looking, carrying, placing):
         each.add_argument("directory", type=Path, metavar="DIRECTORY")
     for each in (carrying, placing):
-        each.add_argument("--asked", type=json.loads, required=True, help="what `look` said")
+        each.add_argument("--asked", type=_json(dict), required=True, help="what `look` said")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
-    placing.add_argument("--verify", type=json.loads, default=[], help='["--device=cuda"]')
+    placing.add_argument("--verify", type=_json(list), default=[], help='["--device=cuda"]')
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
     arguments = parser.parse_args()
     directory: Path = arguments.directory

@@ -172,6 +172,7 @@ class Documents:
         memory = self.fleet.worker_memory(worker.slot, worker.generation)
         return Worker(
             slot=worker.slot,
+            device=worker.device,
             generation=worker.generation,
             state=worker.state,
             pid=worker.pid,

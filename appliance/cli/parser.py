@@ -171,7 +171,7 @@ def _versions(actions: Commands) -> None:
         )
         each.add_argument("--seed", metavar="N", type=int, help="of the made-up rows (any)")
         each.add_argument(
-            "--device", metavar="NAME", default="cpu", help="cpu, cuda or cuda:N (cpu)"
+            "--device", metavar="NAME", help="cpu, cuda or cuda:N (where it is served; else cpu)"
         )
         each.add_argument(
             "--recording", metavar="FILE", help="its observations instead of made-up rows"

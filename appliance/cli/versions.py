@@ -26,11 +26,13 @@ from appliance.cli.asking import CHANGE_TIMEOUT_S
 from appliance.cli.documents import TIMEOUT_S, readable
 from appliance.cli.socket_path import default_socket_path
 from appliance.cli.text import milliseconds, plain
+from appliance.engines.cuda.driver import CPU
 from appliance.errors import (
     AdminError,
     AdminUnreachable,
     ApplianceError,
     ConfigError,
+    DeviceMissing,
     RecordingError,
 )
 from appliance.models.active import Active, write_active
@@ -191,10 +193,11 @@ def _alone(entry: ModelEntry) -> Generator[None, None, None]:
 def _is_good(entry: ModelEntry, version: str, arguments: argparse.Namespace) -> bool:
     """Load and compare a version, and say what came of it."""
     seed = secrets.randbits(32) if arguments.seed is None else int(arguments.seed)
+    where = arguments.device or _device_of(arguments, entry)
     try:
         with redirect_stdout(sys.stderr):  # a model's own code may print
-            found = _verified(entry, version, seed, arguments)
-    except RecordingError:
+            found = _verified(entry, version, seed, where, arguments)
+    except (RecordingError, DeviceMissing):
         raise  # it says nothing of the version
     except ApplianceError as error:
         problem = str(error)
@@ -212,7 +215,7 @@ def _is_good(entry: ModelEntry, version: str, arguments: argparse.Namespace) -> 
 
 
 def _verified(
-    entry: ModelEntry, version: str, seed: int, arguments: argparse.Namespace
+    entry: ModelEntry, version: str, seed: int, where: str, arguments: argparse.Namespace
 ) -> Verification:
     from appliance.engines.device import open_named
     from appliance.engines.verification import verify as compared
@@ -233,7 +236,8 @@ def _verified(
     def on_step(step: str) -> None:
         print(plain(f"{entry.name} {version}: {step}"), file=sys.stderr, flush=True)
 
-    device = open_named(arguments.device)
+    on_step(f"on {where}")
+    device = open_named(where)
     try:
         return compared(
             path,
@@ -304,6 +308,27 @@ def _served(arguments: argparse.Namespace, entry: ModelEntry) -> str:
         names = {model["name"]: model["version"] for model in document["models"]}
     found: str = names.get(entry.name, "")
     return found if found in entry.versions else ""
+
+
+def _device_of(arguments: argparse.Namespace, entry: ModelEntry) -> str:
+    """Return what the model is served on or, if it is not yet, what all workers compute on.
+
+    Raises:
+        ConfigError: They compute on several.
+    """
+    try:
+        answer = admin.get(_socket(arguments), "/v1/workers", TIMEOUT_S)
+    except AdminUnreachable:
+        return CPU
+    with readable():
+        workers = cast("dict[str, Any]", answer)["workers"]
+        hosts = [each for each in workers if entry.name in each["models"]]
+        devices = sorted({str(each["device"]) for each in hosts or workers})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"model {entry.name!r} may be served on {', '.join(devices)}: name one with --device"
+        )
+    return devices[0] if devices else CPU
 
 
 def _switch(arguments: argparse.Namespace, entry: ModelEntry, active: Active) -> int:

@@ -65,12 +65,13 @@ class Model(TypedDict):
 class Worker(TypedDict):
     """One worker slot and its present process.
 
-    `resident` are the models in memory, the least recently used first, and `resident_bytes` is
-    what they take, of the GPU or of the process; `budget_bytes` is what they may take together
-    (0: whatever they do).
+    `device` is as configured: `cpu`, `cuda:0`. `resident` are the models in memory, the least
+    recently used first, and `resident_bytes` is what they take, of the GPU or of the process;
+    `budget_bytes` is what they may take together (0: whatever they do).
     """
 
     slot: str
+    device: str
     generation: int
     state: str
     pid: int | None

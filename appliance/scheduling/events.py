@@ -76,7 +76,8 @@ class Request:
         tag: The client's own number for it, by which it may withdraw it.
         payload: The owner's business; the scheduler never looks.
         since_ns: From when on its robot waits, if it is dry; 0: since it arrived.
-        rank_ns: Its place in the line: its deadline, or an older one that it inherited.
+        rank_ns: Its place in the line: its deadline, or the end of its time to live if that is
+            sooner, or an older one that it inherited.
         rank: Its whole rank in its part of the line, from when it lines up.
         yields: It is dry, and not its session's turn.
         background: More than its client said it would send: it runs where nobody else would.

@@ -33,6 +33,9 @@ took its place have been served for a while."""
 WRONG_BY = 3
 """Times are not thought to be wrong by more than this."""
 
+TTL_MARGIN = 8
+"""Who has more time than it may wait is in line as if it had that, but for one part of so many."""
+
 HOPELESS = "it can no longer make its deadline"
 SHED = "more comes than can be answered in time"
 SUPERSEDED = "a newer observation replaced it"
@@ -81,8 +84,10 @@ class Queue:
             request.stream = self.streams.arrived(request, now_ns)
             if self._is_refused(request, request.stream, now_ns):
                 return
-        # A deadline that was over on arrival is no way to pass those who came before.
-        request.rank_ns = max(request.deadline_ns, request.arrived_ns)
+        # A deadline that was over on arrival is no way to pass those who came before; one that is
+        # beyond the time to live would be waited for in vain.
+        latest_ns = request.expires_ns - (request.expires_ns - request.arrived_ns) // TTL_MARGIN
+        request.rank_ns = max(min(request.deadline_ns, latest_ns), request.arrived_ns)
         mailbox = self.room.mailbox(request)
         older = mailbox.latest
         if older is not None:

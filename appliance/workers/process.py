@@ -77,12 +77,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill it, if it is not reaped, and all that it started and left in its group."""
-        if self._reaped:  # the number may be another's by now
+        if self._reaped:
             return
-        with suppress(ProcessLookupError):  # it has only just been forked, and has no group yet
-            os.killpg(self.pid, signal.SIGKILL)
-            return
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        # If its parent died, somebody else reaps it. Then the number may be another's by now.
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, 0)
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has only just been forked, and has no group yet
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def reap(self) -> int:
         """Wait for its end; return its exit status, minus the signal that ended it, or UNKNOWN."""

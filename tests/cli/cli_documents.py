@@ -36,6 +36,7 @@ def model(name: str = "policy", **changes: Any) -> Document:
 def worker(slot: str = "cpu-0", **changes: Any) -> Document:
     return {
         "slot": slot,
+        "device": "cpu",
         "generation": 1,
         "state": "ready",
         "pid": 4321,

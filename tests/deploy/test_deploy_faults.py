@@ -112,6 +112,18 @@ def test_a_release_that_never_loads(network: Lab, robot: Robot, workshop: Worksh
     refuses(network, robot, workshop.variables(broken), "has served all the while")
 
 
+def test_a_new_model_that_is_not_good(
+    network: Lab, robot: Robot, workshop: Workshop, second: Path, tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(workshop.models, tmp_path / "models"))
+    shutil.copytree(models / "clock", models / "broken")
+    (models / "broken/1/policy.py").write_text("import not_there\n")
+    variables = workshop.variables(second, appliance_models=str(models))
+    refuses(network, robot, variables, "No module named 'not_there'")
+    repository = robot.machine.root / "var/lib/appliance/models"
+    assert not [*repository.glob("broken"), *repository.glob(".incoming/*")]
+
+
 def test_a_full_disk(network: Lab, robot: Robot, workshop: Workshop) -> None:
     """What is written to the folder of releases goes to a small file system over it."""
     run, releases = robot.machine.run, "/opt/appliance/releases"

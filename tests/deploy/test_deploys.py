@@ -210,7 +210,7 @@ def deploys(life: Life) -> None:
     """Rerun, upgrade, deploy what breaks, and go back."""
     first, second = life.workshop.release("1.0.0"), life.workshop.release("1.1.0")
     # It loads and stands by as a good one does, takes over, and breaks.
-    broken = life.workshop.release("1.2.0", app=BREAKS)
+    broken = life.workshop.release("1.5.0", app=BREAKS)
     pids = life.serve("1.0.0")
     assert life.does("rerun", "site.yml", first) == dict.fromkeys(pids, 0)
     assert pids == life.serve("1.0.0")

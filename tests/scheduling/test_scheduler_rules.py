@@ -104,6 +104,20 @@ def test_tier_0_goes_before_any_deadline_where_not_both_can_be_in_time() -> None
     assert record.served() == ["busy", "important", "soon"]
 
 
+@pytest.mark.parametrize(("robots", "period"), [(5, 50), (2, 10), (3, 20)])
+@pytest.mark.parametrize("tier", [0, 1])
+def test_who_has_more_time_than_the_queue_allows_is_served_before_that_is_over(
+    tier: int, robots: int, period: int
+) -> None:
+    patient = ask("patient", budget=20_000, tier=tier, keep_latest=False)
+    others = [
+        ask(f"robot {number}", at=at, budget=50)
+        for at in range(0, 6_000, period)
+        for number in range(robots)
+    ]
+    assert outcomes(run(patient, *others))["patient"] == [Outcome.OK]
+
+
 @pytest.mark.parametrize(
     "model",
     [

@@ -23,7 +23,8 @@ from test_real_engine import run, slot
 from appliance.engines import forkserver as engine_side
 from appliance.wire.pb import worker_pb2
 from appliance.workers import forkserver
-from appliance.workers.events import WorkerDown, WorkerUp
+from appliance.workers.events import STOPPED, WorkerDown, WorkerUp
+from appliance.workers.process import start_program
 from appliance.workers.restart import RestartPolicy
 from appliance.workers.slot import Slot
 
@@ -284,3 +285,25 @@ async def test_all_go_when_the_core_is_killed() -> None:
         for pid in map(int, set(said.split())):
             await gone(pid)
         await core.stdout.aclose()
+
+
+async def test_it_stays_when_a_worker_ends_as_it_is_told() -> None:
+    async with house(empty_slot("arm")) as home:
+        former = await home.up()
+        server = fork_server(home)
+        home.pool.succeed(empty_slot("arm"))
+        await home.up()
+        home.pool.take_over("arm")
+        home.pool.dismiss(former)
+        assert (await home.next(WorkerDown)).cause == STOPPED
+        await home.pool.wait_left()
+        assert fork_server(home) == server
+        assert status_of(home.pid())["PPid"] == str(server)
+
+
+async def test_a_worker_that_somebody_else_has_reaped_can_be_killed() -> None:
+    process = await start_program(["true"], pass_fds=(), environment={})
+    await process.wait_exited()
+    os.waitpid(process.pid, 0)  # noqa: ASYNC222  as who inherits it does, if its parent dies
+    process.kill()
+    await process.close()

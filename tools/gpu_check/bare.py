@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from appliance.engines.cuda.ports import Cuda
 from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.loading import load_tensorrt
@@ -64,7 +63,7 @@ def bare(setting: Setting, model: str, size: int) -> Generator[Bare, None, None]
         manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
         engine = load_tensorrt(manifest, path, device.cuda)
         engine.prepare((size,))
-        yield OnGpu(engine, device.cuda, size)
+        yield OnGpu(engine, size)
         engine.close()
 
 
@@ -99,12 +98,12 @@ class _OnCpu:
 class OnGpu:
     """A `Bare` of an engine on a GPU."""
 
-    def __init__(self, engine: TensorRTEngine, cuda: Cuda, size: int) -> None:
+    def __init__(self, engine: TensorRTEngine, size: int) -> None:
         buffers = engine.buffers()
         assert buffers is not None
         self.without_graphs = engine.without_graphs
         self.buffers = buffers
-        self._engine, self._cuda, self._size = engine, cuda, size
+        self._engine, self._size = engine, size
         self._graph = buffers.graphs.get(size)
         for place in buffers.inputs.values():
             given = noises({"": (place.host.shape, place.host.dtype)})
@@ -125,12 +124,10 @@ class OnGpu:
         """See `Bare`."""
         stream = self._engine.compute
         for place in self.buffers.inputs.values():
-            size = place.tensor.bytes_of(self._size)
-            self._cuda.copy_in(place.device.address, int(place.host.ctypes.data), size, stream)
+            place.bring(0, place.tensor.bytes_of(self._size), stream)
         self._run()
         for place in self.buffers.outputs_.values():
-            size = place.tensor.bytes_of(self._size)
-            self._cuda.copy_out(int(place.host.ctypes.data), place.device.address, size, stream)
+            place.fetch(place.tensor.bytes_of(self._size), stream)
         stream.wait()
 
     def kept_busy_ns(self, runs: int) -> int:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.tensorrt.building import Network, profile_of
 from appliance.engines.tensorrt.flavour import ANY_TARGET, Flavour, find_flavour
 from appliance.models.engine_cache import EngineCache, EngineRecipe, default_cache, version_sha256
-from appliance.models.manifest import parse_manifest
+from appliance.models.manifest import Precision, parse_manifest
 from appliance.models.repository import ModelEntry, Repository
 from appliance.models.resolve import resolve
 
@@ -27,8 +27,11 @@ class BuiltEngine:
     plan: bytes
 
 
-def build_all(root: Path) -> Iterator[BuiltEngine]:
+def build_all(root: Path, precision: Precision = "fp32") -> Iterator[BuiltEngine]:
     """Build an engine of every version of every model; yield each when it is in the cache.
+
+    Args:
+        precision: Whatever their manifests say.
 
     Raises:
         ConfigError, DeviceMissing, EngineError, ExtraMissing: One cannot be built.
@@ -36,10 +39,10 @@ def build_all(root: Path) -> Iterator[BuiltEngine]:
     flavour = find_flavour()
     for entry in Repository(root).scan():
         for version in entry.versions:
-            yield _built(flavour, entry, version)
+            yield _built(flavour, entry, version, precision)
 
 
-def _built(flavour: Flavour, entry: ModelEntry, version: str) -> BuiltEngine:
+def _built(flavour: Flavour, entry: ModelEntry, version: str, precision: Precision) -> BuiltEngine:
     started = time.monotonic()
     target = ANY_TARGET
     if not flavour.builds_for_others:
@@ -47,7 +50,7 @@ def _built(flavour: Flavour, entry: ModelEntry, version: str) -> BuiltEngine:
         target = flavour.targets_of(there.name, there.capability)[0]
     cache = EngineCache(default_cache())
     directory = entry.manifest_path.parent / version
-    manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
+    manifest = evolve(parse_manifest(entry.manifest, str(entry.manifest_path)), precision=precision)
     network = Network(flavour, directory / "model.onnx", manifest.precision)
     resolved = resolve(manifest, network.signature, entry.name, version)
     profile = profile_of(resolved, network.signature, manifest.warmup)

@@ -1,18 +1,19 @@
-"""Engines are built of every model, and TensorRT says whether it would run them."""
+"""Engines are built of every model in one precision, and TensorRT says whether it runs them."""
 
 from __future__ import annotations
 
 from appliance.engines.tensorrt.flavour import find_flavour
+from appliance.models.manifest import Precision
 from tools.gpu_check.engines import build_all
 from tools.gpu_check.finding import Finding
 from tools.gpu_check.setting import Setting
 
 
-def check(setting: Setting, finding: Finding) -> None:
+def check(setting: Setting, finding: Finding, *, precision: Precision) -> None:
     """Build."""
     flavour = find_flavour()
     finding.details["builder"] = flavour.builder
-    for built in build_all(setting.root):
+    for built in build_all(setting.root, precision):
         finding.add(f"engine of {built.name} built in", built.seconds, "s")
         told = {"bytes": len(built.plan)}
         if setting.on_gpu:

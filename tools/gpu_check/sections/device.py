@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from tools.gpu_check.finding import Finding
 from tools.gpu_check.setting import Setting
 
-PACKAGES = ("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "numpy", "onnxruntime")
+PACKAGES = (
+    *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-ml-py"),
+    *("numpy", "pillow", "onnx", "onnxruntime"),
+)
 QUERY = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,temperature.gpu"
 
 
@@ -43,7 +46,7 @@ def _nvidia_smi() -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=10,
+            timeout=4,
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"none: {error}"

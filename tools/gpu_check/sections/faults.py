@@ -124,7 +124,11 @@ def _harmed(
 ) -> None:
     """Load an engine that was harmed, out of a cache of its own."""
     cache = EngineCache(default_cache())
-    key = next(key for key, about in cache.labels() if about.get("model") == "policy")
+    key = next(
+        key
+        for key, about in cache.labels()
+        if about.get("model") == "policy" and about["recipe"]["precision"] == "fp32"
+    )
     harmed = setting.folder("harmed")
     shutil.copytree(cache.directory / key, harmed / key)
     harm(harmed / key)
