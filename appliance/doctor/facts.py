@@ -158,6 +158,8 @@ class Facts:
         caller: Who asks.
         group: Of that name, `appliance`, or what the socket belongs to; -1: there is none.
         socket: From the root to the admin socket.
+        has_certificate: The gRPC door has one.
+        certificate_error: Why its clients could not take it; None: that cannot be seen.
         wants_gpu: Groups of workers that compute on one.
         driver_error: Why no GPU can be used; empty if one can.
         devices: The GPUs that workers are to compute on; None: they took too long to read.
@@ -178,6 +180,8 @@ class Facts:
     group: int
     socket: tuple[Node, ...]
     files: tuple[ConfiguredFile, ...] = ()
+    has_certificate: bool = False
+    certificate_error: str | None = ""
     wants_gpu: tuple[str, ...] = ()
     driver_error: str | None = None
     devices: tuple[DeviceHealth, ...] | None = ()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.box import box
+from support.certificates import make_ca, make_certificate
 from support.fake_driver import SW_THERMAL, FakeDriver, make_libraries, needs_stand_ins
 from support.ports import free_ports
 from support.repository import add_echo
@@ -196,6 +197,31 @@ def test_a_gpu_that_is_throttled_while_no_appliance_runs(
     assert found["level"] == "warning"
     assert found["found"] == "cuda:0 Fake GPU 0: throttled by heat, at 1170 MHz of 1980"
     assert "fans" in found["advice"]
+
+
+def test_certificates_that_clients_would_not_take(
+    models: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    make_ca(tmp_path, "ca")
+    make_certificate(tmp_path, "server", "ca")
+    text = (
+        f'models.directory = "{models}"\n[ingest.grpc]\nbind = "127.0.0.1:0"\n'
+        f'tls.certificate = "{tmp_path}/server.pem"\ntls.key = "{tmp_path}/server.key"\n'
+    )
+    file = written(tmp_path, text)
+    assert doctor(capsys, file, absent(tmp_path), 1)["certificate"]["level"] == "ok"
+
+    make_certificate(tmp_path, "old", "ca", days=-1)
+    (tmp_path / "old.pem").rename(tmp_path / "server.pem")
+    found = doctor(capsys, file, absent(tmp_path), 2)["certificate"]
+    assert "MISMATCH" in found["found"]  # the key is the former one's
+    (tmp_path / "old.key").rename(tmp_path / "server.key")
+    found = doctor(capsys, file, absent(tmp_path), 2)["certificate"]
+    assert "has expired" in found["found"]
+
+    (tmp_path / "server.key").unlink()
+    found = doctor(capsys, file, absent(tmp_path), 2)
+    assert (found["certificate"]["level"], found["files"]["level"]) == ("skipped", "error")
 
 
 def test_an_appliance_that_hangs_is_not_waited_for(models: Path, capsys: Capture) -> None:

@@ -12,6 +12,7 @@ from appliance.config import Config, load
 from appliance.doctor.facts import Facts
 from appliance.doctor.gathering import (
     box,
+    certificates,
     devices,
     files,
     models,
@@ -69,6 +70,8 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
         group=files.group(),
         socket=tuple(files.nodes(Path(place))),
         files=tuple(files.configured(config, base)),
+        has_certificate=bool(config.ingest.grpc.tls.certificate),
+        certificate_error=certificates.certificate_error(config, base),
         wants_gpu=tuple(each.name for each in config.workers if each.device != "cpu"),
         tensorrt=tuple(box.tensorrt()),
         synchronised=box.is_synchronised(),

@@ -70,6 +70,18 @@ def secrets(facts: Facts) -> list[Remark]:
     return remarks or [Remark("skipped", "no keys are asked for")]
 
 
+def certificate(facts: Facts) -> list[Remark]:
+    """Whether clients of the gRPC door could take its certificate."""
+    if not facts.has_certificate:
+        return [Remark("skipped", "none is configured")]
+    if facts.certificate_error is None:
+        return [Remark("skipped", "it cannot be seen; ask as root")]
+    if facts.certificate_error:
+        advice = "renew it; `appliance keys check-certificate` tries another one"
+        return [Remark("error", facts.certificate_error, advice)]
+    return [Remark("ok", "clients can take it today")]
+
+
 def access(facts: Facts) -> list[Remark]:
     """Whether who asks may use the admin socket."""
     caller, runs_as = facts.caller, facts.runs_as

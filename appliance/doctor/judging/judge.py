@@ -15,7 +15,14 @@ from appliance.doctor.judging.computing import (
     tensorrt,
     workers,
 )
-from appliance.doctor.judging.files import access, admin_socket, configuration, files, secrets
+from appliance.doctor.judging.files import (
+    access,
+    admin_socket,
+    certificate,
+    configuration,
+    files,
+    secrets,
+)
 from appliance.doctor.judging.findings import Finding, Remark, finding_of
 
 
@@ -28,6 +35,7 @@ CHECKS: dict[str, Callable[[Facts], list[Remark]]] = {
     "configuration": configuration,
     "files": files,
     "secrets": secrets,
+    "certificate": certificate,
     "access": access,
     "socket": admin_socket,
     "models": models,
