@@ -45,7 +45,7 @@ class EngineRecipe:
         model_sha256: Of the version's files.
         builder: Package and version.
         target: The GPU or compute capabilities.
-        precision: What float32 in the model's file was made.
+        precision: What float32 in the model's file was made, or may be multiplied in.
         profile: Input name to least, usual and largest shape.
     """
 

@@ -40,7 +40,7 @@ DTypeName = Literal[
 ]
 Codec = Literal["jpeg", "png", "wav", "flac"]
 EngineName = Literal["auto", "onnxruntime", "python", "tensorrt"]
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 
 MAX_PIXELS = 1 << 26
 """Below what Pillow takes for a decompression bomb by itself."""
@@ -199,8 +199,9 @@ class Manifest:
         max_batch: Left out: 8 if the model has an open batch dimension, else 1.
         buckets: Batch sizes to warm up and time; left out: powers of two up to `max_batch`.
         output_bytes: Upper bound of one row's outputs; needed where their shapes are open.
-        precision: Of an engine for a GPU: what float32 in the file becomes. Inputs and outputs keep
-            their types; other engines run the file as it is.
+        precision: Of an engine for a GPU: what float32 in the file becomes. `tf32`: it stays, and
+            is rounded where it is multiplied. Inputs and outputs keep their types; other engines
+            run the file as it is.
         cuda_graphs: On a GPU, the work of each batch size is captured and replayed.
         cuda_preprocessing: On a GPU, images are resized, reordered and scaled there.
         urgent: On a GPU its kernels come before those of models that are not.

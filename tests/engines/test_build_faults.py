@@ -139,6 +139,12 @@ class Timings:
 
 
 class Config:
+    def __init__(self) -> None:
+        self.flags = {"tf32"}
+
+    def clear_flag(self, flag: str) -> None:
+        self.flags.remove(flag)
+
     def create_timing_cache(self, before: bytes) -> Timings:
         self.timings = Timings(before)
         return self.timings
@@ -166,6 +172,7 @@ class Builder:
         return object()
 
     def build_serialized_network(self, _: object, config: Config) -> bytes:
+        assert not config.flags
         config.timings.known += b"t"
         return b"engine"
 
@@ -175,6 +182,7 @@ def _played() -> Flavour:
     api: Any = ModuleType("tensorrt")
     api.Builder = Builder
     api.ILogger = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
+    api.BuilderFlag = SimpleNamespace(TF32="tf32")
     api.OnnxParser = lambda *_: SimpleNamespace(parse_from_file=lambda _: True)
     api.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     return Flavour(TENSORRT, "10.3.0", api)

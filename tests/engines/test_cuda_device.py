@@ -131,6 +131,35 @@ def test_an_error_costs_a_call_or_the_process(
     assert found.startswith(told)
 
 
+PLAYED_PYCUDA = """
+import types
+from cuda.bindings import driver
+class Error(Exception): pass
+class LogicError(Error): pass
+class MemoryError(Error): pass
+class Memory(np.ndarray):
+    def __int__(self): return self.ctypes.data
+def mem_alloc(size):
+    assert size
+    memory = np.empty(size, np.uint8).view(Memory)
+    memory[...] = 0x7F
+    return memory
+pycuda = types.SimpleNamespace(**{each.__name__: each for each in (Error, LogicError, MemoryError)})
+pycuda.mem_alloc = mem_alloc
+device = module.Device(None, pycuda, None, module._Calls(driver))
+"""
+
+
+@needs_compiler
+@needs_bindings
+def test_memory_of_the_device_is_clear_when_it_is_given(library: Path) -> None:
+    code = PLAYED_PYCUDA + "print(device.allocate(5)._owner.tolist(), device.allocate(0).bytes)"
+    assert run(library, code) == "[0, 0, 0, 0, 0] 1"
+    for call in ("cuMemsetD8_v2", "cuStreamSynchronize"):
+        found = run(library, code, FAKE_CUDA_FAIL=f"{call}=700")
+        assert found.startswith("DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ILLEGAL_ADDR")
+
+
 LAUNCH = """
 from appliance.engines.cuda.images import BatchImages, kernel_text
 from appliance.engines.preprocess import Preprocessor

@@ -159,7 +159,7 @@ def test_a_graph_that_gives_something_else_is_not_used(
     root: Path, start_fake: StartFake, tmp_path: Path
 ) -> None:
     worker = start_fake(root, "wrong=1")
-    assert "gives another 'y' than the run that it was captured from" in said(tmp_path)
+    assert "gives another 'y' than a run without it" in said(tmp_path)
     sent = Sent(worker, rows_of(np.random.default_rng(1), 3), go=True)
     sent.check(worker, worker.done())
 

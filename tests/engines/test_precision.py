@@ -180,8 +180,9 @@ def test_weights_may_lie_beside_the_file(tmp_path: Path, precision: Precision) -
     }
 
 
-def test_in_float32_the_file_is_its_own(tmp_path: Path) -> None:
-    with in_precision(tmp_path / "not even there", "fp32") as made:
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_in_float32_the_file_is_its_own(tmp_path: Path, precision: Precision) -> None:
+    with in_precision(tmp_path / "not even there", precision) as made:
         assert made == tmp_path / "not even there"
 
 
@@ -252,6 +253,8 @@ def judged(
     ("precision", "off", "limit", "is_good"),
     [
         ("fp32", 0.01, 0.001, False),
+        ("tf32", 0.05, 0.1, True),
+        ("tf32", 0.2, 0.1, False),
         ("fp16", 0.0, 0.05, True),
         ("fp16", 0.1, 0.05, False),
         ("bf16", 0.1, 0.2, True),

@@ -23,6 +23,7 @@ from appliance.engines.cuda.driver import find_device
 from appliance.engines.tensorrt.flavour import find_flavour
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import DeviceMissing, EngineError, ExtraMissing
+from appliance.models.manifest import Precision
 
 Capture = pytest.CaptureFixture[str]
 needs_rtx = pytest.mark.skipif(
@@ -76,9 +77,9 @@ def test_an_engine_takes_batches_up_to_the_largest(
 
 
 @needs_rtx
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
 @pytest.mark.parametrize("model", REAL_MODELS)
-def test_a_real_model_is_built_in_half_precision(
+def test_a_real_model_is_built_in_another_precision(
     models: Path,
     tmp_path: Path,
     capsys: Capture,
@@ -93,14 +94,24 @@ def test_a_real_model_is_built_in_half_precision(
     whole = built(root, cache, capsys, model)
     manifest = root / model / "model.toml"
     manifest.write_text(f'precision = "{precision}"\n{manifest.read_text()}')
-    half = built(root, cache, capsys, model)
-    assert half["path"] != whole["path"]
-    recipe = half["recipe"]
+    other = built(root, cache, capsys, model)
+    assert other["path"] != whole["path"]
+    recipe = other["recipe"]
     assert isinstance(recipe, dict)
     assert recipe["precision"] == precision
     assert build(root, cache, model) == 0
     assert f"is there already\n  in {precision} for any GPU" in capsys.readouterr().out
     assert list((tmp_path / "made").iterdir()) == []
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_float32_is_multiplied_as_the_manifest_says(precision: Precision) -> None:
+    flavour = find_flavour()
+    builder = flavour.api.Builder(flavour.api.Logger())
+    config = builder.create_builder_config()
+    flavour.prepare(config, (), precision)
+    assert config.get_flag(flavour.api.BuilderFlag.TF32) == (precision == "tf32")
 
 
 @needs_rtx

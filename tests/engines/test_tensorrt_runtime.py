@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
+import re
+from collections.abc import Callable
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from support.fake_gpu import FakeCuda, FakeExecutor
+from numpy.typing import NDArray
+from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeStream
 
-from appliance.engines.tensorrt.engine import TensorRTEngine
+from appliance.engines.tensorrt.engine import TensorRTEngine, _agree, _inverted
 from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.runtime import TensorRTExecutor
 from appliance.errors import EngineError
@@ -163,6 +167,66 @@ def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
         for name, wanted in compute(inputs).items():
             np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
     engine.close()
+
+
+class Empty(Gpu):
+    """Its graphs do nothing."""
+
+    def capture(self, stream: FakeStream, work: Callable[[], None]) -> FakeGraph:
+        super().capture(stream, work)
+        return FakeGraph([])
+
+
+class Remembering(Gpu):
+    """Its graphs write what came of the inputs that there were when they were captured."""
+
+    def capture(self, stream: FakeStream, work: Callable[[], None]) -> FakeGraph:
+        graph = super().capture(stream, work)
+        for each in graph.works:
+            each()
+        kept = [(memory, ctypes.string_at(memory.address, memory.bytes)) for memory in self._memory]
+        outputs = kept[2:4] + kept[6:8]  # of the two sets: x, state, y, stateN
+        return FakeGraph(
+            [lambda: [ctypes.memmove(to.address, was, len(was)) for to, was in outputs]]
+        )
+
+
+@pytest.mark.parametrize("kind", [Empty, Remembering])
+def test_graphs_that_do_not_compute_are_found_out(
+    kind: type[Gpu], capfd: pytest.CaptureFixture[str]
+) -> None:
+    api = Api(RTX)
+    api.gpu = kind(random.Random(0))
+    engine = TensorRTEngine(executor(api), api.gpu)
+    engine.prepare((1, 4))
+    assert re.fullmatch(
+        "the graph of batches of [148] gives another '(y|stateN)' than a run without it",
+        engine.without_graphs,
+    )
+    assert engine.without_graphs in capfd.readouterr().err
+    inputs = {name: np.ones(of_batch(SHAPES[name], 3), np.float32) for name in ("x", "state")}
+    np.testing.assert_allclose(engine.run(inputs)["y"], compute(inputs)["y"])
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros(3, np.float32),
+        np.array([1, -2, np.nan], np.float32),
+        np.array([np.inf, 0], np.float16),
+        np.full(2, np.nan),
+        np.array([True, False]),
+        np.array([-1, 0, 127], np.int8),
+        np.array(5, np.int64),
+    ],
+)
+def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[Any]) -> None:
+    assert _agree(array, array)
+    wrong = _inverted(array)
+    assert wrong.dtype == array.dtype
+    assert not _agree(wrong, array)
+    assert not any(_agree(a, b) for a, b in zip(wrong.ravel(), array.ravel(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
         {"builder": "tensorrt_rtx 1.7.2"},
         {"target": "8.9"},
         {"precision": "fp16"},
+        {"precision": "tf32"},
         {"profile": {"x": ((1, 4), (4, 4), (4, 4))}},
     ],
 )

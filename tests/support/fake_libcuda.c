@@ -1,5 +1,5 @@
 /* As much of libcuda.so.1 as the appliance calls, without a GPU: device memory is host memory, and
- * what is put on a stream is done at once. FAKE_CUDA_FAIL="cuEventQuery=700" has a call fail. */
+ * what is put on a stream of ours is done at once. FAKE_CUDA_FAIL="cuEventQuery=700" has a call fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -19,6 +19,15 @@ static int failing(const char *name) {
 
 /* How far from where the CPU has it an integrated device finds memory of the host. */
 static u64 mapped_by(void) { return getenv("FAKE_CUDA_INTEGRATED") ? (u64)1 << 56 : 0; }
+
+/* Memory is set on the default stream, some time after the call. */
+static void *cleared;
+static unsigned char cleared_to;
+static size_t cleared_bytes;
+static void finish_default_stream(void) {
+    if (cleared) memset(cleared, cleared_to, cleared_bytes);
+    cleared = NULL;
+}
 
 #define CALL(name, ...) int name(__VA_ARGS__) { int code = failing(#name); if (code) return code;
 #define END return 0; }
@@ -56,7 +65,7 @@ CALL(cuCtxPopCurrent_v2, void **context) if (context) *context = (void *)0x77; E
 CALL(cuCtxGetCurrent, void **context) *context = (void *)0x77; END
 CALL(cuCtxDetach, void *context) END
 CALL(cuCtxSetCurrent, void *context) END
-CALL(cuCtxSynchronize, void) END
+CALL(cuCtxSynchronize, void) finish_default_stream(); END
 CALL(cuCtxGetDevice, int *device) *device = 0; END
 CALL(cuCtxGetStreamPriorityRange, int *least, int *greatest) *least = 0; *greatest = -5; END
 CALL(cuMemGetInfo_v2, size_t *free, size_t *total)
@@ -73,7 +82,7 @@ CALL(cuMemHostGetDevicePointer_v2, u64 *address, void *host, unsigned flags)
     if (flags) return 1;
     *address = (u64)(uintptr_t)host + mapped_by(); END
 CALL(cuMemsetD8_v2, u64 address, unsigned char value, size_t size)
-    memset((void *)(uintptr_t)address, value, size); END
+    cleared = (void *)(uintptr_t)address, cleared_to = value, cleared_bytes = size; END
 CALL(cuMemcpyHtoDAsync_v2, u64 target, const void *source, size_t size, void *stream)
     memcpy((void *)(uintptr_t)target, source, size); END
 CALL(cuMemcpyDtoHAsync_v2, void *target, u64 source, size_t size, void *stream)
@@ -81,7 +90,7 @@ CALL(cuMemcpyDtoHAsync_v2, void *target, u64 source, size_t size, void *stream)
 CALL(cuStreamCreateWithPriority, void **stream, unsigned flags, int priority)
     if (flags != 1) return 1;
     *stream = (void *)(uintptr_t)(0x1000 - priority); END
-CALL(cuStreamSynchronize, void *stream) END
+CALL(cuStreamSynchronize, void *stream) if ((uintptr_t)stream <= 1) finish_default_stream(); END
 CALL(cuStreamWaitEvent, void *stream, void *event, unsigned flags) END
 CALL(cuStreamBeginCapture_v2, void *stream, int mode) if (mode != 1) return 1; END
 CALL(cuStreamEndCapture, void *stream, void **graph) *graph = (void *)0x22; END

@@ -172,7 +172,12 @@ class Device:
         """See `ports.Cuda`."""
         wanted = max(size, _ONE_MORE)
         made = self._py(self._pycuda.mem_alloc, wanted, doing=f"allocating {wanted} bytes")
-        self._py(self._pycuda.memset_d8, int(made), 0, wanted, doing="clearing memory")
+        api = self._calls.api
+        self._calls.check(api.cuMemsetD8(int(made), 0, wanted), "clearing memory")
+        # It may still be under way, on the default stream, which ours do not wait for.
+        self._calls.check(
+            api.cuStreamSynchronize(api.CU_STREAM_LEGACY), "waiting until memory is clear"
+        )
         return _Memory(int(made), wanted, made)
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -52,7 +52,7 @@ from appliance.models.plans import InputPlan, Signature
 
 SETS = 2
 REPLAY_TOLERANCE = 1e-2
-"""A graph's outputs beside those of the run it was captured from, as a part of the largest value.
+"""A graph's outputs beside those of a run without it, as a part of the largest value.
 The kernels are the same, so they are equal, but where a kernel adds up in no fixed order."""
 _SEED = 0
 
@@ -390,41 +390,49 @@ class TensorRTEngine:
             self.sizes, self.without_graphs = wanted, ""
 
     def _capture(self, sizes: Sequence[int]) -> None:
-        """Capture, and compare each graph with the run that it was captured from.
+        """Capture, and compare each graph with a run that was not captured.
+
+        A graph has to read and write anew: it is captured with nothing but zeros in the inputs,
+        and replayed with other numbers, over outputs that are all wrong.
 
         Raises:
             EngineError: One cannot be captured, or gives something else.
         """
         random = np.random.default_rng(_SEED)
-        expected: list[tuple[_Set, int, dict[str, NDArray[Any]]]] = []
-        for buffers in self._sets:
-            self._fill(buffers, random)
+        given = [_drawn(buffers, random) for buffers in self._sets]
+        expected: list[tuple[int, int, dict[str, NDArray[Any]]]] = []
         for size in sizes:
-            for buffers in self._sets:
+            for index, buffers in enumerate(self._sets):
+                self._bring(buffers.inputs, given[index])
                 # Not captured: TensorRT does what the new shapes need done once.
                 self.enqueue(buffers, size)
-                self.compute.wait()
-                expected.append((buffers, size, self._fetch(buffers, size)))
+                expected.append((index, size, self._fetch(buffers, size)))
+                self._bring(buffers.inputs, None)
                 buffers.graphs[size] = self.cuda.capture(
                     self.compute, lambda: self._executor.enqueue(self.compute)
                 )
-        for buffers, size, wanted in expected:
-            buffers.graphs[size].launch(self.compute)
-            self.compute.wait()
-            for name, found in self._fetch(buffers, size).items():
-                if not _agree(found, wanted[name]):
-                    raise EngineError(
-                        f"the graph of batches of {size} gives another {name!r} than the run that "
-                        "it was captured from"
-                    )
+        for buffers, values in zip(self._sets, given, strict=True):
+            self._bring(buffers.inputs, values)
+        order: list[int] = random.permutation(len(expected)).tolist()
+        for index, size, wanted in (expected[at] for at in order):
+            self._check_graph(self._sets[index], size, wanted)
 
-    def _fill(self, buffers: _Set, random: np.random.Generator) -> None:
-        for place in buffers.inputs.values():
-            if place.host.dtype.kind == "f":
-                place.host[...] = random.standard_normal(place.host.shape)
-            else:  # they may be indices
-                place.host[...] = random.integers(0, 2, place.host.shape)
-            place.bring(0, place.host.nbytes, self.compute)
+    def _check_graph(self, buffers: _Set, size: int, wanted: Arrays) -> None:
+        wrong = {name: _inverted(array).ravel() for name, array in wanted.items()}
+        self._bring(buffers.outputs_, wrong)
+        buffers.graphs[size].launch(self.compute)
+        for name, found in self._fetch(buffers, size).items():
+            if not _agree(found, wanted[name]):
+                raise EngineError(
+                    f"the graph of batches of {size} gives another {name!r} than a run without it"
+                )
+
+    def _bring(self, places: Mapping[str, Place], values: Arrays | None) -> None:
+        """Write tensors, from flat arrays of as much as is to be written; None: all zeros."""
+        for name, place in places.items():
+            part = place.host if values is None else place.host[: values[name].size]
+            part[...] = 0 if values is None else values[name]
+            place.bring(0, part.nbytes, self.compute)
         self.compute.wait()
 
     def _fetch(self, buffers: _Set, size: int) -> dict[str, NDArray[Any]]:
@@ -432,6 +440,25 @@ class TensorRTEngine:
             place.fetch(place.tensor.bytes_of(size), self.compute)
         self.compute.wait()
         return {name: place.of_batch(size).copy() for name, place in buffers.outputs_.items()}
+
+
+def _drawn(buffers: _Set, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Return made-up inputs of a whole batch, flat."""
+    return {
+        name: (
+            random.standard_normal(place.host.shape).astype(place.host.dtype)
+            if place.host.dtype.kind == "f"
+            else random.integers(0, 2, place.host.shape).astype(place.host.dtype)  # maybe indices
+        )
+        for name, place in buffers.inputs.items()
+    }
+
+
+def _inverted(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of which no value agrees: every bit is another, of floats the sign too."""
+    if array.dtype.kind == "b":
+        return ~array
+    return (~array.view(f"u{array.itemsize}")).view(array.dtype)
 
 
 def _agree(found: NDArray[Any], wanted: NDArray[Any]) -> bool:

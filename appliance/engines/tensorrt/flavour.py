@@ -76,7 +76,7 @@ class Flavour:
     def network_flags(self) -> int:
         """Return the flags of a network whose types are those of the file."""
         flags = self.api.NetworkDefinitionCreationFlag
-        # Before 10, types are the builder's choice; float32 and TF32 unless it is told otherwise.
+        # Before 10, types are the builder's choice; float32 unless it is told otherwise.
         flag = getattr(flags, "STRONGLY_TYPED", None) or flags.EXPLICIT_BATCH
         return 1 << int(flag)
 
@@ -120,11 +120,13 @@ class Flavour:
             config: TensorRT's builder configuration.
             capabilities: Compute capabilities to build for, such as "8.6"; none: what the flavour
                 takes by default, or the GPU that is there.
-            precision: What float32 in the model's file was made.
+            precision: What float32 in the model's file was made, or may be multiplied in.
 
         Raises:
             EngineError: It cannot build for one, or not in that precision.
         """
+        if precision == "fp32":  # it is set from the start
+            config.clear_flag(self.api.BuilderFlag.TF32)
         if self.package != RTX:
             if capabilities:
                 raise EngineError(

@@ -26,6 +26,8 @@ from appliance.models.manifest import Precision
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, TensorProto
 
+UNCONVERTED: tuple[Precision, ...] = ("fp32", "tf32")
+"""What the builder does with the file as it is."""
 UNSUPPORTED_IN_BF16 = ("ConvTranspose",)
 """TensorRT for RTX 1.7 finds no kernel for these."""
 
@@ -38,7 +40,7 @@ def in_precision(path: Path, precision: Precision) -> Generator[Path, None, None
         EngineError: The model cannot be converted.
         ExtraMissing: What converts it is not installed.
     """
-    if precision == "fp32":
+    if precision in UNCONVERTED:
         yield path
         return
     with TemporaryDirectory(prefix="appliance-build-") as directory:
