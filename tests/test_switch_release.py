@@ -40,6 +40,7 @@ class FakeBox(Box):
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
             it began to serve; "broken model"; "old version", it says another one than it is.
         cut_at: The step that is not done any more, but ends with `fault`.
+        silent_until_s: Until when whoever serves answers nobody who asks for its status.
         gaps: When nobody served, as seen by whoever looked.
     """
 
@@ -50,6 +51,7 @@ class FakeBox(Box):
     time_s: float = 0.0
     cut_at: int = -1
     fault: Exception = field(factory=PowerCut)
+    silent_until_s: float = 0.0
     steps: int = 0
     gaps: list[tuple[float, float]] = field(factory=list)
     _dark_since_s: float | None = 0.0
@@ -102,6 +104,8 @@ class FakeBox(Box):
         return id(self.processes[unit]) if unit in self.processes else 0
 
     def status(self, *, standby: bool = False) -> dict[str, Any]:
+        if self.time_s < self.silent_until_s:
+            return {}
         for process in self.processes.values():
             kind, serves = self.kinds[process.deployment], process.served_s
             if standby == (serves is None):
@@ -370,6 +374,45 @@ def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:
         switch(robot, "3-x")
     robot.sleep(LOADING_S)
     assert robot.serving == "2-x"
+
+
+@pytest.mark.parametrize("kind", ["good", *BAD])
+def test_a_former_one_that_is_slow_to_answer_serves_on(tmp_path: Path, kind: str) -> None:
+    robot = box(tmp_path, v1="good", v2=kind)
+    switch(robot, "1-x")
+    robot.gaps.clear()
+    robot.silent_until_s = robot.time_s + PATIENCE.hand_over / 2
+    assert bool(attempt(robot, "2-x")) == (kind != "good")
+    assert robot.serving == ("2-x" if kind == "good" else "1-x")
+    assert robot.gaps == []
+
+
+@pytest.mark.parametrize("name", ["1-x", "2-x"])
+def test_a_former_one_that_still_loads_is_waited_for(tmp_path: Path, name: str) -> None:
+    robot = box(tmp_path, v1="good", v2="hangs")
+    switch(robot, "1-x")
+    robot.processes.clear()
+    robot.systemctl("start", UNIT)
+    robot.gaps.clear()
+    began_s = robot.time_s
+    failed = attempt(robot, name)
+    assert ("1-x has served all the while" in failed) == (name == "2-x")
+    assert robot.serving == "1-x"
+    assert robot.gaps == [(began_s, pytest.approx(began_s + LOADING_S, abs=0.2))]
+
+
+def test_a_former_one_that_never_serves_is_replaced(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    switch(robot, "1-x")
+    robot.silent_until_s = robot.time_s + PATIENCE.hand_over
+    switch(robot, "2-x")
+    assert robot.serving == "2-x"
+    robot.kinds["2-x"] = "hangs"
+    robot.processes[UNIT].served_s = None
+    began_s = robot.time_s
+    switch(robot, "3-x")
+    assert robot.serving == "3-x"
+    assert robot.time_s - began_s >= PATIENCE.load  # it had the time that loading may take
 
 
 def test_what_is_not_used_is_removed(tmp_path: Path) -> None:

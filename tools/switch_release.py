@@ -245,15 +245,16 @@ class Switch:
         """
         self._check(deployment)
         former = self.paths.named_by("current")
+        serves = bool(former) and self._wait_serving(former)
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
             return False
-        if not former or self.box.status().get("state") not in ("ready", "degraded"):
-            self._start(deployment, former)
-        else:
+        if serves:
             self._upgrade(deployment, former)
+        else:
+            self._start(deployment, former)
         return True
 
     def back(self) -> bool:
@@ -429,6 +430,24 @@ class Switch:
         (self.paths.root / "next").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------ waits
+
+    def _wait_serving(self, deployment: str) -> bool:
+        """Return whether the box serves; wait while it loads, or is slow to answer.
+
+        One that is up and does not answer at all, for as long as a handover may take, does not.
+        """
+        until_s = self.box.now_s() + self.patience.load
+        silent_until_s = self.box.now_s() + self.patience.hand_over
+        while self.box.is_up(UNIT):
+            if self.box.status().get("state") in ("ready", "degraded"):
+                return True
+            if self.box.status(standby=True):
+                silent_until_s = self.box.now_s() + self.patience.hand_over
+            if self.box.now_s() >= min(until_s, silent_until_s):
+                say(f"{deployment} does not serve: {self._why(UNIT, standby=True)}")
+                return False
+            self.box.sleep(LOOK_S)
+        return False
 
     def _wait_healthy(
         self, unit: str, deployment: str, patience_s: float, *, hold: bool = True
