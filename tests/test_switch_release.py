@@ -1,7 +1,11 @@
-"""From one deployment to another on a robot, in virtual time, with power cuts at every step."""
+"""From one deployment to another on a robot, in virtual time; any step may be the last, or fail."""
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,9 @@ class FakeBox(Box):
     Attributes:
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
             it began to serve; "broken model"; "old version", it says another one than it is.
-        ups: How often nobody served, as seen by whoever looked.
+        cut_at: The step that is not done any more, but ends with `fault`.
+        silent_until_s: Until when whoever serves answers nobody who asks for its status.
+        gaps: When nobody served, as seen by whoever looked.
     """
 
     paths: Paths
@@ -44,6 +50,8 @@ class FakeBox(Box):
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
     cut_at: int = -1
+    fault: Exception = field(factory=PowerCut)
+    silent_until_s: float = 0.0
     steps: int = 0
     gaps: list[tuple[float, float]] = field(factory=list)
     _dark_since_s: float | None = 0.0
@@ -51,7 +59,7 @@ class FakeBox(Box):
     def _step(self) -> None:
         self.steps += 1
         if self.steps == self.cut_at:
-            raise PowerCut
+            raise self.fault
 
     # ------------------------------------------------------------------------------ what it does
 
@@ -96,6 +104,8 @@ class FakeBox(Box):
         return id(self.processes[unit]) if unit in self.processes else 0
 
     def status(self, *, standby: bool = False) -> dict[str, Any]:
+        if self.time_s < self.silent_until_s:
+            return {}
         for process in self.processes.values():
             kind, serves = self.kinds[process.deployment], process.served_s
             if standby == (serves is None):
@@ -180,6 +190,15 @@ def switch(robot: FakeBox, name: str) -> bool:
     return Switch(robot, PATIENCE).to(name)
 
 
+def attempt(robot: FakeBox, name: str) -> str:
+    """Return how a switch fails; empty: it does not."""
+    try:
+        switch(robot, name)
+    except Failed as failed:
+        return str(failed)
+    return ""
+
+
 BAD = ["crashes", "hangs", "breaks", "broken model", "old version"]
 
 
@@ -262,6 +281,75 @@ def test_a_power_cut_at_any_step(tmp_path: Path, kind: str) -> None:
     assert 3 < cut_at < 199
 
 
+FAULTS = [OSError(errno.ENOSPC, "disk full"), subprocess.TimeoutExpired("systemctl", 30)]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["disk full", "does not end"])
+def test_an_upgrade_of_which_any_step_fails(tmp_path: Path, fault: Exception) -> None:
+    for cut_at in range(1, 200):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = box(place, v1="good", v2="good")
+        switch(robot, "1-x")
+        robot.gaps.clear()
+        robot.steps, robot.cut_at, robot.fault = 0, cut_at, fault
+        if not (failed := attempt(robot, "2-x")):
+            break
+        assert str(fault) in failed
+        assert robot.serving == robot.paths.named_by("current") == "1-x", cut_at
+        assert list(robot.processes) == [UNIT]
+        assert (robot.paths.units / UNIT).read_text() == "1-x"
+        assert not robot.paths.trial.exists()
+        switch(robot, "2-x")
+        assert robot.serving == "2-x"
+        assert robot.paths.named_by("previous") == "1-x"
+    assert 10 < cut_at < 199
+
+
+def test_a_cold_start_of_which_any_step_fails(tmp_path: Path) -> None:
+    for cut_at in range(1, 200):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = box(place, v1="good", v2="good")
+        switch(robot, "1-x")
+        robot.processes.clear()
+        robot.steps, robot.cut_at, robot.fault = 0, cut_at, FAULTS[0]
+        if not (failed := attempt(robot, "2-x")):
+            break
+        assert "disk full; 1-x did not serve before, and is started" in failed
+        robot.sleep(LOADING_S)
+        assert robot.serving == robot.paths.named_by("current") == "1-x", cut_at
+        assert (robot.paths.units / UNIT).read_text() == "1-x"
+        assert not robot.paths.trial.exists()
+    assert 5 < cut_at < 199
+
+
+def test_a_disk_that_is_full_while_a_unit_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        beside = robot.paths.deployments / name / "units" / f"{UNIT}.d"
+        beside.mkdir()
+        (beside / "drop-in.conf").write_text(name)
+    switch(robot, "1-x")
+    copy = shutil.copyfile
+
+    def fills(source: Path, target: Path, *, follow_symlinks: bool = True) -> None:
+        if Path(target).parent == robot.paths.units and "2-x" in Path(source).parts:
+            target.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(source, target, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(shutil, "copyfile", fills)
+    with pytest.raises(Failed, match="No space left on device; 1-x serves again"):
+        switch(robot, "2-x")
+    laid = [robot.paths.units / UNIT, robot.paths.units / f"{UNIT}.d" / "drop-in.conf"]
+    assert [each.read_text() for each in laid] == ["1-x", "1-x"]
+    monkeypatch.undo()
+    switch(robot, "2-x")
+    assert [each.read_text() for each in laid] == ["2-x", "2-x"]
+    assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+
+
 def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
     robot = box(tmp_path, v1="good")
     for name in ("7-x", "../1-x", "", ".."):
@@ -286,6 +374,45 @@ def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:
         switch(robot, "3-x")
     robot.sleep(LOADING_S)
     assert robot.serving == "2-x"
+
+
+@pytest.mark.parametrize("kind", ["good", *BAD])
+def test_a_former_one_that_is_slow_to_answer_serves_on(tmp_path: Path, kind: str) -> None:
+    robot = box(tmp_path, v1="good", v2=kind)
+    switch(robot, "1-x")
+    robot.gaps.clear()
+    robot.silent_until_s = robot.time_s + PATIENCE.hand_over / 2
+    assert bool(attempt(robot, "2-x")) == (kind != "good")
+    assert robot.serving == ("2-x" if kind == "good" else "1-x")
+    assert robot.gaps == []
+
+
+@pytest.mark.parametrize("name", ["1-x", "2-x"])
+def test_a_former_one_that_still_loads_is_waited_for(tmp_path: Path, name: str) -> None:
+    robot = box(tmp_path, v1="good", v2="hangs")
+    switch(robot, "1-x")
+    robot.processes.clear()
+    robot.systemctl("start", UNIT)
+    robot.gaps.clear()
+    began_s = robot.time_s
+    failed = attempt(robot, name)
+    assert ("1-x has served all the while" in failed) == (name == "2-x")
+    assert robot.serving == "1-x"
+    assert robot.gaps == [(began_s, pytest.approx(began_s + LOADING_S, abs=0.2))]
+
+
+def test_a_former_one_that_never_serves_is_replaced(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    switch(robot, "1-x")
+    robot.silent_until_s = robot.time_s + PATIENCE.hand_over
+    switch(robot, "2-x")
+    assert robot.serving == "2-x"
+    robot.kinds["2-x"] = "hangs"
+    robot.processes[UNIT].served_s = None
+    began_s = robot.time_s
+    switch(robot, "3-x")
+    assert robot.serving == "3-x"
+    assert robot.time_s - began_s >= PATIENCE.load  # it had the time that loading may take
 
 
 def test_what_is_not_used_is_removed(tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ class Failed(Exception):
     """It was not switched; the message says why, and what serves now."""
 
 
+# What a step may end with: a disk that is full and a systemd that hangs are like any other failure.
+BROKE = (Failed, OSError, subprocess.SubprocessError)
+
+
 class Patience(NamedTuple):
     """How long is waited, in seconds.
 
@@ -179,12 +183,18 @@ class Box:
 
     def lay_units(self, deployment: str) -> None:
         """Make the unit of a deployment that of the box."""
-        made = self.paths.deployments / deployment / "units"
-        beside = self.paths.units / f"{UNIT}.d"
-        shutil.rmtree(beside, ignore_errors=True)
+        made, units = self.paths.deployments / deployment / "units", self.paths.units
+        beside, unit = units / f".{UNIT}.d", units / f".{UNIT}"
+        shutil.rmtree(beside, ignore_errors=True)  # of one that was cut short
+        beside.mkdir()
         if (made / f"{UNIT}.d").is_dir():
-            shutil.copytree(made / f"{UNIT}.d", beside)
-        shutil.copyfile(made / UNIT, self.paths.units / UNIT)
+            shutil.copytree(made / f"{UNIT}.d", beside, dirs_exist_ok=True)
+        shutil.copyfile(made / UNIT, unit)
+        # All of it is written: what follows needs no space.
+        shutil.rmtree(units / f"{UNIT}.d", ignore_errors=True)
+        beside.rename(units / f"{UNIT}.d")
+        unit.rename(units / UNIT)
+        self._sync()
         self.systemctl("daemon-reload")
 
     def lay_next_unit(self, deployment: str) -> None:
@@ -235,15 +245,16 @@ class Switch:
         """
         self._check(deployment)
         former = self.paths.named_by("current")
+        serves = bool(former) and self._wait_serving(former)
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
             return False
-        if not former or self.box.status().get("state") not in ("ready", "degraded"):
-            self._start(deployment, former)
-        else:
+        if serves:
             self._upgrade(deployment, former)
+        else:
+            self._start(deployment, former)
         return True
 
     def back(self) -> bool:
@@ -303,52 +314,76 @@ class Switch:
     def _start(self, deployment: str, former: str) -> None:
         """Start a deployment where nothing serves."""
         self._clear()
-        self.box.begin_trial(former if former != deployment else "")
-        self._use(deployment)
-        self.box.systemctl("enable", UNIT)
-        self.box.systemctl("reset-failed", UNIT)
-        self.box.systemctl("restart", "--no-block", UNIT)
-        try:
+        before = former if former != deployment else ""
+        with self._else(lambda: self._stop(deployment, former)):
+            if former != deployment:
+                self.box.begin_trial(former)
+            self._use(deployment)
+            self.box.systemctl("enable", UNIT)
+            self.box.systemctl("reset-failed", UNIT)
+            self.box.systemctl("restart", "--no-block", UNIT)
             self._wait_healthy(UNIT, deployment, self.patience.load)
-        except Failed as failed:
-            self.box.systemctl("stop", UNIT)
-            if not former or former == deployment:
-                self.box.end_trial()
-                if not former:
-                    self.box.systemctl("disable", UNIT)
-                    (self.paths.root / "current").unlink()
-                raise Failed(f"{failed}; nothing served before, and it is stopped") from None
+            self._prove(before)
+
+    def _stop(self, deployment: str, former: str) -> str:
+        """Stop what was started where nothing served; say what there is now."""
+        self.box.systemctl("stop", UNIT)
+        if former and former != deployment:
             self._use(former)
             self.box.systemctl("reset-failed", UNIT)
             self.box.systemctl("start", "--no-block", UNIT)
             self.box.end_trial()
-            raise Failed(f"{failed}; {former} did not serve before, and is started") from None
+            return f"{former} did not serve before, and is started"
+        if not former:
+            self.box.systemctl("disable", UNIT)
+            (self.paths.root / "current").unlink(missing_ok=True)
         self.box.end_trial()
-        if former and former != deployment:
-            self.box.link("previous", former)
+        return "nothing served before, and it is stopped"
 
     def _upgrade(self, deployment: str, former: str) -> None:
         """Let a deployment take over from one that serves."""
         self._clear()
-        try:
+        with self._else(lambda: self._withdraw(former)):
             self._stand_by(deployment)
-        except Failed as failed:
-            self._clear()
-            raise Failed(f"{failed}; {former} has served all the while") from None
-        try:
+            self.box.begin_trial(former)
+        with self._else(lambda: self._restore(former)):
             self.box.systemctl("stop", UNIT)
             # The former one stands by in turn, should the next one break.
             self.box.systemctl("start", "--no-block", UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
             self.box.systemctl("stop", UNIT)
-            self.box.begin_trial(former)
             self._use(deployment)
             self._relieve_next(deployment)
-        except Failed as failed:
-            raise Failed(f"{failed}; {self._restore(former)}") from None
-        self.box.link("previous", former)
-        self.box.end_trial()
+            self._prove(former)
         self._clear()
+
+    @contextlib.contextmanager
+    def _else(self, undo: Callable[[], str]) -> Generator[None, None, None]:
+        """Undo steps of which one fails.
+
+        Raises:
+            Failed: One did; it says what `undo` has said.
+        """
+        try:
+            yield
+        except BROKE as broke:
+            try:
+                undone = undo()
+            except BROKE as also:
+                undone = f"AND IT IS NOT UNDONE: {also}"
+            raise Failed(f"{broke}; {undone}") from None
+
+    def _prove(self, former: str) -> None:
+        """What runs is what the next failure goes back to."""
+        if former:
+            self.box.link("previous", former)
+        self.box.end_trial()
+
+    def _withdraw(self, former: str) -> str:
+        """End one that stands by."""
+        self._clear()
+        self.box.end_trial()
+        return f"{former} has served all the while"
 
     def _stand_by(self, deployment: str) -> None:
         self.box.link("next", deployment)
@@ -395,6 +430,24 @@ class Switch:
         (self.paths.root / "next").unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------ waits
+
+    def _wait_serving(self, deployment: str) -> bool:
+        """Return whether the box serves; wait while it loads, or is slow to answer.
+
+        One that is up and does not answer at all, for as long as a handover may take, does not.
+        """
+        until_s = self.box.now_s() + self.patience.load
+        silent_until_s = self.box.now_s() + self.patience.hand_over
+        while self.box.is_up(UNIT):
+            if self.box.status().get("state") in ("ready", "degraded"):
+                return True
+            if self.box.status(standby=True):
+                silent_until_s = self.box.now_s() + self.patience.hand_over
+            if self.box.now_s() >= min(until_s, silent_until_s):
+                say(f"{deployment} does not serve: {self._why(UNIT, standby=True)}")
+                return False
+            self.box.sleep(LOOK_S)
+        return False
 
     def _wait_healthy(
         self, unit: str, deployment: str, patience_s: float, *, hold: bool = True
@@ -519,8 +572,8 @@ def main() -> int:
                     changed = switch.revert()
             if arguments.keep is not None:
                 changed |= switch.prune(arguments.keep)
-    except Failed as failed:
-        say(f"error: {failed}")
+    except BROKE as broke:
+        say(f"error: {broke}")
         return 1
     done = "changed" if changed else "unchanged"
     _print(f"{done}: the deployment is {box.paths.named_by('current') or 'none'}", sys.stdout)
