@@ -16,7 +16,8 @@ ended, and the former one serves again: for a failure before the handover it nev
 `current` has been switched, the unit of the box takes over in the same way.
 
 What is done here goes on when whoever started it is gone. After a power cut in the middle,
-`revert`, which runs before the appliance at each boot, goes back to what was proven.
+`revert`, which runs before the appliance at each boot, goes back to what was proven. Where only
+this process was killed, the next `to` or `back` first brings the trial to an end.
 
 Runs as root; needs Python 3.10, systemd, and nothing else. Prints one line, which begins with
 `changed` or `unchanged`.
@@ -99,6 +100,11 @@ class Paths(NamedTuple):
     def trial(self) -> Path:
         """Names what to go back to."""
         return self.root / "trial"
+
+    def proven(self) -> str:
+        """Return the deployment that a trial goes back to; empty: there is none."""
+        proven = self.trial.read_text().strip()
+        return proven if proven and (self.deployments / proven).is_dir() else ""
 
     def named_by(self, link: str) -> str:
         """Return the name of the deployment that a link leads to; empty: there is none."""
@@ -244,13 +250,15 @@ class Switch:
             Failed: It does not become healthy. What served before serves again.
         """
         self._check(deployment)
+        is_resumed = self.paths.trial.exists()
+        self._resume()
         former = self.paths.named_by("current")
         serves = bool(former) and self._wait_serving(former)
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
-            return False
+            return is_resumed
         if serves:
             self._upgrade(deployment, former)
         else:
@@ -258,15 +266,16 @@ class Switch:
         return True
 
     def back(self) -> bool:
-        """Run the deployment before this one.
+        """Run the deployment before this one; if a switch was cut short, what was proven before it.
 
         Raises:
             Failed: There is none, or it does not become healthy.
         """
-        previous = self.paths.named_by("previous")
+        undone = self._resume()
+        previous = undone or self.paths.named_by("previous")
         if not previous:
             raise Failed("there is no previous deployment to go back to")
-        return self.to(previous)
+        return self.to(previous) or bool(undone)
 
     def lay(self, deployment: str) -> bool:
         """Let a deployment be what the next boot runs, as in an image; nothing is started."""
@@ -281,8 +290,8 @@ class Switch:
         """At boot: go back to what was proven, if the machine went down during a trial."""
         if not self.paths.trial.exists():
             return False
-        proven = self.paths.trial.read_text().strip()
-        if proven and (self.paths.deployments / proven).is_dir():
+        proven = self.paths.proven()
+        if proven:
             self._use(proven)
             say(f"the machine went down before its deployment was proven: back to {proven}")
         self.box.end_trial()
@@ -310,6 +319,40 @@ class Switch:
         for needed in (path / "release" / "bin" / "appliance", path / "units" / UNIT):
             if not needed.exists():
                 raise Failed(f"{needed}: is missing; deploy it again")
+
+    def _resume(self) -> str:
+        """Bring a switch that was cut short, its process and not the machine, to an end.
+
+        One that has come as far as `current` is finished, if it can be; else it is undone.
+
+        Returns:
+            What was gone back to; empty: nothing was cut short, or it is finished.
+
+        Raises:
+            Failed: It can be neither finished nor undone.
+        """
+        if not self.paths.trial.exists():
+            return ""
+        proven, current = self.paths.proven(), self.paths.named_by("current")
+        say(f"a switch was cut short here: {current or 'nothing'} is current")
+        try:
+            if proven == current and proven:
+                self.box.lay_units(proven)
+                say(self._restore(proven))
+            elif proven:
+                self._finish(current, proven)
+            elif current:
+                with self._else(lambda: self._stop(current, "")):
+                    self._wait_serving(current)
+                    self._wait_healthy(UNIT, current, self.patience.hand_over)
+                    self._prove("")
+            else:
+                self.box.end_trial()
+        except BROKE as broke:
+            if self.paths.trial.exists() and self.paths.named_by("current") != proven:
+                raise Failed(str(broke)) from None
+            say(str(broke))
+        return proven if self.paths.named_by("current") == proven else ""
 
     def _start(self, deployment: str, former: str) -> None:
         """Start a deployment where nothing serves."""
@@ -352,6 +395,11 @@ class Switch:
             self.box.systemctl("start", "--no-block", UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
             self.box.systemctl("stop", UNIT)
+        self._finish(deployment, former)
+
+    def _finish(self, deployment: str, former: str) -> None:
+        """Make one that has stood by, and serves, what the box runs."""
+        with self._else(lambda: self._restore(former)):
             self._use(deployment)
             self._relieve_next(deployment)
             self._prove(former)
