@@ -522,3 +522,52 @@ def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
     assert len(there) <= 3
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {n[0] for n in there}
     assert not Switch(robot, PATIENCE).prune(1)
+
+
+def test_what_another_deploy_has_just_made_is_not_removed(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    half_made = robot.paths.deployments / ".3-x"
+    half_made.mkdir()
+    release, abandoned = tmp_path / "releases/3", tmp_path / "releases/0"
+    for made in (release, abandoned):
+        made.mkdir()
+    os.utime(abandoned, (1, 1))
+    assert Switch(robot, PATIENCE).prune(2)
+    assert {each.name for each in robot.paths.deployments.iterdir()} == {"1-x", "2-x", ".3-x"}
+    assert {each.name for each in (tmp_path / "releases").iterdir()} == {"1", "2", "3"}
+
+
+def test_half_made_ones_do_not_count(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        os.utime(robot.paths.deployments / name, (number, number))
+    for name in (".4-x", ".5-x", ".6-x"):
+        (robot.paths.deployments / name).mkdir()
+    assert not Switch(robot, PATIENCE).prune(3)
+
+
+def test_what_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        os.utime(robot.paths.deployments / name, (number, number))
+    remove = shutil.rmtree
+
+    def refuse(folder: Path) -> None:
+        if folder.name == "1-x":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        remove(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert not Switch(robot, PATIENCE).prune(2)
+    said = capsys.readouterr().err
+    assert f"{robot.paths.deployments / '1-x'} is not needed, and cannot be removed" in said
+    assert (tmp_path / "releases/1").is_dir()  # what is there of it needs that
+    monkeypatch.undo()
+    assert Switch(robot, PATIENCE).prune(2)
+    assert {each.name for each in (tmp_path / "releases").iterdir()} == {"2", "3"}

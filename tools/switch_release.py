@@ -298,23 +298,34 @@ class Switch:
         return bool(proven)
 
     def prune(self, keep: int) -> bool:
-        """Remove all but the newest deployments, and releases that none of them needs."""
+        """Remove all but the newest deployments, and releases that none of them needs.
+
+        What cannot be removed is said, and stays. So does a release that no deployment is made of
+        yet: it is newer than the oldest one that is kept.
+        """
         used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
-        newest = sorted(self.paths.deployments.glob("*"), key=lambda each: -each.stat().st_mtime)
+        made_s = {each: each.stat().st_mtime for each in self._deployments()}
+        newest = sorted(made_s, key=lambda each: -made_s[each])
         kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
-        needed = {(each / "release").resolve() for each in kept}
-        releases = set((self.paths.root / "releases").glob("[!.]*"))
-        for each in (gone := {*newest} - {*kept} | releases - needed):
-            shutil.rmtree(each)
-            say(f"removed {each}")
-        return bool(gone)
+        kept_s = min((made_s[each] for each in kept), default=0.0)
+        had = {_release_of(each) for each in newest}
+        removed = [_remove(each) for each in newest if each not in kept]
+        needed = {_release_of(each) for each in self._deployments()}
+        for each in (self.paths.root / "releases").glob("[!.]*"):
+            is_waiting = each.name not in had and each.stat().st_mtime > kept_s
+            if each.name not in needed and not is_waiting:
+                removed.append(_remove(each))
+        return any(removed)
+
+    def _deployments(self) -> list[Path]:
+        return list(self.paths.deployments.glob("[!.]*"))  # one that is being made has a dot
 
     # ----------------------------------------------------------------------------------- steps
 
     def _check(self, deployment: str) -> None:
         path = self.paths.deployments / deployment
         if not _NAME.fullmatch(deployment) or not path.is_dir():
-            there = sorted(each.name for each in self.paths.deployments.glob("*"))
+            there = sorted(each.name for each in self._deployments())
             raise Failed(f"{path}: no such deployment; there are: {', '.join(there) or 'none'}")
         for needed in (path / "release" / "bin" / "appliance", path / "units" / UNIT):
             if not needed.exists():
@@ -524,7 +535,7 @@ class Switch:
 
     def _is_ready(self, unit: str, deployment: str) -> bool:
         """Return whether a unit serves a deployment, and everything is well."""
-        release = (self.paths.deployments / deployment / "release").resolve().name
+        release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
         if status.get("state") != "ready" or status.get("version") != release:
             return False
@@ -554,6 +565,21 @@ class Switch:
             return f"it does not answer; it said: {self.box.last_words(unit)}"
         reasons = "; ".join(map(str, status.get("reasons", []))) or "no reason given"
         return f"version {status.get('version')}, {status.get('state')}: {reasons}"
+
+
+def _release_of(deployment: Path) -> str:
+    return (deployment / "release").resolve().name
+
+
+def _remove(folder: Path) -> bool:
+    """Remove what is not needed any more; return whether it is gone."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        say(f"{folder} is not needed, and cannot be removed: {error}")
+        return False
+    say(f"removed {folder}")
+    return True
 
 
 def _is_loaded(status: dict[str, Any]) -> bool:
