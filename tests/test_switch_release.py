@@ -78,6 +78,8 @@ class FakeBox(Box):
             self.processes.pop(unit, None)
         elif verb == "enable":
             self.enabled.add(unit)
+        elif verb == "disable":
+            self.enabled.discard(unit)
         self._settle()
         return True
 
@@ -350,6 +352,101 @@ def test_a_disk_that_is_full_while_a_unit_is_written(
     assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
 
 
+def killed_at(place: Path, kind: str, step: int) -> FakeBox | None:
+    """Return a box whose switch from 1-x to 2-x was killed, and nothing else; None: it was over."""
+    place.mkdir()
+    robot = box(place, v0="good", v1="good", v2=kind, v3="good")
+    switch(robot, "0-x")
+    switch(robot, "1-x")
+    robot.gaps.clear()
+    robot.steps, robot.cut_at = 0, step
+    try:
+        attempt(robot, "2-x")
+    except PowerCut:
+        robot.cut_at = -1
+        return robot
+    return None
+
+
+@pytest.mark.parametrize("kind", ["good", *BAD])
+@pytest.mark.parametrize("name", ["1-x", "2-x", "3-x"])
+def test_a_process_that_dies_at_any_step_and_runs_again(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    step = 1
+    while robot := killed_at(tmp_path / str(step), kind, step):
+        is_bad = name == "2-x" and kind != "good"
+        assert bool(attempt(robot, name)) == is_bad, step
+        assert robot.serving == robot.paths.named_by("current") == ("1-x" if is_bad else name)
+        assert list(robot.processes) == [UNIT]
+        assert (robot.paths.units / UNIT).read_text() == robot.serving
+        assert not robot.paths.trial.exists()
+        assert robot.gaps == []  # nobody ever saw it dark
+        if name == "2-x" and not is_bad:
+            assert robot.paths.named_by("previous") == "1-x"
+        step += 1
+    assert 3 < step < 200
+
+
+@pytest.mark.parametrize("kind", ["good", *BAD])
+def test_a_process_that_dies_at_any_step_and_is_to_go_back(tmp_path: Path, kind: str) -> None:
+    step = 1
+    while robot := killed_at(tmp_path / str(step), kind, step):
+        has_begun = robot.paths.trial.exists()
+        assert Switch(robot, PATIENCE).back()
+        assert robot.serving == robot.paths.named_by("current") == ("1-x" if has_begun else "0-x")
+        assert list(robot.processes) == [UNIT]
+        assert robot.gaps == []
+        step += 1
+
+
+@pytest.mark.parametrize("name", ["2-x", "3-x"])
+def test_one_that_is_current_and_breaks_after_the_process_died(tmp_path: Path, name: str) -> None:
+    step, looked = 1, 0
+    while robot := killed_at(tmp_path / str(step), "good", step):
+        if robot.paths.named_by("current") == "2-x" and robot.paths.trial.exists():
+            looked += 1
+            robot.kinds["2-x"] = "broken model"
+            failed = attempt(robot, name)
+            assert bool(failed) == (name == "2-x")
+            assert robot.serving == robot.paths.named_by("current") == ("1-x" if failed else "3-x")
+            assert failed or robot.paths.named_by("previous") == "1-x"
+        step += 1
+    assert looked > 3
+
+
+@pytest.mark.parametrize("former", ["", "1-x"])
+@pytest.mark.parametrize("kind", ["good", *BAD])
+@pytest.mark.parametrize("name", ["2-x", "3-x"])
+def test_a_cold_start_whose_process_dies_at_any_step(
+    tmp_path: Path, former: str, kind: str, name: str
+) -> None:
+    for step in range(1, 200):
+        (place := tmp_path / str(step)).mkdir()
+        robot = box(place, v1="good", v2=kind, v3="good")
+        if former:
+            switch(robot, former)
+            robot.processes.clear()
+        robot.steps, robot.cut_at = 0, step
+        try:
+            attempt(robot, "2-x")
+        except PowerCut:
+            robot.cut_at = -1
+        else:
+            break
+        failed = attempt(robot, name)
+        robot.sleep(LOADING_S)
+        if name == "3-x" or kind == "good":
+            assert not failed, step
+            assert robot.serving == robot.paths.named_by("current") == name
+            assert robot.enabled == {UNIT}
+        else:
+            assert failed
+            assert robot.serving == robot.paths.named_by("current") == former
+        assert not robot.paths.trial.exists()
+    assert 3 < step < 199
+
+
 def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
     robot = box(tmp_path, v1="good")
     for name in ("7-x", "../1-x", "", ".."):
@@ -425,3 +522,52 @@ def test_what_is_not_used_is_removed(tmp_path: Path) -> None:
     assert len(there) <= 3
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {n[0] for n in there}
     assert not Switch(robot, PATIENCE).prune(1)
+
+
+def test_what_another_deploy_has_just_made_is_not_removed(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    half_made = robot.paths.deployments / ".3-x"
+    half_made.mkdir()
+    release, abandoned = tmp_path / "releases/3", tmp_path / "releases/0"
+    for made in (release, abandoned):
+        made.mkdir()
+    os.utime(abandoned, (1, 1))
+    assert Switch(robot, PATIENCE).prune(2)
+    assert {each.name for each in robot.paths.deployments.iterdir()} == {"1-x", "2-x", ".3-x"}
+    assert {each.name for each in (tmp_path / "releases").iterdir()} == {"1", "2", "3"}
+
+
+def test_half_made_ones_do_not_count(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        os.utime(robot.paths.deployments / name, (number, number))
+    for name in (".4-x", ".5-x", ".6-x"):
+        (robot.paths.deployments / name).mkdir()
+    assert not Switch(robot, PATIENCE).prune(3)
+
+
+def test_what_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        os.utime(robot.paths.deployments / name, (number, number))
+    remove = shutil.rmtree
+
+    def refuse(folder: Path) -> None:
+        if folder.name == "1-x":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        remove(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert not Switch(robot, PATIENCE).prune(2)
+    said = capsys.readouterr().err
+    assert f"{robot.paths.deployments / '1-x'} is not needed, and cannot be removed" in said
+    assert (tmp_path / "releases/1").is_dir()  # what is there of it needs that
+    monkeypatch.undo()
+    assert Switch(robot, PATIENCE).prune(2)
+    assert {each.name for each in (tmp_path / "releases").iterdir()} == {"2", "3"}

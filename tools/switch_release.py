@@ -16,7 +16,8 @@ ended, and the former one serves again: for a failure before the handover it nev
 `current` has been switched, the unit of the box takes over in the same way.
 
 What is done here goes on when whoever started it is gone. After a power cut in the middle,
-`revert`, which runs before the appliance at each boot, goes back to what was proven.
+`revert`, which runs before the appliance at each boot, goes back to what was proven. Where only
+this process was killed, the next `to` or `back` first brings the trial to an end.
 
 Runs as root; needs Python 3.10, systemd, and nothing else. Prints one line, which begins with
 `changed` or `unchanged`.
@@ -99,6 +100,11 @@ class Paths(NamedTuple):
     def trial(self) -> Path:
         """Names what to go back to."""
         return self.root / "trial"
+
+    def proven(self) -> str:
+        """Return the deployment that a trial goes back to; empty: there is none."""
+        proven = self.trial.read_text().strip()
+        return proven if proven and (self.deployments / proven).is_dir() else ""
 
     def named_by(self, link: str) -> str:
         """Return the name of the deployment that a link leads to; empty: there is none."""
@@ -244,13 +250,15 @@ class Switch:
             Failed: It does not become healthy. What served before serves again.
         """
         self._check(deployment)
+        is_resumed = self.paths.trial.exists()
+        self._resume()
         former = self.paths.named_by("current")
         serves = bool(former) and self._wait_serving(former)
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
-            return False
+            return is_resumed
         if serves:
             self._upgrade(deployment, former)
         else:
@@ -258,15 +266,16 @@ class Switch:
         return True
 
     def back(self) -> bool:
-        """Run the deployment before this one.
+        """Run the deployment before this one; if a switch was cut short, what was proven before it.
 
         Raises:
             Failed: There is none, or it does not become healthy.
         """
-        previous = self.paths.named_by("previous")
+        undone = self._resume()
+        previous = undone or self.paths.named_by("previous")
         if not previous:
             raise Failed("there is no previous deployment to go back to")
-        return self.to(previous)
+        return self.to(previous) or bool(undone)
 
     def lay(self, deployment: str) -> bool:
         """Let a deployment be what the next boot runs, as in an image; nothing is started."""
@@ -281,35 +290,80 @@ class Switch:
         """At boot: go back to what was proven, if the machine went down during a trial."""
         if not self.paths.trial.exists():
             return False
-        proven = self.paths.trial.read_text().strip()
-        if proven and (self.paths.deployments / proven).is_dir():
+        proven = self.paths.proven()
+        if proven:
             self._use(proven)
             say(f"the machine went down before its deployment was proven: back to {proven}")
         self.box.end_trial()
         return bool(proven)
 
     def prune(self, keep: int) -> bool:
-        """Remove all but the newest deployments, and releases that none of them needs."""
+        """Remove all but the newest deployments, and releases that none of them needs.
+
+        What cannot be removed is said, and stays. So does a release that no deployment is made of
+        yet: it is newer than the oldest one that is kept.
+        """
         used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
-        newest = sorted(self.paths.deployments.glob("*"), key=lambda each: -each.stat().st_mtime)
+        made_s = {each: each.stat().st_mtime for each in self._deployments()}
+        newest = sorted(made_s, key=lambda each: -made_s[each])
         kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
-        needed = {(each / "release").resolve() for each in kept}
-        releases = set((self.paths.root / "releases").glob("[!.]*"))
-        for each in (gone := {*newest} - {*kept} | releases - needed):
-            shutil.rmtree(each)
-            say(f"removed {each}")
-        return bool(gone)
+        kept_s = min((made_s[each] for each in kept), default=0.0)
+        had = {_release_of(each) for each in newest}
+        removed = [_remove(each) for each in newest if each not in kept]
+        needed = {_release_of(each) for each in self._deployments()}
+        for each in (self.paths.root / "releases").glob("[!.]*"):
+            is_waiting = each.name not in had and each.stat().st_mtime > kept_s
+            if each.name not in needed and not is_waiting:
+                removed.append(_remove(each))
+        return any(removed)
+
+    def _deployments(self) -> list[Path]:
+        return list(self.paths.deployments.glob("[!.]*"))  # one that is being made has a dot
 
     # ----------------------------------------------------------------------------------- steps
 
     def _check(self, deployment: str) -> None:
         path = self.paths.deployments / deployment
         if not _NAME.fullmatch(deployment) or not path.is_dir():
-            there = sorted(each.name for each in self.paths.deployments.glob("*"))
+            there = sorted(each.name for each in self._deployments())
             raise Failed(f"{path}: no such deployment; there are: {', '.join(there) or 'none'}")
         for needed in (path / "release" / "bin" / "appliance", path / "units" / UNIT):
             if not needed.exists():
                 raise Failed(f"{needed}: is missing; deploy it again")
+
+    def _resume(self) -> str:
+        """Bring a switch that was cut short, its process and not the machine, to an end.
+
+        One that has come as far as `current` is finished, if it can be; else it is undone.
+
+        Returns:
+            What was gone back to; empty: nothing was cut short, or it is finished.
+
+        Raises:
+            Failed: It can be neither finished nor undone.
+        """
+        if not self.paths.trial.exists():
+            return ""
+        proven, current = self.paths.proven(), self.paths.named_by("current")
+        say(f"a switch was cut short here: {current or 'nothing'} is current")
+        try:
+            if proven == current and proven:
+                self.box.lay_units(proven)
+                say(self._restore(proven))
+            elif proven:
+                self._finish(current, proven)
+            elif current:
+                with self._else(lambda: self._stop(current, "")):
+                    self._wait_serving(current)
+                    self._wait_healthy(UNIT, current, self.patience.hand_over)
+                    self._prove("")
+            else:
+                self.box.end_trial()
+        except BROKE as broke:
+            if self.paths.trial.exists() and self.paths.named_by("current") != proven:
+                raise Failed(str(broke)) from None
+            say(str(broke))
+        return proven if self.paths.named_by("current") == proven else ""
 
     def _start(self, deployment: str, former: str) -> None:
         """Start a deployment where nothing serves."""
@@ -352,6 +406,11 @@ class Switch:
             self.box.systemctl("start", "--no-block", UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
             self.box.systemctl("stop", UNIT)
+        self._finish(deployment, former)
+
+    def _finish(self, deployment: str, former: str) -> None:
+        """Make one that has stood by, and serves, what the box runs."""
+        with self._else(lambda: self._restore(former)):
             self._use(deployment)
             self._relieve_next(deployment)
             self._prove(former)
@@ -476,7 +535,7 @@ class Switch:
 
     def _is_ready(self, unit: str, deployment: str) -> bool:
         """Return whether a unit serves a deployment, and everything is well."""
-        release = (self.paths.deployments / deployment / "release").resolve().name
+        release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
         if status.get("state") != "ready" or status.get("version") != release:
             return False
@@ -506,6 +565,21 @@ class Switch:
             return f"it does not answer; it said: {self.box.last_words(unit)}"
         reasons = "; ".join(map(str, status.get("reasons", []))) or "no reason given"
         return f"version {status.get('version')}, {status.get('state')}: {reasons}"
+
+
+def _release_of(deployment: Path) -> str:
+    return (deployment / "release").resolve().name
+
+
+def _remove(folder: Path) -> bool:
+    """Remove what is not needed any more; return whether it is gone."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        say(f"{folder} is not needed, and cannot be removed: {error}")
+        return False
+    say(f"removed {folder}")
+    return True
 
 
 def _is_loaded(status: dict[str, Any]) -> bool:
