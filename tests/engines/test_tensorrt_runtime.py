@@ -19,7 +19,7 @@ from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeStream
 from appliance.engines.tensorrt.engine import TensorRTEngine, _agree, _inverted
 from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.runtime import TensorRTExecutor
-from appliance.errors import EngineError
+from appliance.errors import DeviceLost, EngineError
 
 SHAPES = {"x": (-1, 4), "state": (2, -1, 3), "y": (-1, 4), "stateN": (2, -1, 3)}
 MOST = 8
@@ -260,6 +260,22 @@ def test_why_an_engine_cannot_be_used(package: str, change: dict[str, Any], told
         setattr(api, name, value)
     with pytest.raises(EngineError, match=told):
         executor(api)
+
+
+def test_a_run_that_is_refused_costs_the_process_if_the_context_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = Api(RTX)
+    engine = TensorRTEngine(executor(api), api.gpu)
+    inputs = {name: np.ones(of_batch(SHAPES[name], 1), np.float32) for name in ("x", "state")}
+    monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
+    with pytest.raises(EngineError, match="a batch cannot be run: "):
+        engine.run(inputs)
+    api.gpu.lost = DeviceLost("the GPU's context is lost: fake")
+    with pytest.raises(DeviceLost):
+        engine.run(inputs)
+    with pytest.raises(DeviceLost):
+        engine.prepare((1,))
 
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")

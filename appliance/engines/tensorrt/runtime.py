@@ -108,6 +108,7 @@ class TensorRTExecutor:
     def enqueue(self, stream: Stream) -> None:
         """See `engine.Executor`."""
         if not self._context.execute_async_v3(stream.handle):
+            self._cuda.raise_if_lost("running a batch")
             raise EngineError(f"a batch cannot be run: {last_words(self._log)}")
 
     def is_capturable(self, stream: Stream) -> bool:
