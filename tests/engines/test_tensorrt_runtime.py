@@ -248,6 +248,12 @@ def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[An
     ("package", "change", "told"),
     [
         (RTX, {"validity": ("invalid", 6)}, r"Fake GPU \(9.0\): UNSUPPORTED_CC, OLD_CUDA_DRIVER"),
+        (
+            RTX,
+            {"validity": ("invalid", 0)},
+            r"Fake GPU \(9.0\): invalid, for no reason that it tel",
+        ),
+        (RTX, {"validity": ("invalid", 1 << 20)}, "invalid, for no reason that it tells"),
         (TENSORRT, {"engine": None}, "cannot load this engine: the magic tag does not match; bui"),
         (TENSORRT, {"has_memory": False}, "no execution context, 4096 MiB of the GPU are free"),
         (TENSORRT, {"dtype": "FP8"}, "'x' is a FP8; supported: FLOAT"),

@@ -93,7 +93,7 @@ class Flavour:
             return ""
         known = self.api.EngineInvalidityDiagnostics.__members__
         named = [name for name, member in known.items() if int(member) & int(reasons)]
-        return ", ".join(named)
+        return ", ".join(named) or "invalid, for no reason that it tells"
 
     def new_runtime_config(self, engine: Any) -> Any:
         """Return what contexts of an engine are made with; None: nothing, in this flavour."""
