@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,8 @@ from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS, KERNEL = ".partial-", "timings-", "kernel-"
+ABANDONED_AFTER_S = 24 * 3600.0
+"""Writing takes seconds."""
 KEY_DIGITS = 32
 CHECKSUM_BYTES = 32
 CACHE_VARIABLE = "APPLIANCE_ENGINE_CACHE"
@@ -205,20 +208,23 @@ class EngineCache:
     def collect(self, keep: Collection[str]) -> list[str]:
         """Remove every engine but those of these keys, and what builds left that were killed.
 
+        What is being written now stays: only what is older than `ABANDONED_AFTER_S` is left behind.
+
         Raises:
             ConfigError: One cannot be removed.
         """
-        removed: list[str] = []
-        for path in [*self._paths(), *self.directory.glob(f"{PARTIAL}*")]:
-            if path.name in keep:
-                continue
-            try:
-                shutil.rmtree(path)
-            except OSError as error:
-                raise ConfigError(f"{path}: cannot be removed: {error.strerror}") from error
-            if not path.name.startswith(PARTIAL):
-                removed.append(path.name)
-        return removed
+        removed = [path for path in self._paths() if path.name not in keep]
+        for path in [*removed, *self._abandoned()]:
+            _remove(path)
+        return [path.name for path in removed]
+
+    def _abandoned(self) -> list[Path]:
+        found: list[Path] = []
+        for path in self.directory.glob(f"{PARTIAL}*"):
+            with contextlib.suppress(FileNotFoundError):  # its writer has just ended
+                if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                    found.append(path)
+        return found
 
     def _paths(self) -> list[Path]:
         with contextlib.suppress(OSError):
@@ -283,6 +289,13 @@ def version_sha256(directory: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be read: {error}") from error
     return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be removed: {error.strerror}") from error
 
 
 def _digest(data: bytes) -> str:

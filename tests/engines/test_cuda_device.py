@@ -160,6 +160,33 @@ def test_memory_of_the_device_is_clear_when_it_is_given(library: Path) -> None:
         assert found.startswith("DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ILLEGAL_ADDR")
 
 
+@needs_compiler
+@needs_bindings
+@pytest.mark.parametrize(
+    ("kind", "then", "told"),
+    [
+        ("Error", 700, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ILLEGAL_ADDRESS (700)"),
+        ("LogicError", 710, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ASSERT (710) whi"),
+        ("MemoryError", 214, "DEVICE_LOST: the GPU's context is lost: CUDA_ERROR_ECC_UNCORRECTA"),
+        ("MemoryError", 0, "ENGINE: the GPU has no memory left: CUDA_ERROR_OUT_OF_MEMORY (2)"),
+        ("LogicError", 0, "ENGINE: cuMemAlloc failed: fake while allocating 8 bytes"),
+        ("LogicError", 701, "ENGINE: cuMemAlloc failed: fake while allocating 8 bytes"),
+        ("LogicError", 900, "ENGINE: cuMemAlloc failed: fake while allocating 8 bytes"),
+    ],
+)
+def test_pycudas_errors_are_judged_by_what_the_context_says(
+    library: Path, kind: str, then: int, told: str
+) -> None:
+    code = f"""
+def fails(size):
+    raise {kind}("cuMemAlloc failed: fake")
+pycuda.mem_alloc = fails
+device.allocate(8)
+"""
+    found = run(library, PLAYED_PYCUDA + code, FAKE_CUDA_FAIL=f"cuCtxSynchronize={then}")
+    assert found.startswith(told)
+
+
 LAUNCH = """
 from appliance.engines.cuda.images import BatchImages, kernel_text
 from appliance.engines.preprocess import Preprocessor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import re
+import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeStream
 from appliance.engines.tensorrt.engine import TensorRTEngine, _agree, _inverted
 from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.runtime import TensorRTExecutor
-from appliance.errors import EngineError
+from appliance.errors import DeviceLost, EngineError
 
 SHAPES = {"x": (-1, 4), "state": (2, -1, 3), "y": (-1, 4), "stateN": (2, -1, 3)}
 MOST = 8
@@ -28,9 +29,14 @@ def of_batch(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     return tuple(size if length < 0 else length for length in shape)
 
 
+class RuntimeConfig:
+    cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = ""
+
+
 class Context:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, config: RuntimeConfig | None) -> None:
         self.engine = engine
+        self.has_config = weakref.ref(config) if config is not None else lambda: True
         self.shapes = dict(SHAPES)
         self.addresses: dict[str, int] = {}
 
@@ -53,7 +59,11 @@ class Context:
     def is_stream_capturable(self, handle: int) -> bool:
         return True
 
+    def __del__(self) -> None:
+        self.engine.api.outlived += not self.has_config()
+
     def execute_async_v3(self, handle: int) -> bool:
+        assert self.has_config()
         api = self.engine.api
         executor = FakeExecutor(self.engine.tensors, MOST, compute, api.gpu)
         executor.set_batch(self.shapes["x"][0])
@@ -96,15 +106,17 @@ class Engine:
         return [of_batch(SHAPES[name], size) for size in (1, MOST, MOST)]
 
     def create_runtime_config(self) -> Any:
-        return SimpleNamespace()
+        return RuntimeConfig()
 
-    def create_execution_context(self, runtime_config: Any = None) -> Context | None:
+    def create_execution_context(
+        self, runtime_config: RuntimeConfig | None = None
+    ) -> Context | None:
         rtx = self.api.package == RTX
         assert (runtime_config is not None) == rtx
         if rtx:
             assert runtime_config.cuda_graph_strategy == "disabled"
             assert runtime_config.dynamic_shapes_kernel_specialization_strategy == "eager"
-        return Context(self) if self.api.has_memory else None
+        return Context(self, runtime_config) if self.api.has_memory else None
 
 
 class Gpu(FakeCuda):
@@ -128,6 +140,7 @@ class Api:
         self.gpu = Gpu(random.Random(0))
         self.dtype = "FLOAT"
         self.has_memory = True
+        self.outlived = 0  # contexts that were there when what they were made with was gone
         self.validity: tuple[str, int] = ("valid", 0)
         self.engine: Engine | None = Engine(self)
 
@@ -166,7 +179,9 @@ def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
         }
         for name, wanted in compute(inputs).items():
             np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
+    made.renew()
     engine.close()
+    assert api.outlived == 0
 
 
 class Empty(Gpu):
@@ -233,6 +248,12 @@ def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[An
     ("package", "change", "told"),
     [
         (RTX, {"validity": ("invalid", 6)}, r"Fake GPU \(9.0\): UNSUPPORTED_CC, OLD_CUDA_DRIVER"),
+        (
+            RTX,
+            {"validity": ("invalid", 0)},
+            r"Fake GPU \(9.0\): invalid, for no reason that it tel",
+        ),
+        (RTX, {"validity": ("invalid", 1 << 20)}, "invalid, for no reason that it tells"),
         (TENSORRT, {"engine": None}, "cannot load this engine: the magic tag does not match; bui"),
         (TENSORRT, {"has_memory": False}, "no execution context, 4096 MiB of the GPU are free"),
         (TENSORRT, {"dtype": "FP8"}, "'x' is a FP8; supported: FLOAT"),
@@ -245,6 +266,22 @@ def test_why_an_engine_cannot_be_used(package: str, change: dict[str, Any], told
         setattr(api, name, value)
     with pytest.raises(EngineError, match=told):
         executor(api)
+
+
+def test_a_run_that_is_refused_costs_the_process_if_the_context_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = Api(RTX)
+    engine = TensorRTEngine(executor(api), api.gpu)
+    inputs = {name: np.ones(of_batch(SHAPES[name], 1), np.float32) for name in ("x", "state")}
+    monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
+    with pytest.raises(EngineError, match="a batch cannot be run: "):
+        engine.run(inputs)
+    api.gpu.lost = DeviceLost("the GPU's context is lost: fake")
+    with pytest.raises(DeviceLost):
+        engine.run(inputs)
+    with pytest.raises(DeviceLost):
+        engine.prepare((1,))
 
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import attrs
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import ConfigError
 from appliance.models.engine_cache import (
+    ABANDONED_AFTER_S,
     ABOUT,
     ENGINE,
     PARTIAL,
@@ -82,15 +85,33 @@ def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCa
     cache.add(RECIPE, b"engine", b"", ABOUT_IT)
     other = attrs.evolve(RECIPE, target="8.9")
     cache.add(other, b"engine", b"", ABOUT_IT)
-    (cache.directory / f"{PARTIAL}killed").mkdir()
+    for name, age_s in (("killed", ABANDONED_AFTER_S + 60), ("at work", ABANDONED_AFTER_S - 60)):
+        (cache.directory / f"{PARTIAL}{name}").mkdir()
+        changed_s = time.time() - age_s
+        os.utime(cache.directory / f"{PARTIAL}{name}", (changed_s, changed_s))
     (cache.directory / "notes").mkdir()  # not ours
     assert cache.collect({RECIPE.key}) == [other.key]
     assert cache.find(RECIPE) is not None
     assert {path.name for path in cache.directory.iterdir() if path.is_dir()} == {
         RECIPE.key,
+        f"{PARTIAL}at work",
         "notes",
     }
     assert EngineCache(cache.directory / "nowhere").collect(()) == []
+
+
+def test_what_is_being_written_is_not_removed(
+    cache: EngineCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def while_it_writes(file: int) -> None:
+        assert cache.collect(()) == []
+        fsync(file)
+
+    monkeypatch.setattr("os.fsync", while_it_writes)
+    made = cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    assert cache.find(RECIPE) == made
 
 
 def test_timings_are_kept_without_an_engine(cache: EngineCache) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from appliance.engines.cuda.ports import DeviceFacts
 from appliance.engines.tensorrt.tensors import Tensor
-from appliance.errors import EngineError
+from appliance.errors import DeviceLost, EngineError
 from support.kernel_on_cpu import loaded
 
 Work = Callable[[], None]
@@ -145,6 +145,7 @@ class FakeCuda:
         captured: What is being captured.
         on_query: Called when somebody asks whether a batch is done; may raise.
         no_kernel: Raised by who asks for a kernel.
+        lost: Raised by who asks whether the context is lost.
         launches: Blocks and threads of every kernel.
     """
 
@@ -153,6 +154,7 @@ class FakeCuda:
     captured: list[Work] | None = None
     on_query: Callable[[], None] = lambda: None
     no_kernel: Exception | None = None
+    lost: DeviceLost | None = None
     launches: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = field(factory=list)
     _streams: list[FakeStream] = field(factory=list)
     _pins: dict[int, int] = field(factory=dict)
@@ -256,6 +258,10 @@ class FakeCuda:
             return FakeGraph(self.captured)
         finally:
             self.captured = None
+
+    def raise_if_lost(self, doing: str) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def close(self) -> None:
         assert not any(stream.works for stream in self._streams), "something is left undone"

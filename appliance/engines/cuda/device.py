@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from appliance.engines.cuda.compiler import compiled
 from appliance.engines.cuda.driver import find_device
-from appliance.engines.cuda.failures import fail
+from appliance.engines.cuda.failures import STICKY, fail
 from appliance.engines.cuda.ports import (
     DeviceFacts,
     DeviceMemory,
@@ -63,6 +63,16 @@ class _Calls:
         if code and code != self._not_ready:
             fail(code.name, int(code), doing)
         return not code
+
+    def raise_if_lost(self, doing: str) -> None:
+        """Ask the context itself, after a failure that was told in words, or not at all.
+
+        Raises:
+            DeviceLost: No call on it will succeed any more.
+        """
+        (code,) = self.api.cuCtxSynchronize()
+        if code and code.name in STICKY:
+            fail(code.name, int(code), doing)
 
 
 @define(eq=False)
@@ -294,6 +304,10 @@ class Device:
         self._calls.check(api.cuGraphUpload(made, native), "uploading a graph")
         return _Graph(self._calls, made)
 
+    def raise_if_lost(self, doing: str) -> None:
+        """See `ports.Cuda`."""
+        self._calls.raise_if_lost(doing)
+
     def close(self) -> None:
         """See `ports.Cuda`."""
         for address in list(self._pins):
@@ -308,7 +322,7 @@ class Device:
         Raises:
             EngineError, DeviceLost: It failed.
         """
-        return _translated(self._pycuda, lambda: call(*arguments, **options), doing)
+        return _translated(self._pycuda, self._calls, lambda: call(*arguments, **options), doing)
 
 
 def open_device(ordinal: int = 0) -> Device:
@@ -319,9 +333,9 @@ def open_device(ordinal: int = 0) -> Device:
         ExtraMissing: pycuda or cuda-bindings is not installed.
     """
     found = find_device(ordinal)
-    pycuda, bindings = _imported(PYCUDA), _imported(BINDINGS)
+    pycuda, calls = _imported(PYCUDA), _Calls(_imported(BINDINGS))
     try:
-        context = _translated(pycuda, lambda: _pushed(pycuda, ordinal), "taking the context")
+        context = _translated(pycuda, calls, lambda: _pushed(pycuda, ordinal), "taking the context")
     except (EngineError, DeviceLost) as error:
         raise DeviceMissing(f"GPU {ordinal}, {found.name}, cannot be used: {error}") from error
     device = pycuda.Device(ordinal)
@@ -333,7 +347,7 @@ def open_device(ordinal: int = 0) -> Device:
         memory_bytes=int(device.total_memory()),
         is_integrated=bool(device.get_attribute(pycuda.device_attribute.INTEGRATED)),
     )
-    return Device(facts, pycuda, context, _Calls(bindings))
+    return Device(facts, pycuda, context, calls)
 
 
 def _pushed(pycuda: Any, ordinal: int) -> Any:
@@ -343,18 +357,19 @@ def _pushed(pycuda: Any, ordinal: int) -> Any:
     return context
 
 
-def _translated(pycuda: Any, call: Callable[[], Any], doing: str) -> Any:
+def _translated(pycuda: Any, calls: _Calls, call: Callable[[], Any], doing: str) -> Any:
     """Return what a call of pycuda gives, with its errors as ours.
 
-    pycuda's errors say in words which one it was: "cuMemAlloc failed: out of memory".
+    pycuda's errors say in words which one it was: "cuMemAlloc failed: out of memory". What kernels
+    did that ran before may come as any kind of them.
     """
     try:
         return call()
     except pycuda.MemoryError:
+        calls.raise_if_lost(doing)
         fail("CUDA_ERROR_OUT_OF_MEMORY", 2, doing)
-    except pycuda.LaunchError as error:  # of a kernel that ran before, and did harm
-        raise DeviceLost(f"the GPU's context is lost: {error} while {doing}") from error
     except pycuda.Error as error:
+        calls.raise_if_lost(doing)
         raise EngineError(f"{error} while {doing}") from error
 
 

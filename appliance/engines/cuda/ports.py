@@ -181,6 +181,16 @@ class Cuda(Protocol):
         """Return what `work` puts on the stream, as a graph; nothing of it is done."""
         ...
 
+    def raise_if_lost(self, doing: str) -> None:
+        """Raise DeviceLost if the context is, after a failure that does not say so itself.
+
+        Waits for all that is on the device.
+
+        Args:
+            doing: What has failed, in words.
+        """
+        ...
+
     def close(self) -> None:
         """Leave the context; nothing that came from here may be used any more."""
         ...

@@ -81,6 +81,7 @@ class Executor(Protocol):
 
         Raises:
             EngineError: It cannot be run.
+            DeviceLost: The process has to end.
         """
         ...
 

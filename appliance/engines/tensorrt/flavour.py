@@ -93,18 +93,28 @@ class Flavour:
             return ""
         known = self.api.EngineInvalidityDiagnostics.__members__
         named = [name for name, member in known.items() if int(member) & int(reasons)]
-        return ", ".join(named)
+        return ", ".join(named) or "invalid, for no reason that it tells"
 
-    def new_context(self, engine: Any) -> Any:
-        """Return an execution context; None: TensorRT has said why not."""
+    def new_runtime_config(self, engine: Any) -> Any:
+        """Return what contexts of an engine are made with; None: nothing, in this flavour."""
         if self.package != RTX:
-            return engine.create_execution_context()
+            return None
         config = engine.create_runtime_config()
         # Kernels for a batch size are compiled before it is captured, not some time later; and the
         # graphs are ours.
         kernels = self.api.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
         config.cuda_graph_strategy = self.api.CudaGraphStrategy.DISABLED
+        return config
+
+    def new_context(self, engine: Any, config: Any) -> Any:
+        """Return an execution context; None: TensorRT has said why not.
+
+        Args:
+            config: Of `new_runtime_config`; it has to live as long as the context.
+        """
+        if config is None:
+            return engine.create_execution_context()
         return engine.create_execution_context(runtime_config=config)
 
     def is_capturable(self, context: Any, stream: int) -> bool:

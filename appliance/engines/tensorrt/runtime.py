@@ -43,6 +43,7 @@ class TensorRTExecutor:
                 f"{last_words(self._log)}; {REBUILD}"
             )
         self._engine: Any = engine
+        self._config: Any = flavour.new_runtime_config(engine)
         self._context: Any = self._new_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         declared = [self._declared(name) for name in names]
@@ -52,7 +53,7 @@ class TensorRTExecutor:
         self.tensors = tensors_of(declared, self._shapes_of, self.max_batch)
 
     def _new_context(self) -> Any:
-        context = self._flavour.new_context(self._engine)
+        context = self._flavour.new_context(self._engine, self._config)
         if context is None:
             free = self._cuda.free_bytes() >> 20
             raise EngineError(
@@ -107,6 +108,7 @@ class TensorRTExecutor:
     def enqueue(self, stream: Stream) -> None:
         """See `engine.Executor`."""
         if not self._context.execute_async_v3(stream.handle):
+            self._cuda.raise_if_lost("running a batch")
             raise EngineError(f"a batch cannot be run: {last_words(self._log)}")
 
     def is_capturable(self, stream: Stream) -> bool:
@@ -122,5 +124,6 @@ class TensorRTExecutor:
         """See `engine.Executor`."""
         # In this order: each lives in the one after it.
         self._context = None
+        self._config = None
         self._engine = None
         self._runtime = None
