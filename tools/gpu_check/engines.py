@@ -10,7 +10,7 @@ from attrs import frozen
 
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.tensorrt.building import Network, profile_of
-from appliance.engines.tensorrt.flavour import ANY_TARGET, Flavour, find_flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, Flavour, find_flavour
 from appliance.models.engine_cache import EngineCache, EngineRecipe, default_cache, version_sha256
 from appliance.models.manifest import parse_manifest
 from appliance.models.repository import ModelEntry, Repository
@@ -41,7 +41,7 @@ def build_all(root: Path) -> Iterator[BuiltEngine]:
 
 def _built(flavour: Flavour, entry: ModelEntry, version: str) -> BuiltEngine:
     started = time.monotonic()
-    target = ANY_TARGET
+    target = DEFAULT_TARGET
     if not flavour.builds_for_others:
         there = find_device()
         target = flavour.targets_of(there.name, there.capability)[0]
