@@ -25,7 +25,7 @@ from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.registry import ENGINES
 from appliance.engines.tensorrt import loading
 from appliance.engines.tensorrt.engine import TensorRTEngine
-from appliance.engines.tensorrt.flavour import ANY_TARGET, RTX, Flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, Flavour
 from appliance.engines.tensorrt.precision import in_precision
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import EngineError
@@ -205,7 +205,7 @@ def test_harmed_engines_are_told_from_good_ones(
     recipe = EngineRecipe(
         model_sha256=version_sha256(directory),
         builder=f"{RTX} 1.7.1",
-        target=ANY_TARGET,
+        target=DEFAULT_TARGET,
         precision="fp32",
         profile={"state": ((1, 14), (16, 14), (16, 14))},
     )
@@ -213,7 +213,7 @@ def test_harmed_engines_are_told_from_good_ones(
     cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"})
     monkeypatch.setitem(os.environ, CACHE_VARIABLE, str(cache.directory))
     flavour = Flavour(RTX, "1.7.1", None)
-    facts = SimpleNamespace(name="a GPU", capability="9.0")
+    facts = SimpleNamespace(name="a GPU", capability="8.9")
     path = worker_pb2.ModelPath(name="policy", version="1", directory=str(directory))
 
     def load() -> bytes:

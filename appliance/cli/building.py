@@ -18,7 +18,7 @@ from appliance.cli.versions import entry_of, repository_of, version_of
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.registry import MODEL_FILE
 from appliance.engines.tensorrt.building import BuildCancelled, Network, Profile, profile_of
-from appliance.engines.tensorrt.flavour import ANY_TARGET, Flavour, find_flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, Flavour, find_flavour
 from appliance.errors import ConfigError
 from appliance.models.engine_cache import (
     Cached,
@@ -101,7 +101,7 @@ def _target(flavour: Flavour, capabilities: tuple[str, ...]) -> str:
         DeviceMissing: The GPU that is there, and there is none.
     """
     if flavour.builds_for_others:
-        return ",".join(capabilities) or ANY_TARGET
+        return ",".join(capabilities) or DEFAULT_TARGET
     found = find_device()
     return flavour.targets_of(found.name, found.capability)[0]
 

@@ -180,7 +180,7 @@ def _versions(actions: Commands) -> None:
         "--capability",
         metavar="X.Y",
         action="append",
-        help="compute capability of the GPU, such as 8.6; may be repeated (any supported)",
+        help="compute capability of the GPU; may be repeated (8.6, 8.9, 12.0 and later)",
     )
     for each in (build, collect):
         each.add_argument(

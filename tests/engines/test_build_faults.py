@@ -258,6 +258,19 @@ def test_an_engine_of_another_gpu_or_version_is_said(
 
 
 @needs_rtx
+def test_a_gpu_that_engines_are_not_for_by_default_is_said(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = command(models, tmp_path, "policy")[3:]
+    assert main(words) == 0
+    built_for = "was built for 8.6 and 8.9 and from 12.0 on; here is 8.0; run: appliance models "
+    with pytest.raises(EngineError, match=f"{built_for}build policy 1 --capability 8.0$"):
+        load(models, tmp_path, "8.0", monkeypatch)
+    with pytest.raises(EngineError, match=r"GPUs of compute capability 9\.0, .*install TensorRT"):
+        load(models, tmp_path, "9.0", monkeypatch)
+
+
+@needs_rtx
 def test_an_engine_that_was_cut_short_is_said(
     models: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from support.repository import add_onnx_mlp, add_onnx_model
 
 from appliance.cli import main
 from appliance.engines.cuda.driver import find_device
-from appliance.engines.tensorrt.flavour import find_flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour, find_flavour
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import DeviceMissing, EngineError, ExtraMissing
 from appliance.models.manifest import Precision
@@ -100,7 +100,10 @@ def test_a_real_model_is_built_in_another_precision(
     assert isinstance(recipe, dict)
     assert recipe["precision"] == precision
     assert build(root, cache, model) == 0
-    assert f"is there already\n  in {precision} for any GPU" in capsys.readouterr().out
+    assert (
+        f"is there already\n  in {precision} for 8.6 and 8.9 and from 12.0 on"
+        in capsys.readouterr().out
+    )
     assert list((tmp_path / "made").iterdir()) == []
 
 
@@ -119,7 +122,7 @@ def test_for_which_gpus(models: Path, tmp_path: Path, capsys: Capture) -> None:
     ways = [(), ("--capability", "8.9"), ("--capability", "8.9", "--capability", "8.6")]
     recipes = [built(models, tmp_path, capsys, "policy", *words)["recipe"] for words in ways]
     targets = [recipe["target"] for recipe in recipes if isinstance(recipe, dict)]
-    assert targets == ["any GPU that it supports", "8.9", "8.6,8.9"]
+    assert targets == [DEFAULT_TARGET, "8.9", "8.6,8.9"]
     assert build(models, tmp_path, "policy", "--capability", "1.0") == 2
     assert "compute capability '1.0'" in capsys.readouterr().err
 
@@ -234,6 +237,26 @@ def test_whichever_there_is(there: dict[str, str], found: tuple[str, str]) -> No
 
     flavour = find_flavour(load)
     assert (flavour.package, flavour.version) == found
+
+
+@pytest.mark.parametrize("capability", ["8.6", "8.9", "12.0", "12.1", "13.0"])
+def test_gpus_that_an_engine_is_for_by_default(capability: str) -> None:
+    flavour = Flavour(RTX, "1.7.1", None)
+    assert flavour.targets_of("a GPU", capability) == (capability, DEFAULT_TARGET)
+    assert flavour.build_options(capability) == ""
+
+
+@needs_rtx
+def test_gpus_that_have_to_be_named() -> None:
+    flavour = find_flavour()
+    for capability in ("7.5", "8.0"):
+        assert flavour.targets_of("a GPU", capability) == (capability,)
+        assert flavour.build_options(capability) == f" --capability {capability}"
+    for capability in ("9.0", "10.0", "8.7"):
+        assert flavour.targets_of("a GPU", capability) == (capability,)
+        with pytest.raises(EngineError, match=f"does not take GPUs .*{capability}, only of 7.5, "):
+            flavour.build_options(capability)
+    assert Flavour(TENSORRT, "10.3.0", None).build_options("9.0") == ""
 
 
 def test_none_is_said_with_what_to_install() -> None:

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from appliance.engines.cuda.driver import find_device
 from appliance.engines.tensorrt.building import Network, profile_of
-from appliance.engines.tensorrt.flavour import ANY_TARGET, Flavour, find_flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, Flavour, find_flavour
 from appliance.models.engine_cache import EngineCache, EngineRecipe, default_cache, version_sha256
 from appliance.models.manifest import Precision, parse_manifest
 from appliance.models.repository import ModelEntry, Repository
@@ -44,7 +44,7 @@ def build_all(root: Path, precision: Precision = "fp32") -> Iterator[BuiltEngine
 
 def _built(flavour: Flavour, entry: ModelEntry, version: str, precision: Precision) -> BuiltEngine:
     started = time.monotonic()
-    target = ANY_TARGET
+    target = DEFAULT_TARGET
     if not flavour.builds_for_others:
         there = find_device()
         target = flavour.targets_of(there.name, there.capability)[0]

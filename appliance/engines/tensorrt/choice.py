@@ -18,6 +18,7 @@ def choose(
     model_sha256: str,
     builder: str,
     targets: Sequence[str],
+    options: str,
     precision: Precision,
     max_batch: int | None,
 ) -> str:
@@ -26,13 +27,14 @@ def choose(
     Args:
         entries: Keys, and what `about.json` says.
         targets: What it may have been built for, the preferred one first.
+        options: What the command that builds one for this GPU has to be told.
         precision: What the manifest says.
         max_batch: Likewise.
 
     Raises:
         EngineError: There is none: what there is instead, and what to do.
     """
-    remedy = f"run: appliance models build {name} {version}"
+    remedy = f"run: appliance models build {name} {version}{options}"
     recipes = [(key, about["recipe"]) for key, about in entries]
     of_model = [each for each in recipes if each[1]["model_sha256"] == model_sha256]
     if not of_model:

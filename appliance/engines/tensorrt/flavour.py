@@ -21,7 +21,11 @@ RTX, TENSORRT = "tensorrt_rtx", "tensorrt"
 OLDEST = {RTX: (1, 4), TENSORRT: (8, 5)}
 """TensorRT 10.3 is what JetPack 6 has, 8.5 the last that one wheel holds. Engines were built so far
 by TensorRT for RTX 1.7; none was run on a GPU yet."""
-ANY_TARGET = "any GPU that it supports"
+DEFAULT_TARGET = "8.6 and 8.9 and from 12.0 on"
+"""The compute capabilities that TensorRT for RTX builds for if none are named. NVIDIA's pages
+differ on whether 8.0 is one of them."""
+UNEXPLAINED = "invalid, for no reason that it tells"
+_BY_DEFAULT, _BY_DEFAULT_FROM = ((8, 6), (8, 9)), (12, 0)
 INSTALL = (
     "pip install 'appliance[gpu]' brings TensorRT for RTX; a Jetson has TensorRT by apt "
     "(python3-libnvinfer)"
@@ -70,8 +74,29 @@ class Flavour:
             capability: Its compute capability.
         """
         if self.builds_for_others:
-            return (capability, ANY_TARGET)
+            return (capability, DEFAULT_TARGET) if is_default(capability) else (capability,)
         return (f"{name} ({capability})",)
+
+    def build_options(self, capability: str) -> str:
+        """Return what `appliance models build` has to be told, to build for a GPU; mostly nothing.
+
+        Args:
+            capability: The GPU's compute capability.
+
+        Raises:
+            EngineError: This TensorRT does not take such a GPU: what does.
+        """
+        if not self.builds_for_others or is_default(capability):
+            return ""
+        known = self.capabilities()
+        if capability not in known:
+            raise EngineError(
+                f"{self.builder} does not take GPUs of compute capability {capability}, only of "
+                f"{', '.join(known)}; install TensorRT in its place (the package "
+                f"{TENSORRT}), which builds on this box, or run the model on the CPU with "
+                'engine = "onnxruntime"'
+            )
+        return f" --capability {capability}"
 
     def network_flags(self) -> int:
         """Return the flags of a network whose types are those of the file."""
@@ -93,7 +118,7 @@ class Flavour:
             return ""
         known = self.api.EngineInvalidityDiagnostics.__members__
         named = [name for name, member in known.items() if int(member) & int(reasons)]
-        return ", ".join(named) or "invalid, for no reason that it tells"
+        return ", ".join(named) or UNEXPLAINED
 
     def new_runtime_config(self, engine: Any) -> Any:
         """Return what contexts of an engine are made with; None: nothing, in this flavour."""
@@ -176,6 +201,13 @@ class Flavour:
             for name, member in members.items()
             if name.startswith("SM")
         }
+
+
+def is_default(capability: str) -> bool:
+    """Return whether a compute capability is in `DEFAULT_TARGET`."""
+    major, _, minor = capability.partition(".")
+    numbers = (int(major), int(minor))
+    return numbers in _BY_DEFAULT or numbers >= _BY_DEFAULT_FROM
 
 
 def find_flavour(load: Callable[[str], Any] = import_module) -> Flavour:

@@ -30,6 +30,7 @@ def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) ->
 
 
 def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) -> bytes:
+    options = flavour.build_options(cuda.facts.capability)
     found = [(cache, entry) for cache in caches() for entry in cache.labels() if entry[1]]
     key = choose(
         [entry for _, entry in found],
@@ -38,6 +39,7 @@ def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda
         model_sha256=version_sha256(Path(path.directory)),
         builder=flavour.builder,
         targets=flavour.targets_of(cuda.facts.name, cuda.facts.capability),
+        options=options,
         precision=manifest.precision,
         max_batch=manifest.max_batch,
     )
@@ -46,6 +48,6 @@ def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda
     if plan is None:
         raise EngineError(
             f"{cache.directory / key}: the engine is damaged; run: appliance models build "
-            f"{path.name} {path.version}"
+            f"{path.name} {path.version}{options}"
         )
     return plan

@@ -6,7 +6,7 @@ from typing import Any
 
 from appliance.engines.cuda.ports import Cuda, Stream
 from appliance.engines.tensorrt.building import TYPES
-from appliance.engines.tensorrt.flavour import Flavour
+from appliance.engines.tensorrt.flavour import UNEXPLAINED, Flavour
 from appliance.engines.tensorrt.log import error_log, last_words
 from appliance.engines.tensorrt.tensors import Declared, Shapes, tensors_of
 from appliance.errors import EngineError
@@ -31,6 +31,8 @@ class TensorRTExecutor:
         self._log = error_log(api)
         self._runtime = api.Runtime(self._log)
         problem = flavour.problem_of(self._runtime, plan)
+        if problem == UNEXPLAINED:
+            self._runtime.deserialize_cuda_engine(plan)  # its log says more if that fails
         if problem:
             raise EngineError(
                 f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
