@@ -107,6 +107,7 @@ def serve(
         trio.run(app.run, instruments=[SlowSteps(SLOW_STEP_NS, app.on_slow_step)])
     except BaseExceptionGroup as group:
         error = only_error(group)
+        # Not from the group: what came before the error is then told, and not only where it passed.
         raise error from error.__cause__ or error.__context__
     finally:
         app.arena.close()

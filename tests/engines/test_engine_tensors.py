@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engines.overlap import GatherPace, listen_ns, spins
 from appliance.engines.tensorrt.choice import choose
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET
 from appliance.engines.tensorrt.tensors import Declared, padded, runs_of, tensors_of
@@ -135,28 +134,3 @@ def test_an_engine_is_in_the_precision_of_the_manifest() -> None:
 def test_why_there_is_no_engine(entries: list[tuple[str, dict[str, Any]]], told: str) -> None:
     with pytest.raises(EngineError, match=told):
         chosen(*entries)
-
-
-# ------------------------------------------------------------------------------- waiting
-
-
-def test_who_spins_and_who_sleeps() -> None:
-    assert spins(900_000, 0)
-    assert not spins(1_000_000, 0)
-    assert not spins(900_000, 20_000_000)  # it may never end
-    assert listen_ns(10_000_000, 2_000_000) == 300_000  # it may be done much sooner
-    assert listen_ns(10_000_000, 9_500_000) == 250_000
-    assert listen_ns(10_000_000, 9_900_000) == 0
-
-
-def test_gathering_is_done_where_it_is_over_first() -> None:
-    pace = GatherPace()
-    assert pace.fits(0, 100, 0)  # not seen yet
-    pace.saw(0, 4, 400_000)
-    assert pace.fits(0, 4, 400_000)
-    assert not pace.fits(0, 4, 399_999)
-    assert not pace.fits(0, 5, 400_000)
-    for _ in range(30):
-        pace.saw(0, 4, 40_000)
-    assert pace.fits(0, 4, 45_000)
-    assert not pace.fits(0, 1, -1)
