@@ -38,6 +38,12 @@ KEY_DIGITS = 32
 CHECKSUM_BYTES = 32
 CACHE_VARIABLE = "APPLIANCE_ENGINE_CACHE"
 SYSTEM_CACHE = Path("/var/cache/appliance/engines")
+REVISION = 2
+"""Of how engines are built: the flags, the conversion, the network. Raise it with every change
+by which the same recipe gives another engine, or else the engines of before go on being used.
+2: float32 is not multiplied as TF32 unless that is asked for."""
+FIRST_REVISION = 1
+"""Of engines that do not say it."""
 
 
 @frozen(kw_only=True)
@@ -50,6 +56,7 @@ class EngineRecipe:
         target: The GPU or compute capabilities.
         precision: What float32 in the model's file was made, or may be multiplied in.
         profile: Input name to least, usual and largest shape.
+        revision: Of how it is built.
     """
 
     model_sha256: str
@@ -57,6 +64,7 @@ class EngineRecipe:
     target: str
     precision: Precision
     profile: Mapping[str, tuple[tuple[int, ...], ...]]
+    revision: int = REVISION
 
     @property
     def key(self) -> str:

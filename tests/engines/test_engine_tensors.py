@@ -11,6 +11,7 @@ from appliance.engines.tensorrt.choice import choose
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET
 from appliance.engines.tensorrt.tensors import Declared, padded, runs_of, tensors_of
 from appliance.errors import EngineError
+from appliance.models.engine_cache import REVISION
 from appliance.models.manifest import Precision
 from appliance.wire.types import DType
 
@@ -68,6 +69,7 @@ def entry(key: str, **changed: Any) -> tuple[str, dict[str, Any]]:
         "target": DEFAULT_TARGET,
         "precision": "fp32",
         "profile": {"x": [[1, 4], [8, 4], [8, 4]]},
+        "revision": REVISION,
     }
     return key, {"recipe": {**recipe, **changed}}
 
@@ -106,9 +108,14 @@ def test_an_engine_takes_the_largest_batch_of_the_manifest() -> None:
 def test_an_engine_is_in_the_precision_of_the_manifest() -> None:
     both = entry("a"), entry("b", precision="fp16")
     assert (chosen(*both), chosen(*both, precision="fp16")) == ("a", "b")
+
+
+def test_an_engine_that_was_built_in_another_way_is_not_taken() -> None:
     key, of_before = entry("a")
-    del of_before["recipe"]["precision"]
-    assert chosen((key, of_before)) == "a"
+    del of_before["recipe"]["revision"]
+    with pytest.raises(EngineError, match=r"built in another way .*; run: appliance models build"):
+        chosen((key, of_before))
+    assert chosen((key, of_before), entry("b")) == "b"
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
         {"precision": "fp16"},
         {"precision": "tf32"},
         {"profile": {"x": ((1, 4), (4, 4), (4, 4))}},
+        {"revision": 1},
     ],
 )
 def test_all_that_an_engine_depends_on_is_in_its_key(

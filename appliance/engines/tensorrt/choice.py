@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.errors import EngineError
+from appliance.models.engine_cache import FIRST_REVISION, REVISION
 from appliance.models.manifest import Precision
 from appliance.models.resolve import DEFAULT_MAX_BATCH
 
@@ -39,9 +40,15 @@ def choose(
     of_model = [each for each in recipes if each[1]["model_sha256"] == model_sha256]
     if not of_model:
         raise EngineError(f"no engine of {name} {version} was built; {remedy}")
-    of_precision = [each for each in of_model if _precision(each[1]) == precision]
+    of_now = [each for each in of_model if each[1].get("revision", FIRST_REVISION) == REVISION]
+    if not of_now:
+        raise EngineError(
+            f"the engine of {name} {version} was built in another way than this release does; "
+            f"{remedy}"
+        )
+    of_precision = [each for each in of_now if each[1]["precision"] == precision]
     if not of_precision:
-        others = sorted({_precision(recipe) for _, recipe in of_model})
+        others = sorted({recipe["precision"] for _, recipe in of_now})
         raise EngineError(
             f"the engine of {name} {version} was built in {', '.join(others)}; the manifest says "
             f"{precision}; {remedy}"
@@ -73,10 +80,6 @@ def choose(
         f"{max(_most_rows(recipe['profile']) for *_, recipe in fitting)}; the manifest says "
         f"{wanted}; {remedy}"
     )
-
-
-def _precision(recipe: Mapping[str, Any]) -> str:
-    return recipe.get("precision", "fp32")  # engines of before there was a choice do not say it
 
 
 def _rank(target: str, targets: Sequence[str]) -> int | None:
