@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from support.fake_gpu_worker import MAX_BATCH, TENSORS, compute
 from support.image_plans import needs_compiler
 
 from appliance.engines.cuda import images
+from appliance.engines.cuda.driver import DeviceFound
 from appliance.engines.device import Device
 from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.registry import ENGINES
@@ -41,12 +43,14 @@ from appliance.wire.pb import worker_pb2
 from appliance.wire.types import DType
 from tools.gpu_check import models, program
 from tools.gpu_check.bare import OnGpu
+from tools.gpu_check.engines import build_all
 from tools.gpu_check.finding import BAD, GOOD, INFORMATION, NOT_JUDGED, Finding, Limit
 from tools.gpu_check.program import SECTIONS, Order
-from tools.gpu_check.sections import outputs, preprocessing
+from tools.gpu_check.sections import build, outputs, preprocessing
 from tools.gpu_check.sections.endless import ON_CPU, ON_GPU, PTX
 from tools.gpu_check.sections.faults import HARMS, REMEDY
 from tools.gpu_check.sections.memory import LEAST_BYTES, take_all
+from tools.gpu_check.setting import Setting
 from tools.gpu_check.table import table
 from tools.gpu_check.wheels import SHIPPED, ShippedModel
 
@@ -228,6 +232,26 @@ def test_harmed_engines_are_told_from_good_ones(
         load()
     assert words in str(error.value)
     assert REMEDY in str(error.value)
+
+
+@pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")
+def test_what_tensorrt_refuses_to_build_is_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(tmp_path, "cuda:0", 1.0)
+    models.make(setting.root, ["policy", "camera"], picture_side=64)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
+    here = DeviceFound(0, "a GPU", "9.0", "13.0")
+    monkeypatch.setattr("appliance.engines.tensorrt.order.find_device", lambda: here)
+    found = finding(on_gpu=True)
+    build.check(setting, found, precision="fp32")
+    for model in ("policy", "camera"):
+        told = found.details[model]
+        assert told["target"] == "9.0"
+        assert f"no engine of {model}: {told['refused']}" in found.problems
+    assert found.state.startswith(BAD)
+    with pytest.raises(EngineError, match="no engine of camera: tensorrt_rtx"):
+        build_all(setting.root)
 
 
 # ---------------------------------------------------------------------- on a GPU of numpy

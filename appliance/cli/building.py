@@ -15,21 +15,11 @@ from types import FrameType
 from appliance.cli import INTERRUPTED, OK
 from appliance.cli.text import plain, size
 from appliance.cli.versions import entry_of, repository_of, version_of
-from appliance.engines.cuda.driver import find_device
-from appliance.engines.registry import MODEL_FILE
-from appliance.engines.tensorrt.building import BuildCancelled, Network, Profile, profile_of
-from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, Flavour, find_flavour
-from appliance.errors import ConfigError
-from appliance.models.engine_cache import (
-    Cached,
-    EngineCache,
-    EngineRecipe,
-    default_cache,
-    version_sha256,
-)
-from appliance.models.manifest import Manifest, parse_manifest
-from appliance.models.repository import ModelEntry
-from appliance.models.resolve import resolve
+from appliance.engines.tensorrt.building import BuildCancelled
+from appliance.engines.tensorrt.flavour import find_flavour
+from appliance.engines.tensorrt.order import order_engine
+from appliance.models.engine_cache import Cached, EngineCache, default_cache, version_sha256
+from appliance.models.manifest import parse_manifest
 
 BAR = 30
 
@@ -42,30 +32,18 @@ def build(arguments: argparse.Namespace) -> int:
     """
     entry = entry_of(repository_of(arguments), arguments.model)
     version = version_of(entry, arguments.version)
-    model = entry.manifest_path.parent / version / MODEL_FILE
-    if not model.is_file():
-        raise ConfigError(f"{model}: is missing; an engine is built of it")
-    flavour = find_flavour()
-    capabilities = tuple(sorted(set(arguments.capability or ())))
-    target = _target(flavour, capabilities)
-    cache = _cache(arguments)
     manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
-    network = Network(flavour, model, manifest.precision)
-    recipe, profile = _recipe(entry, version, manifest, flavour, network, target)
-    found = cache.find(recipe)
+    order = order_engine(find_flavour(), entry, version, manifest, arguments.capability or ())
+    cache = _cache(arguments)
+    found = cache.find(order.recipe)
     if found is not None:
         return _told(found, "is there already", as_json=arguments.json)
     started = time.monotonic()
     with _interruptible() as is_wanted, _bar(f"{entry.name} {version}") as on_progress:
         try:
-            built = network.build(
-                profile, capabilities, cache.timings(recipe), on_progress, is_wanted
-            )
-        except BuildCancelled as cancelled:
-            cache.keep_timings(recipe, cancelled.timings)
+            made = order.build(cache, on_progress, is_wanted)
+        except BuildCancelled:
             return INTERRUPTED
-    about = {"model": entry.name, "version": version}
-    made = cache.add(recipe, built.engine, built.timings, about)
     took = f"built in {time.monotonic() - started:.1f} s"
     return _told(made, took, as_json=arguments.json)
 
@@ -92,42 +70,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"build": build, "gc"
 
 def _cache(arguments: argparse.Namespace) -> EngineCache:
     return EngineCache(Path(arguments.cache) if arguments.cache else default_cache())
-
-
-def _target(flavour: Flavour, capabilities: tuple[str, ...]) -> str:
-    """Return what is built for.
-
-    Raises:
-        DeviceMissing: The GPU that is there, and there is none.
-    """
-    if flavour.builds_for_others:
-        return ",".join(capabilities) or DEFAULT_TARGET
-    found = find_device()
-    return flavour.targets_of(found.name, found.capability)[0]
-
-
-def _recipe(
-    entry: ModelEntry,
-    version: str,
-    manifest: Manifest,
-    flavour: Flavour,
-    network: Network,
-    target: str,
-) -> tuple[EngineRecipe, Profile]:
-    where = str(entry.manifest_path)
-    resolved = resolve(manifest, network.signature, entry.name, version, where=where)
-    try:
-        profile = profile_of(resolved, network.signature, manifest.warmup)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    recipe = EngineRecipe(
-        model_sha256=version_sha256(entry.manifest_path.parent / version),
-        builder=flavour.builder,
-        target=target,
-        precision=manifest.precision,
-        profile=profile,
-    )
-    return recipe, profile
 
 
 def _told(found: Cached, how: str, *, as_json: bool) -> int:

@@ -180,7 +180,8 @@ def _versions(actions: Commands) -> None:
         "--capability",
         metavar="X.Y",
         action="append",
-        help="compute capability of the GPU; may be repeated (8.6, 8.9, 12.0 and later)",
+        help="compute capability of the GPU; may be repeated (8.6, 8.9, 12.0 and later); "
+        "`current`: that of the one that is here",
     )
     for each in (build, collect):
         each.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Generator
@@ -19,7 +20,8 @@ from support.real_models import REAL_MODELS, add_real_models
 from support.repository import add_onnx_mlp, add_onnx_model
 
 from appliance.cli import main
-from appliance.engines.cuda.driver import find_device
+from appliance.engines.cuda.driver import DeviceFound, find_device
+from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour, find_flavour
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import DeviceMissing, EngineError, ExtraMissing
@@ -123,8 +125,44 @@ def test_for_which_gpus(models: Path, tmp_path: Path, capsys: Capture) -> None:
     recipes = [built(models, tmp_path, capsys, "policy", *words)["recipe"] for words in ways]
     targets = [recipe["target"] for recipe in recipes if isinstance(recipe, dict)]
     assert targets == [DEFAULT_TARGET, "8.9", "8.6,8.9"]
-    assert build(models, tmp_path, "policy", "--capability", "1.0") == 2
-    assert "compute capability '1.0'" in capsys.readouterr().err
+    for words in (("1.0",), ("8.9", "--capability", "current")):
+        assert build(models, tmp_path, "policy", "--capability", *words) == 2
+        assert "8.9, 12.0, 12.1, or for 'current' alone" in capsys.readouterr().err
+
+
+def _here(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    found = DeviceFound(0, "a GPU", capability, "13.0")
+    monkeypatch.setattr("appliance.engines.tensorrt.order.find_device", lambda: found)
+
+
+@needs_rtx
+def test_for_the_gpu_that_is_here(
+    models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("policy", "--capability", "current")
+    assert build(models, tmp_path, *words) == 2
+    assert re.search("no NVIDIA driver|finds no GPU", capsys.readouterr().err)
+    _here(monkeypatch, "8.9")
+    recipe = built(models, tmp_path, capsys, *words)["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["target"] == "8.9"
+
+
+@needs_rtx
+def test_a_gpu_without_a_name_is_tried_and_tensorrts_refusal_told(
+    models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused it is, as there is no GPU; what would be said of a real one is not known."""
+    _here(monkeypatch, "9.0")
+    assert build(models, tmp_path, "policy", "--capability", "current") == 2
+    said = capsys.readouterr().err
+    assert "12.1 as the compute capabilities that it takes; here is 9.0, and it says: Tens" in said
+    assert "install TensorRT in its place (the package tensorrt)" in said
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Network, "build", lambda *_: Built(b"engine", b""))
+    recipe = built(models, tmp_path, capsys, "policy", "--capability", "current")["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["target"] == "9.0"
 
 
 @needs_rtx
@@ -254,8 +292,7 @@ def test_gpus_that_have_to_be_named() -> None:
         assert flavour.build_options(capability) == f" --capability {capability}"
     for capability in ("9.0", "10.0", "8.7"):
         assert flavour.targets_of("a GPU", capability) == (capability,)
-        with pytest.raises(EngineError, match=f"does not take GPUs .*{capability}, only of 7.5, "):
-            flavour.build_options(capability)
+        assert flavour.build_options(capability) == " --capability current"
     assert Flavour(TENSORRT, "10.3.0", None).build_options("9.0") == ""
 
 

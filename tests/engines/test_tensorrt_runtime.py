@@ -247,7 +247,8 @@ def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[An
 @pytest.mark.parametrize(
     ("package", "change", "told"),
     [
-        (RTX, {"validity": ("invalid", 6)}, r"Fake GPU \(9.0\): UNSUPPORTED_CC, OLD_CUDA_DRIVER"),
+        (RTX, {"validity": ("invalid", 6)}, r"9.0\): UNSUPPORTED_CC, OLD_CUDA.*install TensorRT"),
+        (RTX, {"validity": ("invalid", 4)}, r"Fake GPU \(9.0\): OLD_CUDA_DRIVER .*; build it anew"),
         (
             RTX,
             {"validity": ("invalid", 0)},

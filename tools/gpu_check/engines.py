@@ -1,4 +1,4 @@
-"""Engines of all models of a repository, built into the cache."""
+"""Engines of all models of a repository, built into the cache for the GPU that is there."""
 
 from __future__ import annotations
 
@@ -8,59 +8,78 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from appliance.engines.cuda.driver import find_device
-from appliance.engines.tensorrt.building import Network, profile_of
-from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, Flavour, find_flavour
-from appliance.models.engine_cache import EngineCache, EngineRecipe, default_cache, version_sha256
+from appliance.engines.tensorrt.flavour import CURRENT, find_flavour
+from appliance.engines.tensorrt.order import order_engine
+from appliance.errors import EngineError
+from appliance.models.engine_cache import EngineCache, default_cache
 from appliance.models.manifest import Precision, parse_manifest
-from appliance.models.repository import ModelEntry, Repository
-from appliance.models.resolve import resolve
+from appliance.models.repository import Repository
 
 
-@frozen
-class BuiltEngine:
-    """An engine that was built just now."""
+@frozen(kw_only=True)
+class Attempt:
+    """What came of a version.
+
+    Attributes:
+        target: What its engine was to be built for.
+        plan: The engine; nothing, if there is none.
+        refusal: Why there is none, in TensorRT's words.
+    """
 
     name: str
     version: str
+    target: str
     seconds: float
-    plan: bytes
+    plan: bytes = b""
+    refusal: str = ""
 
 
-def build_all(root: Path, precision: Precision = "fp32") -> Iterator[BuiltEngine]:
-    """Build an engine of every version of every model; yield each when it is in the cache.
+def attempts(
+    root: Path, *, is_gpu_here: bool, precision: Precision | None = None
+) -> Iterator[Attempt]:
+    """Build an engine of every version of every model; yield each when it is in the cache, or not.
 
     Args:
-        precision: Whatever their manifests say.
+        is_gpu_here: It is built for that, otherwise for those that TensorRT takes by default.
+        precision: Instead of what the manifests say.
 
     Raises:
-        ConfigError, DeviceMissing, EngineError, ExtraMissing: One cannot be built.
+        ConfigError, DeviceMissing, EngineError, ExtraMissing: Nothing can be built, or not of a
+            file, or it cannot be kept.
     """
-    flavour = find_flavour()
+    flavour, cache = find_flavour(), EngineCache(default_cache())
     for entry in Repository(root).scan():
+        manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
+        manifest = evolve(manifest, precision=precision or manifest.precision)
         for version in entry.versions:
-            yield _built(flavour, entry, version, precision)
+            started = time.monotonic()
+            wanted = (CURRENT,) if is_gpu_here else ()
+            order = order_engine(flavour, entry, version, manifest, wanted)
+            plan, refusal = b"", ""
+            try:
+                made = order.build(cache, lambda _, __: None, lambda: True)
+                plan = made.path.read_bytes()
+            except EngineError as error:
+                refusal = str(error)
+            yield Attempt(
+                name=order.name,
+                version=order.version,
+                target=order.recipe.target,
+                seconds=time.monotonic() - started,
+                plan=plan,
+                refusal=refusal,
+            )
 
 
-def _built(flavour: Flavour, entry: ModelEntry, version: str, precision: Precision) -> BuiltEngine:
-    started = time.monotonic()
-    target = DEFAULT_TARGET
-    if not flavour.builds_for_others:
-        there = find_device()
-        target = flavour.targets_of(there.name, there.capability)[0]
-    cache = EngineCache(default_cache())
-    directory = entry.manifest_path.parent / version
-    manifest = evolve(parse_manifest(entry.manifest, str(entry.manifest_path)), precision=precision)
-    network = Network(flavour, directory / "model.onnx", manifest.precision)
-    resolved = resolve(manifest, network.signature, entry.name, version)
-    profile = profile_of(resolved, network.signature, manifest.warmup)
-    recipe = EngineRecipe(
-        model_sha256=version_sha256(directory),
-        builder=flavour.builder,
-        target=target,
-        precision=manifest.precision,
-        profile=profile,
-    )
-    made = network.build(profile, (), cache.timings(recipe), lambda _, __: None, lambda: True)
-    cache.add(recipe, made.engine, made.timings, {"model": entry.name, "version": version})
-    return BuiltEngine(entry.name, version, time.monotonic() - started, made.engine)
+def build_all(root: Path) -> list[Attempt]:
+    """Build all for the GPU that is there.
+
+    Raises:
+        EngineError: One cannot be built.
+        ConfigError, DeviceMissing, ExtraMissing: As `attempts`.
+    """
+    made = list(attempts(root, is_gpu_here=True))
+    for each in made:
+        if each.refusal:
+            raise EngineError(f"no engine of {each.name}: {each.refusal}")
+    return made

@@ -24,11 +24,19 @@ by TensorRT for RTX 1.7; none was run on a GPU yet."""
 DEFAULT_TARGET = "8.6 and 8.9 and from 12.0 on"
 """The compute capabilities that TensorRT for RTX builds for if none are named. NVIDIA's pages
 differ on whether 8.0 is one of them."""
+CURRENT = "current"
+"""In place of a compute capability: that of the GPU that is here, whether it has a name or not."""
+UNSUPPORTED = "UNSUPPORTED_CC"
+"""TensorRT's word for an engine that it does not run on such a GPU, whoever built it."""
 UNEXPLAINED = "invalid, for no reason that it tells"
 _BY_DEFAULT, _BY_DEFAULT_FROM = ((8, 6), (8, 9)), (12, 0)
 INSTALL = (
     "pip install 'appliance[gpu]' brings TensorRT for RTX; a Jetson has TensorRT by apt "
     "(python3-libnvinfer)"
+)
+INSTEAD = (
+    f"install TensorRT in its place (the package {TENSORRT}), which builds on this box, or run the "
+    'model on the CPU with engine = "onnxruntime"'
 )
 
 
@@ -82,21 +90,25 @@ class Flavour:
 
         Args:
             capability: The GPU's compute capability.
-
-        Raises:
-            EngineError: This TensorRT does not take such a GPU: what does.
         """
         if not self.builds_for_others or is_default(capability):
             return ""
-        known = self.capabilities()
-        if capability not in known:
-            raise EngineError(
-                f"{self.builder} does not take GPUs of compute capability {capability}, only of "
-                f"{', '.join(known)}; install TensorRT in its place (the package "
-                f"{TENSORRT}), which builds on this box, or run the model on the CPU with "
-                'engine = "onnxruntime"'
-            )
-        return f" --capability {capability}"
+        return f" --capability {capability if self.is_named(capability) else CURRENT}"
+
+    def is_named(self, capability: str) -> bool:
+        """Return whether an engine for such GPUs can be built anywhere."""
+        return self.builds_for_others and capability in self.capabilities()
+
+    def refused(self, capability: str, words: str) -> EngineError:
+        """Return what to say where TensorRT for RTX was asked to take a GPU that it does not name.
+
+        Args:
+            words: Its own.
+        """
+        return EngineError(
+            f"{self.builder} names {', '.join(self.capabilities())} as the compute capabilities "
+            f"that it takes; here is {capability}, and it says: {words}; {INSTEAD}"
+        )
 
     def network_flags(self) -> int:
         """Return the flags of a network whose types are those of the file."""
@@ -153,8 +165,8 @@ class Flavour:
 
         Args:
             config: TensorRT's builder configuration.
-            capabilities: Compute capabilities to build for, such as "8.6"; none: what the flavour
-                takes by default, or the GPU that is there.
+            capabilities: Compute capabilities to build for, such as "8.6", or `CURRENT`; none: what
+                the flavour takes by default, or the GPU that is there.
             precision: What float32 in the model's file was made, or may be multiplied in.
 
         Raises:
@@ -163,7 +175,7 @@ class Flavour:
         if precision == "fp32":  # it is set from the start
             config.clear_flag(self.api.BuilderFlag.TF32)
         if self.package != RTX:
-            if capabilities:
+            if tuple(capabilities) not in ((), (CURRENT,)):
                 raise EngineError(
                     f"{self.package} builds for the GPU that is there; leave capabilities out"
                 )
@@ -173,16 +185,17 @@ class Flavour:
             return
         # Without this, executions cannot be captured in a CUDA graph.
         config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
-        known = self.capabilities()
+        known = {**self.capabilities(), CURRENT: self.api.ComputeCapability.CURRENT}
         if capabilities:
             config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
-            if capability not in known:
+            if capability not in known or (capability == CURRENT and len(capabilities) > 1):
                 raise EngineError(
-                    f"compute capability {capability!r}: {self.package} {self.version} builds for "
-                    f"{', '.join(known)}"
+                    f"compute capability {capability!r}: {self.builder} builds for "
+                    f"{', '.join(self.capabilities())}, or for {CURRENT!r} alone"
                 )
-            config.set_compute_capability(known[capability], index)
+            if not config.set_compute_capability(known[capability], index):
+                raise EngineError(f"{self.builder} refuses compute capability {capability!r}")
 
     def _allow(self, config: Any, precision: Precision) -> None:
         """Let kernels of a precision be chosen: before 10, the types of the file do not say it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from appliance.engines.cuda.ports import Cuda, Stream
 from appliance.engines.tensorrt.building import TYPES
-from appliance.engines.tensorrt.flavour import UNEXPLAINED, Flavour
+from appliance.engines.tensorrt.flavour import INSTEAD, UNEXPLAINED, UNSUPPORTED, Flavour
 from appliance.engines.tensorrt.log import error_log, last_words
 from appliance.engines.tensorrt.tensors import Declared, Shapes, tensors_of
 from appliance.errors import EngineError
@@ -34,9 +34,10 @@ class TensorRTExecutor:
         if problem == UNEXPLAINED:
             self._runtime.deserialize_cuda_engine(plan)  # its log says more if that fails
         if problem:
+            remedy = INSTEAD if UNSUPPORTED in problem else REBUILD
             raise EngineError(
                 f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
-                f"({cuda.facts.capability}): {problem} ({last_words(self._log)}); {REBUILD}"
+                f"({cuda.facts.capability}): {problem} ({last_words(self._log)}); {remedy}"
             )
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:

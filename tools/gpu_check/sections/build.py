@@ -1,10 +1,13 @@
-"""Engines are built of every model in one precision, and TensorRT says whether it runs them."""
+"""Engines are built of every model in one precision, for the GPU that is there.
+
+TensorRT says whether it takes that GPU and runs them; where it does not, that is a result.
+"""
 
 from __future__ import annotations
 
 from appliance.engines.tensorrt.flavour import find_flavour
 from appliance.models.manifest import Precision
-from tools.gpu_check.engines import build_all
+from tools.gpu_check.engines import attempts
 from tools.gpu_check.finding import Finding
 from tools.gpu_check.setting import Setting
 
@@ -13,12 +16,15 @@ def check(setting: Setting, finding: Finding, *, precision: Precision) -> None:
     """Build."""
     flavour = find_flavour()
     finding.details["builder"] = flavour.builder
-    for built in build_all(setting.root, precision):
+    for built in attempts(setting.root, is_gpu_here=setting.on_gpu, precision=precision):
+        if built.refusal:
+            finding.details[built.name] = {"target": built.target, "refused": built.refusal}
+            finding.problems.append(f"no engine of {built.name}: {built.refusal}")
+            continue
         finding.add(f"engine of {built.name} built in", built.seconds, "s")
-        told = {"bytes": len(built.plan)}
+        finding.details[built.name] = {"target": built.target, "bytes": len(built.plan)}
         if setting.on_gpu:
             with setting.opened():
                 runtime = flavour.api.Runtime(flavour.api.Logger())
                 problem = flavour.problem_of(runtime, built.plan)
             finding.expect(not problem, f"TensorRT would not run {built.name}: {problem}")
-        finding.details[built.name] = told

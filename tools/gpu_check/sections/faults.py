@@ -124,14 +124,16 @@ def _harmed(
 ) -> None:
     """Load an engine that was harmed, out of a cache of its own."""
     cache = EngineCache(default_cache())
-    key = next(
+    keys = [
         key
         for key, about in cache.labels()
         if about.get("model") == "policy" and about["recipe"]["precision"] == "fp32"
-    )
+    ]
+    if not keys:
+        raise Failed("no engine of policy was built")
     harmed = setting.folder("harmed")
-    shutil.copytree(cache.directory / key, harmed / key)
-    harm(harmed / key)
+    shutil.copytree(cache.directory / keys[0], harmed / keys[0])
+    harm(harmed / keys[0])
     _expect_failure(
         setting, finding, name, setting.with_models(["policy"]), harmed, (words, REMEDY)
     )

@@ -101,7 +101,7 @@ def _measured(setting: Setting, layers: dict[str, int]) -> dict[str, LinearEngin
     for name, count in layers.items():
         busy_model(setting, root, name, layers=count, manifest=_manifest(name))
     if setting.on_gpu:
-        list(build_all(root))
+        build_all(root)
     with setting.worker(root) as worker:
         return {
             name: _line(name, {each.batch_size: each.ns for each in ready.times})
