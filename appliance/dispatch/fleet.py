@@ -6,7 +6,6 @@ Owner of the workers' output blocks, and of the list of rows that a worker may s
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -77,6 +76,7 @@ class Host:
             executes the next one into the other.
         sent: Batches sent and the rows they may read, oldest first.
         memory_bytes, load_ns: What each model it has loaded takes, and how long to load it again.
+        urgent: Those whose batches run beside the others'.
         budget_bytes: What those in memory may take; 0: whatever they do.
         resident: Those, the least recently used first.
     """
@@ -87,9 +87,10 @@ class Host:
     times_ns: dict[ModelRef, dict[int, int]] = field(factory=dict[ModelRef, "dict[int, int]"])
     max_batch: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     outputs: list[Block] = field(factory=list[Block])
-    sent: deque[Sent] = field(factory=deque["Sent"])
+    sent: list[Sent] = field(factory=list["Sent"])
     memory_bytes: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
     load_ns: dict[ModelRef, int] = field(factory=dict[ModelRef, int])
+    urgent: set[ModelRef] = field(factory=set[ModelRef])
     budget_bytes: int = 0
     resident: tuple[ModelRef, ...] = ()
 
@@ -177,6 +178,8 @@ class Fleet:
         ref, spec = host.models[event.model], event.spec
         host.memory_bytes[ref] = event.memory_bytes
         host.load_ns[ref] = min(event.load_ns, LONGEST_NS)
+        if event.is_urgent:
+            host.urgent.add(ref)
         served = self._served(ref)
         if served is None:
             return
@@ -222,7 +225,8 @@ class Fleet:
         memory = None
         if host.budget_bytes:
             memory = WorkerMemory(host.budget_bytes, host.memory_bytes, host.load_ns, host.resident)
-        return WorkerReady(worker, host.times_ns, host.max_batch, memory)
+        urgent = frozenset(host.urgent)
+        return WorkerReady(worker, host.times_ns, host.max_batch, memory, urgent)
 
     def _worker_down(self, event: WorkerDown) -> WorkerLost:
         host = self._hosts.pop(event.worker, None)
@@ -358,11 +362,19 @@ class Fleet:
         """Let go of the rows of a finished batch, and of the batches revoked before it.
 
         A worker takes messages in order: when it has finished a batch, it has left alone what was
-        sent and revoked earlier.
+        sent and revoked earlier. What was sent earlier may still run.
         """
         host = self._hosts.get(worker)
-        while host is not None and host.sent and host.sent[0].batch_id <= batch_id:
-            self._release(host.sent.popleft())
+        if host is None:
+            return
+        over = [
+            sent
+            for sent in host.sent
+            if sent.batch_id == batch_id or (sent.revoked and sent.batch_id < batch_id)
+        ]
+        for sent in over:
+            host.sent.remove(sent)
+            self._release(sent)
 
     def _release(self, sent: Sent) -> None:
         self.memory.release(sent.tickets)

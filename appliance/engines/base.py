@@ -129,10 +129,12 @@ class DeviceEngine(Engine, Protocol):
 
     Attributes:
         precision: What it computes in, where the model's file has float32.
+        is_urgent: What it runs comes before what other engines run meanwhile.
         has_buffers: `buffers` returns some.
     """
 
     precision: Precision
+    is_urgent: bool
 
     @property
     def has_buffers(self) -> bool:

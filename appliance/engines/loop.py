@@ -10,8 +10,8 @@ A batch that may go but not be started any more by now is skipped, and Done.
 
 An engine on a device computes by itself. While it does, the next message is listened for: a batch
 that is staged is gathered (copied to the device) meanwhile, and one that may go is put behind the
-one that runs, so that the device goes on without a gap. Two are submitted at most, and each is Done
-in its turn.
+one that runs, so that the device goes on without a gap. Two are submitted at most. Those of one
+model are Done in their turn; one of another, which the device runs beside it, may be Done first.
 
 A model that fails to load fails alone; so does a row that cannot be read, and a batch on which the
 model raises. SystemExit and KeyboardInterrupt from a running model end the process, as any crash
@@ -22,21 +22,21 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import socket
 import sys
 import time
 import traceback
-from collections import deque
 from pathlib import Path
 
 from attrs import evolve
 
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
+from appliance.engines.base import Buffers
 from appliance.engines.device import ON_CPU, open_named
+from appliance.engines.flying import Flying
 from appliance.engines.gather import Gathered, cut
 from appliance.engines.model import LoadedModel, release
-from appliance.engines.overlap import GatherPace, listen_ns, spins
+from appliance.engines.overlap import GatherPace
 from appliance.engines.residents import Residents
 from appliance.engines.staged import Staged, Submitted, done_of, let_go
 from appliance.errors import ApplianceError, DeviceLost, EngineError, Outcome, PeerProtocolError
@@ -64,11 +64,10 @@ class Worker:
         self._arena_fd = arena_fd
         self._datagram = memoryview(bytearray(MAX_DATAGRAM + 1))
         self._staged: dict[int, Staged] = {}
-        self._submitted: deque[Submitted] = deque()
+        self._flying = Flying()
         self._reported: dict[int, str] = {}
         self._times_ns: dict[int, dict[int, int]] = {}
         self._pace = GatherPace()
-        self._finished_ns = 0
         self._device = ON_CPU
 
     def run(self) -> None:
@@ -120,29 +119,12 @@ class Worker:
 
     def _next(self) -> worker_pb2.ToWorker | None:
         """Return the next message; meanwhile finish what a device has done."""
-        while self._submitted:
-            if self._is_message_first(self._submitted[0]):
+        while self._flying:
+            done = self._flying.wait_or_hear(self._control)
+            if done is None:
                 break
-            self._finish_first()
+            self._finish(done)
         return self._receive()
-
-    def _is_message_first(self, running: Submitted) -> bool:
-        """Wait for a message or for a batch, whichever comes first."""
-        buffers = running.gathered.buffers
-        assert buffers is not None
-        while True:
-            elapsed_ns = time.monotonic_ns() - max(running.submitted_ns, self._finished_ns)
-            is_spinning = spins(running.expected_ns, elapsed_ns)
-            try:
-                if buffers.is_done():
-                    return False
-            except EngineError:
-                return False  # finishing it says so once more
-            sleep_ns = 0 if is_spinning else listen_ns(running.expected_ns, elapsed_ns)
-            if select.select([self._control], [], [], sleep_ns / 1e9)[0]:
-                return True
-            if not is_spinning and not sleep_ns:
-                return False
 
     # ----------------------------------------------------------------------------- loading
 
@@ -184,6 +166,7 @@ class Worker:
             times_ns=loaded.times_ns,
             load_ns=loaded.load_ns,
             memory_bytes=loaded.memory_bytes,
+            is_urgent=loaded.model.is_urgent,
         )
         self._send(worker_pb2.FromWorker(model_ready=ready))
 
@@ -194,13 +177,14 @@ class Worker:
 
         Where it may not go yet, both wait until it may: what runs now may need the memory.
         """
-        if self._submitted and not self._pace.fits(
-            stage.model, len(stage.rows), self._remaining_ns()
-        ):
-            self._finish_first()
         model = self._models.get(stage.model)
-        while self._submitted and model is not None and not model.has_room:
-            self._finish_first()
+        is_urgent = model is not None and model.is_urgent
+        if self._flying and not (
+            is_urgent or self._pace.fits(stage.model, len(stage.rows), self._flying.remaining_ns())
+        ):
+            self._finish(self._flying.wait())
+        while self._flying and model is not None and not model.has_room:
+            self._finish(self._flying.wait())
         if stage.go and 0 < stage.latest_start_ns < time.monotonic_ns():
             self._models.used(stage.model)
             self._skip(stage.batch_id)
@@ -296,7 +280,7 @@ class Worker:
         """Run a gathered batch, or have it run, behind those that run."""
         gathered = staged.gathered
         if gathered is not None and gathered.buffers is not None and gathered.rows:
-            self._submit(staged, gathered)
+            self._submit(staged, gathered, gathered.buffers)
             return
         self._finish_all()
         message = done_of(staged, time.monotonic_ns())
@@ -308,11 +292,11 @@ class Worker:
             release(gathered)
         self._say_done(message)
 
-    def _submit(self, staged: Staged, gathered: Gathered) -> None:
+    def _submit(self, staged: Staged, gathered: Gathered, buffers: Buffers) -> None:
         """Have a device run a batch."""
         index, rows = staged.stage.model, len(gathered.rows)
-        while len(self._submitted) >= MAX_SUBMITTED:
-            self._finish_first()
+        while len(self._flying) >= MAX_SUBMITTED:
+            self._finish(self._flying.wait())
         model = self._model(index)
         self._ledger.started(index, rows)
         submitted_ns = time.monotonic_ns()
@@ -330,7 +314,7 @@ class Worker:
             (ns for size, ns in self._times_ns[index].items() if size >= rows),
             max(self._times_ns[index].values()),
         )
-        self._submitted.append(Submitted(model, staged, gathered, submitted_ns, expected_ns))
+        self._flying.add(Submitted(model, staged, gathered, buffers, expected_ns, submitted_ns))
 
     def _model(self, index: int) -> LoadedModel:
         """Return the model of a batch that was gathered: it stays until that has run."""
@@ -338,25 +322,17 @@ class Worker:
         assert model is not None
         return model
 
-    def _remaining_ns(self) -> int:
-        """Return how long the batch that runs on a device will still take."""
-        running = self._submitted[0]
-        started_ns = max(running.submitted_ns, self._finished_ns)
-        return started_ns + running.expected_ns - time.monotonic_ns()
-
     def _finish_all(self) -> None:
         """Say Done of all that is on a device: the next Done is not theirs."""
-        while self._submitted:
-            self._finish_first()
+        while self._flying:
+            self._finish(self._flying.wait())
 
-    def _finish_first(self) -> None:
-        """Wait for the batch that runs on a device, and say Done."""
-        running = self._submitted.popleft()
-        # It runs from when the one before it was done.
-        message = done_of(running.staged, max(running.submitted_ns, self._finished_ns))
-        self._end(running.model, running.staged, running.gathered, message.done)
-        release(running.gathered)
-        self._say_done(message)
+    def _finish(self, batch: Submitted) -> None:
+        """Wait for a batch that runs on a device, and say Done."""
+        message = done_of(batch.staged, batch.since_ns)
+        self._end(batch.loaded, batch.staged, batch.gathered, message.done)
+        release(batch.gathered)
+        self._flying.remove(batch, self._say_done(message))
 
     def _end(
         self, model: LoadedModel, staged: Staged, gathered: Gathered, done: worker_pb2.Done
@@ -374,9 +350,11 @@ class Worker:
         else:
             self._ledger.finished(index, rows)
 
-    def _say_done(self, message: worker_pb2.FromWorker) -> None:
-        self._finished_ns = message.done.finished_ns = time.monotonic_ns()
+    def _say_done(self, message: worker_pb2.FromWorker) -> int:
+        """Say it; return when it was done."""
+        finished_ns = message.done.finished_ns = time.monotonic_ns()
         self._send(message)
+        return finished_ns
 
     def _explain(self, model: int, error: BaseException) -> str:
         """Return what to tell of an error; where it came from goes to standard error, once."""

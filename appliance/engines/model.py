@@ -56,6 +56,11 @@ class LoadedModel:
             raise
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether a device runs its batches beside those of others, and before them."""
+        return self.device is not None and self.device.is_urgent
+
+    @property
     def has_room(self) -> bool:
         """Whether a batch can be gathered now."""
         return self.device is None or self.device.has_buffers

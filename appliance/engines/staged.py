@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from attrs import define
+
+from appliance.engines.base import Buffers
 from appliance.engines.gather import Gathered
 from appliance.engines.model import LoadedModel, release
 from appliance.values import value
@@ -25,15 +28,21 @@ class Staged:
     resident: tuple[int, ...] = ()
 
 
-@value
+@define(eq=False)
 class Submitted:
-    """A batch on a device."""
+    """A batch on a device; see `overtaking.Running`."""
 
-    model: LoadedModel
+    loaded: LoadedModel
     staged: Staged
     gathered: Gathered
-    submitted_ns: int
+    buffers: Buffers
     expected_ns: int
+    since_ns: int
+
+    @property
+    def model(self) -> int:
+        """Its model, by index."""
+        return self.staged.stage.model
 
 
 def let_go(staged: Staged) -> None:

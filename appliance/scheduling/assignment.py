@@ -4,6 +4,9 @@ Each idle worker gets the best batch. Each busy one is given a staged batch shor
 done, so that choosing takes no time of it; that batch is chosen again when something comes or goes,
 and may be replaced. Still a little later it is committed: the worker starts it when it is done,
 without asking, unless that were too late for somebody in it.
+
+A worker that runs some models before others, on a GPU, is given a batch of them for tier 0 at once,
+beside the one it executes.
 """
 
 from __future__ import annotations
@@ -14,7 +17,17 @@ from attrs import define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.estimate import Estimate
-from appliance.scheduling.events import Batch, Go, Lane, ModelRef, Released, Request, Revoke, Stage
+from appliance.scheduling.events import (
+    Batch,
+    BatchDone,
+    Go,
+    Lane,
+    ModelRef,
+    Released,
+    Request,
+    Revoke,
+    Stage,
+)
 from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
 from appliance.scheduling.workers import Worker, Workers
@@ -85,6 +98,9 @@ class Assignment:
                     worker.idle_since_ns = now_ns
         if idle:  # what just started may have been their last chance
             self.queue.refuse_hopeless(now_ns)
+        for worker in self.workers:
+            if worker.urgent:
+                self._start_beside(worker, now_ns)
         self._stage_ahead(now_ns, is_news=is_news)
         return self._looks_ns
 
@@ -98,6 +114,12 @@ class Assignment:
             worker.staged, worker.committed_ns = None, 0
             self._start(worker, batch, begun_ns)
             self._went_on = True
+
+    def overtaken(self, worker: Worker, batch: Batch, event: BatchDone, now_ns: int) -> None:
+        """Note that a worker was done with a batch before what it executes."""
+        if batch is worker.committed:
+            self._begin(batch, max(worker.committed_ns, now_ns - event.busy_ns))
+        worker.overtook(batch, event, now_ns)
 
     def retire(self, worker: Worker, now_ns: int) -> None:
         """Leave to others what they can run of what a worker would have."""
@@ -121,7 +143,11 @@ class Assignment:
 
     def _stage_ahead(self, now_ns: int, *, is_news: bool) -> None:
         """Give busy workers their next batch shortly before they need it."""
-        busy = [each for each in self.workers if each.executing and not each.committed]
+        busy = [
+            each
+            for each in self.workers
+            if each.executing and not each.committed and not each.beside
+        ]
         if is_news:
             for worker in busy:
                 if worker.staged is not None:
@@ -261,6 +287,40 @@ class Assignment:
                 worker.late_from_ns = worker.likely_ns + int(LATE_PAUSE * likely_ns)
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns, batch.expected_ns)
+
+    def _start_beside(self, worker: Worker, now_ns: int) -> None:
+        """Start a batch for tier 0 beside what runs, if the worker then runs it first.
+
+        What is staged is taken back for it, as there is room for the outputs of two.
+        """
+        waiting = {
+            lane.model
+            for lane, line in self.queue.room.lines.items()
+            if line.critical.requests and worker.takes_beside(lane.model)
+        }
+        if not waiting:
+            return
+        contenders = [
+            each for each in self._contenders(worker, now_ns) if each.lane.model in waiting
+        ]
+        decided = self.strategy.choose(contenders, now_ns + worker.delay_ns)
+        if isinstance(decided, Wait):
+            self._look_at(decided.until_ns)
+        elif decided is not None:
+            if worker.staged is not None:
+                self._revoke(worker, worker.staged, now_ns)
+            batch = worker.beside = self._take(worker, decided)
+            batch.committed = True
+            self._begin(batch, now_ns)
+            self.queue.effects.append(Stage(batch, go=True))
+
+    def _begin(self, batch: Batch, begun_ns: int) -> None:
+        """Note that a batch runs that is not what its worker executes."""
+        batch.started_ns = begun_ns
+        for request in batch.requests:
+            request.started_ns = begun_ns
+        self.workers.estimate(batch.lane.model).ran_ns = begun_ns
+        self.queue.room.start(batch.requests, begun_ns, batch.expected_ns)
 
     def _take_over(self, worker: Worker, now_ns: int) -> bool:
         """Take back what is staged behind a busy worker and could start on this one now."""

@@ -195,12 +195,14 @@ class WorkerReady:
 
     Attributes:
         memory: What of its models is in memory; None: all of them stay.
+        urgent: Models of which it runs a batch beside one of another model, and before it.
     """
 
     worker: WorkerRef
     times_ns: dict[ModelRef, dict[int, int]]
     max_batch: dict[ModelRef, int]
     memory: WorkerMemory | None = None
+    urgent: frozenset[ModelRef] = frozenset()
 
 
 @frozen

@@ -163,7 +163,7 @@ class Scheduler:
 
     def statistics(self) -> SchedulerStatistics:
         """Return a snapshot of what waits and runs."""
-        batches = [b for w in self._workers for b in (w.executing, w.staged) if b]
+        batches = [b for w in self._workers for b in (*w.running, w.staged) if b]
         in_batches = sum(len(batch.requests) for batch in batches)
         return SchedulerStatistics(self._room.count, in_batches, self._room.by_model())
 
@@ -178,10 +178,10 @@ class Scheduler:
     def _close(self) -> None:
         """End everything that waits or runs; batches that still finish are ignored."""
         for worker in self._workers:
-            for batch in (worker.executing, worker.staged):
+            for batch in (*worker.running, worker.staged):
                 for request in batch.requests if batch else ():
                     self._queue.answer(request, Outcome.DRAINING, CLOSING)
-            worker.executing = worker.staged = None
+            worker.executing = worker.beside = worker.staged = None
             worker.committed_ns = 0
         self._queue.close()
 
@@ -205,7 +205,7 @@ class Scheduler:
             return
         if worker.staged:
             self._queue.put_back(worker.staged.requests, worker.staged.lane)
-        for request in worker.executing.requests if worker.executing else ():
+        for request in [each for batch in worker.running for each in batch.requests]:
             request.deaths += 1
             if request.deaths > 1 or self._workers.slots(request.lane.model) < 2:
                 self._queue.answer(request, Outcome.WORKER_LOST, DIED)
@@ -222,10 +222,13 @@ class Scheduler:
 
     def _batch_done(self, event: BatchDone, now_ns: int) -> None:
         worker = self._workers.find(event.worker)
-        if worker is None or worker.executing is None or worker.executing.id != event.batch_id:
+        batch = worker.find(event.batch_id) if worker is not None else None
+        if worker is None or batch is None:
             return  # an answer of an older generation
-        batch = worker.executing
-        worker.done(event, now_ns)
+        if batch is worker.executing:
+            worker.done(event, now_ns)
+        else:
+            self._assignment.overtaken(worker, batch, event, now_ns)
         if event.skipped:
             self._room.take_back(batch.requests)
         self._assignment.go_on(worker)

@@ -62,6 +62,7 @@ class Worker:
         throttling: How much longer its batches take for now, as its device's clocks are held down.
         executing: Started and not yet done.
         staged: Sent, not started.
+        beside: Started while `executing` runs, and run before it.
         committed_ns: When it was told to start `staged` behind `executing`; 0: it was not.
         free_ns: When `executing` is expected to be done.
         soonest_ns: When it might be done at the earliest.
@@ -74,6 +75,7 @@ class Worker:
         dry_from_ns, late_from_ns: See `Contender`.
         idle_since_ns: When it was found to have nothing to do; 0: it has.
         retired: It has a successor.
+        urgent: See `WorkerReady`.
         loads: What it has to load for a batch; None: all of its models are always there.
     """
 
@@ -82,6 +84,7 @@ class Worker:
     throttling: Throttling = field(factory=Throttling)
     executing: Batch | None = None
     staged: Batch | None = None
+    beside: Batch | None = None
     committed_ns: int = 0
     free_ns: int = 0
     soonest_ns: int = 0
@@ -95,12 +98,32 @@ class Worker:
     late_from_ns: int = 0
     idle_since_ns: int = 0
     retired: bool = False
+    urgent: frozenset[ModelRef] = frozenset()
     loads: Loads | None = None
 
     @property
     def committed(self) -> Batch | None:
         """What starts as soon as `executing` is done, whatever comes."""
         return self.staged if self.committed_ns else None
+
+    @property
+    def running(self) -> list[Batch]:
+        """What it was told to run, and may run by now."""
+        return [each for each in (self.executing, self.beside) if each is not None]
+
+    def takes_beside(self, model: ModelRef) -> bool:
+        """Return whether a batch of a model could be started beside what it executes.
+
+        Not where something is committed: it holds two that are to run at most.
+        """
+        return (
+            self.executing is not None
+            and model in self.urgent
+            and self.executing.lane.model not in self.urgent
+            and self.beside is None
+            and self.committed is None
+            and not self.load_ns(model)
+        )
 
     @property
     def delay_ns(self) -> int:
@@ -113,9 +136,27 @@ class Worker:
         """Return what to plan for loading a model, if a batch of it is next; 0: it is there."""
         return 0 if self.loads is None else self.loads.planned_ns(model)
 
+    def find(self, batch_id: int) -> Batch | None:
+        """Return a batch that it may be done with."""
+        found = (self.executing, self.beside, self.committed)
+        return next((each for each in found if each is not None and each.id == batch_id), None)
+
+    def overtook(self, batch: Batch, event: BatchDone, now_ns: int) -> None:
+        """Note that it is done with `batch` before what it executes, which takes longer for it."""
+        if batch is self.beside:
+            self.beside = None
+        else:
+            self.staged, self.committed_ns = None, 0
+        self.free_ns += event.busy_ns
+        self.likely_ns += event.busy_ns
+        finished_ns = min(event.finished_ns or now_ns, now_ns)
+        self.reporting.observe(now_ns - finished_ns + event.answering_ns)
+
     def done(self, event: BatchDone, now_ns: int) -> None:
-        """Note that it is done with what it executed."""
-        batch, self.executing = self.executing, None
+        """Note that it is done with what it executed; what ran beside that goes on."""
+        batch, self.executing, self.beside = self.executing, self.beside, None
+        if self.executing is not None:
+            self.likely_ns = self.free_ns = now_ns + self.executing.expected_ns
         if event.load_ns and batch is not None and self.loads is not None:
             self.loads.loaded(batch.lane.model, event.load_ns, event.resident)
         self.finished_ns = min(event.finished_ns or now_ns, now_ns)
@@ -165,7 +206,7 @@ class Workers:
         """Take in a worker that came up."""
         slot = event.worker.slot
         throttling = self._throttlings.setdefault(slot, Throttling())
-        worker = Worker(event.worker, dict(event.max_batch), throttling)
+        worker = Worker(event.worker, dict(event.max_batch), throttling, urgent=event.urgent)
         if event.memory is not None:
             worker.loads = Loads.of(event.memory)
         self._workers[event.worker] = worker
@@ -268,7 +309,7 @@ class Workers:
             worker.delay_ns
             + (
                 max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
-                if worker.executing
+                if worker.executing and not worker.takes_beside(model)
                 else now_ns
             )
             + int(takes_ns * worker.throttling.pace(model))

@@ -110,6 +110,7 @@ def spec_to_ready(
     times_ns: Mapping[int, int],
     load_ns: int = 0,
     memory_bytes: int = 0,
+    is_urgent: bool = False,
 ) -> worker_pb2.ModelReady:
     """Describe a loaded model to the core.
 
@@ -119,6 +120,7 @@ def spec_to_ready(
         times_ns: Batch size to measured nanoseconds.
         load_ns: How long it took until it was ready, measuring aside.
         memory_bytes: What it takes, of the GPU or of the process.
+        is_urgent: Its batches run beside those of other models, and before them.
     """
     return worker_pb2.ModelReady(
         model=model,
@@ -130,6 +132,7 @@ def spec_to_ready(
         state_bytes=spec.state_bytes,
         load_ns=load_ns,
         memory_bytes=memory_bytes,
+        urgent=is_urgent,
         limits=[
             worker_pb2.InputLimit(
                 source=item.source,

@@ -1,8 +1,9 @@
 """The batches one generation of a worker holds: staged, then executing. PURE.
 
 The worker owes one Done for each batch it was told to execute, also if it skips it because it is
-too late. It executes them in the order it was told, so the first one's time runs from when it was
-told or from the Done before, whichever came later.
+too late. Those of one model are Done in the order it was told. The first one's time runs from when
+it was told, a later one's from when those before it are done; but a GPU may run it beside them (see
+`appliance.overtaking`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 
 from attrs import define
 
+from appliance import overtaking
 from appliance.errors import LocalProtocolError, PeerProtocolError
 from appliance.wire.pb import worker_pb2
 from appliance.wire.types import ITEM_BYTES, DType
@@ -23,7 +25,7 @@ class _Batch:
     rows: int
     output_offset: int
     output_end: int
-    told_ns: int = 0  # to execute
+    since_ns: int = 0  # told to execute, and nothing before it is left
     latest_start_ns: int = 0
 
 
@@ -35,13 +37,12 @@ class Batches:
         resident: The models in memory, as last heard; None: all are, always.
     """
 
-    def __init__(self, hang: HangBound, now_ns: int) -> None:
+    def __init__(self, hang: HangBound) -> None:
         self.finished = 0
         self.resident: tuple[int, ...] | None = None
         self._hang = hang
         self._staged: dict[int, _Batch] = {}
         self._running: dict[int, _Batch] = {}  # in the order they were told to execute
-        self._done_ns = now_ns  # of the latest Done
 
     def stage(self, message: worker_pb2.Stage, now_ns: int) -> None:
         """Hold a batch, to be executed at once or on `go`.
@@ -55,7 +56,7 @@ class Batches:
         offset = message.output_offset
         batch = _Batch(message.model, len(message.rows), offset, offset + message.output_bytes)
         if message.go:
-            batch.told_ns, batch.latest_start_ns = now_ns, message.latest_start_ns
+            batch.since_ns, batch.latest_start_ns = now_ns, message.latest_start_ns
             self._running[batch_id] = batch
         else:
             self._staged[batch_id] = batch
@@ -67,7 +68,7 @@ class Batches:
             LocalProtocolError: It is not staged.
         """
         batch = self._running[batch_id] = self._unstage(batch_id)
-        batch.told_ns, batch.latest_start_ns = now_ns, latest_start_ns
+        batch.since_ns, batch.latest_start_ns = now_ns, latest_start_ns
 
     def revoke(self, batch_id: int) -> None:
         """Forget a staged batch.
@@ -81,16 +82,17 @@ class Batches:
         """Count a batch as executed.
 
         Raises:
-            PeerProtocolError: It was not told to execute, not next, or its result is not to be
-                trusted.
+            PeerProtocolError: It was not told to execute, not next of its model, or its result is
+                not to be trusted.
         """
-        if next(iter(self._running), None) != message.batch_id:
+        batch, running = self._running.get(message.batch_id), list(self._running.values())
+        if batch is None or batch not in overtaking.may_be_next(running):
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
-        batch = self._running.pop(message.batch_id)
+        del self._running[message.batch_id]
+        overtaking.is_done(batch, running, now_ns)
         if message.skipped:
             if not 0 < batch.latest_start_ns < now_ns or message.outputs or message.error:
                 raise PeerProtocolError(f"batch {message.batch_id} was not to be skipped")
-            self._done_ns = now_ns
             return
         for output in message.outputs:
             _check_output(output, batch)
@@ -98,7 +100,7 @@ class Batches:
             last = max(error.row for error in message.row_errors)
             if last >= batch.rows:
                 raise PeerProtocolError(f"row {last} failed in a batch of {batch.rows}")
-        took_ns = now_ns - max(batch.told_ns, self._done_ns)
+        took_ns = now_ns - batch.since_ns
         if message.load_ns:
             if self.resident is None:
                 raise PeerProtocolError(f"batch {message.batch_id} loaded a model that was there")
@@ -107,14 +109,13 @@ class Batches:
             self._hang.loaded(batch.model, load_ns)
             took_ns -= load_ns
         self._hang.finished(batch.model, took_ns)
-        self._done_ns = now_ns
         self.finished += 1
 
     @property
     def busy_since_ns(self) -> int | None:
         """When the batch being executed was started; None if none is."""
         for batch in self._running.values():
-            return max(batch.told_ns, self._done_ns)
+            return batch.since_ns
         return None
 
     @property
@@ -131,7 +132,7 @@ class Batches:
         """
         for batch_id, batch in self._running.items():
             bound_ns = self._bound_ns(batch.model)
-            took_ns = now_ns - max(batch.told_ns, self._done_ns)
+            took_ns = now_ns - batch.since_ns
             return (batch_id, batch.model, bound_ns) if took_ns > bound_ns else None
         return None
 

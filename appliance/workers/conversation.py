@@ -82,7 +82,7 @@ class Conversation:
         self.step = ""
         self.loading: int | None = None
         self.ready_ns: int | None = None
-        self.batches = Batches(hang, now_ns)
+        self.batches = Batches(hang)
         self._worker = worker
         self._slot = slot
         self._quarantine = quarantine
@@ -227,7 +227,13 @@ class Conversation:
         self._hang.loaded(ready.model, ready.load_ns)
         return [
             ModelLoaded(
-                self._worker, ready.model, spec, times_ns, ready.memory_bytes, ready.load_ns
+                self._worker,
+                ready.model,
+                spec,
+                times_ns,
+                ready.memory_bytes,
+                ready.load_ns,
+                ready.urgent,
             )
         ]
 

@@ -28,6 +28,7 @@ class ModelLoaded:
         times_ns: Batch size to measured nanoseconds.
         memory_bytes: What it takes, of the GPU or of the process.
         load_ns: How long it takes to have it ready again.
+        is_urgent: Its batches run beside those of other models, and before them.
     """
 
     worker: WorkerRef
@@ -36,6 +37,7 @@ class ModelLoaded:
     times_ns: dict[int, int]
     memory_bytes: int = 0
     load_ns: int = 0
+    is_urgent: bool = False
 
 
 @frozen

@@ -9,7 +9,7 @@ from appliance.dispatch.fleet import Fleet
 from appliance.dispatch.memory import Memory
 from appliance.metrics.ledger import Ledger
 from appliance.metrics.registry import Metrics
-from appliance.scheduling.events import ModelRef, WorkerReady, WorkerRef
+from appliance.scheduling.events import Batch, Lane, ModelRef, WorkerReady, WorkerRef
 from appliance.wire.spec import ModelSpec
 from appliance.workers.arena import Arena
 from appliance.workers.events import ModelLoaded, WorkerUp
@@ -56,6 +56,22 @@ def test_without_room_for_the_larger_ones_the_smaller_ones_stay(fleet: Fleet) ->
     assert [ref.name for ref in ready.max_batch] == ["first"]
     assert "no room" in fleet.catalog.models["second"].error
     assert used(fleet) == 6 * UNIT
+
+
+def _stage(fleet: Fleet, number: int) -> int:
+    """Return where the outputs of a batch go."""
+    batch = Batch(number, Lane(ModelRef("first", "1")), [], WORKER, 1)
+    return fleet.stage_message(batch, [], go=True).output_offset
+
+
+def test_a_batch_that_is_overtaken_keeps_its_outputs(fleet: Fleet) -> None:
+    loaded(fleet, WORKER, 1, 1)
+    first, second = (_stage(fleet, number) for number in (1, 2))
+    assert first != second
+    fleet.release(WORKER, 2)
+    assert _stage(fleet, 3) == second
+    fleet.release(WORKER, 1)
+    assert _stage(fleet, 4) == first
 
 
 def test_a_successor_writes_to_what_was_reserved_for_it(fleet: Fleet) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.fake_gpu_worker import HELD
 from support.image_plans import needs_compiler
 from support.worker_process import WorkerProcess
 
@@ -153,6 +154,32 @@ def test_batches_in_flight_do_not_mix(
     assert rows_started == rows_finished > ran > 30
     assert failed == 0
     assert ("runs without CUDA graphs" in said(tmp_path)) == (not capturable)
+
+
+@pytest.mark.parametrize("go", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_of_an_urgent_model_is_done_before_one_that_runs(
+    root: Path, start_fake: StartFake, seed: int, *, go: bool
+) -> None:
+    shutil.copytree(root / "arm", root / "guard")
+    (root / "guard" / "model.toml").write_text(f"urgent = true\n{MANIFEST}")
+    worker = start_fake(root, f"seed={seed}")
+    assert [each.urgent for each in worker.ready.values()] == [False, True]
+    generator = np.random.default_rng(seed)
+    rows = rows_of(generator, 3)
+    rows[0][0][0] = 2 * HELD  # it is scaled by a half
+    first = Sent(worker, rows, go=True)
+    urgent = Sent(worker, rows_of(generator, 2), go=go, model="guard")
+    if not go:
+        worker.go(urgent.id)
+    done = worker.done()
+    urgent.check(worker, done)
+    another = Sent(worker, rows_of(generator, 1), go=True, model="guard")
+    last = {each.batch_id: each for each in (worker.done(), worker.done())}
+    another.check(worker, last[another.id])
+    first.check(worker, last[first.id])
+    assert done.finished_ns < last[first.id].finished_ns
+    assert worker.ledger("arm") == worker.ledger("guard") == (3, 3, 0)
 
 
 def test_a_graph_that_gives_something_else_is_not_used(

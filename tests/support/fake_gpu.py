@@ -24,7 +24,9 @@ from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import DeviceLost, EngineError
 from support.kernel_on_cpu import loaded
 
-Work = Callable[[], None]
+Work = Callable[[], object]
+"""Something to do; it cannot be done yet if it returns `NOT_YET`."""
+NOT_YET = object()
 MREMAP_MAYMOVE = 1
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mremap.restype = ctypes.c_void_p
@@ -168,9 +170,10 @@ class FakeCuda:
             ready = [stream for stream in self._streams if stream.is_ready]
             if not ready:
                 return False
-            work = self.random.choice(ready).works.popleft()
-            if not isinstance(work, Mark):
-                work()
+            works = self.random.choice(ready).works
+            work = works.popleft()
+            if not isinstance(work, Mark) and work() is NOT_YET:
+                works.appendleft(work)
         return True
 
     def free_bytes(self) -> int:
@@ -284,6 +287,7 @@ class FakeExecutor:
         capturable: What it says of itself.
         is_wrong_when_captured: A captured run gives something else.
         fails_at: Batch size that cannot be run; 0: none.
+        is_held: Whether it cannot go on yet, with these inputs.
     """
 
     tensors: Sequence[Tensor]
@@ -293,6 +297,7 @@ class FakeExecutor:
     capturable: bool = True
     is_wrong_when_captured: bool = False
     fails_at: int = 0
+    is_held: Callable[[dict[str, NDArray[Any]]], bool] = lambda _: False
     touched_after_capture: int = 0
     _batch: int = 0
     _captures: int = 0
@@ -312,13 +317,16 @@ class FakeExecutor:
         off = self.gpu.captured is not None and self.is_wrong_when_captured
         batch, addresses = self._batch, dict(self._addresses)
 
-        def run() -> None:
+        def run() -> object:
             arrays = {
                 tensor.name: _at(addresses[tensor.name], tensor, batch) for tensor in self.tensors
             }
             inputs = {t.name: arrays[t.name] for t in self.tensors if t.is_input}
+            if self.is_held(inputs):
+                return NOT_YET
             for name, value in self.compute(inputs).items():
                 arrays[name][...] = value + 1 if off else value
+            return None
 
         stream.put(run)
 

@@ -4,6 +4,7 @@ FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` 
 `integrated`, whether the GPU shares its memory with the CPU, `kernels`, whether there are kernels,
 and `lost_after`, the number of questions after which the device is lost.
 
+A batch whose first `x` begins with `HELD` does not go on before two of another model have run.
 A model named `eye` gives the camera's picture as it came to it, any other one what `compute` does.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections import Counter
 from itertools import count
 from typing import Any
 
@@ -25,11 +27,13 @@ from appliance.engines.tensorrt import loading
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import DeviceLost, ExtraMissing
+from appliance.models.manifest import Manifest
 from appliance.wire.pb import worker_pb2
 from appliance.wire.types import DType
 from support.fake_gpu import FACTS, FakeCuda, FakeExecutor
 
 MAX_BATCH = 8
+HELD = 1e9
 FLOAT = DType.FLOAT32
 TENSORS = (
     Tensor("x", is_input=True, dtype=FLOAT, shape=(-1, 4), axis=0),
@@ -74,13 +78,25 @@ def main() -> int:
     if not wishes.get("kernels", 1):
         gpu.no_kernel = ExtraMissing("no kernels are wished for")
 
-    def load(manifest: object, path: worker_pb2.ModelPath, cuda: object) -> TensorRTEngine:
+    ended: Counter[str] = Counter()
+    held_since: dict[int, int] = {}
+
+    def load(manifest: Manifest, path: worker_pb2.ModelPath, cuda: object) -> TensorRTEngine:
         model = (PICTURES, MAX_BATCH, see) if path.name == "eye" else (TENSORS, MAX_BATCH, compute)
         executor = FakeExecutor(*model, gpu)
         executor.capturable = bool(wishes.get("capturable", 1))
         executor.is_wrong_when_captured = bool(wishes.get("wrong", 0))
         executor.fails_at = wishes.get("fails_at", 0)
-        return TensorRTEngine(executor, gpu)
+
+        def is_held(inputs: dict[str, NDArray[Any]]) -> bool:
+            others = ended.total() - ended[path.name]
+            if "x" in inputs and inputs["x"][0, 0] == HELD:
+                return others < held_since.setdefault(path.index, others) + 2
+            ended[path.name] += 1
+            return False
+
+        executor.is_held = is_held
+        return TensorRTEngine(executor, gpu, is_urgent=manifest.urgent)
 
     loading.load_tensorrt = load
     loop.open_named = lambda name: device.Device(name, gpu)

@@ -263,12 +263,26 @@ def test_a_batch_is_skipped_only_where_it_may_be() -> None:
         conversation.received(done(2, skipped=True), 30)
 
 
-def test_batches_are_done_in_the_order_they_were_told() -> None:
+def test_batches_of_a_model_are_done_in_the_order_they_were_told() -> None:
     conversation = up()
     for number in (1, 2):
         conversation.stage(stage(number), 0)
     with pytest.raises(PeerProtocolError, match="batch 2 is done but was not to be run"):
         conversation.received(done(2), 10)
+
+
+def test_a_batch_of_another_model_may_be_done_first_and_costs_the_others_its_time() -> None:
+    conversation = up(times_ns={1: 5, 8: 30})
+    conversation.stage(stage(1), 0)
+    for number in range(2, 12):  # one after the other passes the one that hangs
+        now_ns = number * 20
+        conversation.stage(stage(number, model=1), now_ns)
+        conversation.received(done(number), now_ns + 10)
+    assert conversation.batches.busy_since_ns == 100
+    assert conversation.overdue(400) is None
+    assert conversation.overdue(401) == "hung: batch 1 of a runs for more than 3e-07 s"
+    conversation.received(done(1), 401)
+    assert conversation.batches.busy_since_ns is None
 
 
 def test_a_batch_is_not_skipped_before_it_is_late() -> None:

@@ -210,7 +210,7 @@ class TensorRTEngine:
 
     Attributes:
         cuda: The GPU.
-        precision: See `base.DeviceEngine`.
+        precision, is_urgent: See `base.DeviceEngine`.
         max_batch: The most rows of a batch.
         sizes: Of batches that have graphs, ascending; none: batches run as they come.
         without_graphs: Why there are none, in words; empty while there are.
@@ -233,6 +233,7 @@ class TensorRTEngine:
         """
         self.cuda = cuda
         self.precision: Precision = precision
+        self.is_urgent = is_urgent
         self.max_batch = executor.max_batch
         self.signature: Signature = signature_of(executor.tensors)
         self.sizes: tuple[int, ...] = ()

@@ -1,8 +1,8 @@
 """Two models on one GPU: how much slower is tier 0 while others keep the GPU busy?
 
 Three times, the first of which is favourable: the critical robot says by when it needs its answer,
-and the others' batches are no longer than its own. Then they may be sixteen rows long, and nothing
-stops a batch that runs. Then it gives itself plenty of time, too: the scheduler lets it wait.
+and the others' batches are no longer than its own. Then they may be sixteen rows long, and its
+own runs beside them. Then it gives itself plenty of time, too: the scheduler lets it wait.
 """
 
 from __future__ import annotations
