@@ -19,8 +19,13 @@ from appliance.errors import EngineError
 
 @define(eq=False)
 class Flying:
-    """See the module's docstring; whoever waits finishes what has come."""
+    """See the module's docstring; whoever waits finishes what has come.
 
+    Attributes:
+        is_overtaken: A message may bring a batch that is not to wait for those that run.
+    """
+
+    is_overtaken: bool = field(default=False, init=False)
     _batches: list[Submitted] = field(factory=list[Submitted], init=False)
 
     def __len__(self) -> int:
@@ -56,7 +61,7 @@ class Flying:
             done = _done(first)
             if done is not None:
                 return done
-            is_near = len(first) == 1 and _is_near(first[0])
+            is_near = not self.is_overtaken and len(first) == 1 and _is_near(first[0])
             nap_ns = 0 if is_near else min(_nap_ns(each) for each in first)
             if select.select([control], [], [], nap_ns / 1e9)[0]:
                 return None

@@ -160,6 +160,7 @@ class Worker:
             self._send(worker_pb2.FromWorker(model_failed=failed))
             return
         self._times_ns[path.index] = loaded.times_ns
+        self._flying.is_overtaken |= loaded.model.is_urgent
         ready = spec_to_ready(
             loaded.model.resolved.spec,
             model=path.index,

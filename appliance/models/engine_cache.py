@@ -6,6 +6,7 @@ DIRECTORY/
   <key>/about.json       what it is of and for, and the checksum of the engine
   timings-<key>          how long parts take, by TensorRT version and target
   kernel-<key>           a compiled kernel, behind its checksum
+  compiled-<key>-<key>   what TensorRT compiled of an engine for one kind of GPU, likewise
 ```
 
 An entry appears whole or not at all; one that is damaged is none.
@@ -31,7 +32,7 @@ from appliance.errors import ConfigError
 from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
-PARTIAL, TIMINGS, KERNEL = ".partial-", "timings-", "kernel-"
+PARTIAL, TIMINGS, KERNEL, COMPILED = ".partial-", "timings-", "kernel-", "compiled-"
 ABANDONED_AFTER_S = 24 * 3600.0
 """Writing takes seconds."""
 KEY_DIGITS = 32
@@ -175,12 +176,7 @@ class EngineCache:
 
     def kernel(self, recipe: str) -> bytes | None:
         """Return a kernel that was compiled of this; None: there is none, or it is damaged."""
-        try:
-            kept = self._kernel_path(recipe).read_bytes()
-        except OSError:
-            return None
-        checksum, image = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
-        return image if checksum == hashlib.sha256(image).digest() else None
+        return _read_checked(self._kernel_path(recipe))
 
     def add_kernel(self, recipe: str, image: bytes) -> None:
         """Keep a kernel.
@@ -191,13 +187,34 @@ class EngineCache:
         Raises:
             ConfigError: It cannot be written; then nothing is left of it.
         """
-        place = self._kernel_path(recipe)
-        with self._partial(place) as partial:
-            _write(partial / KERNEL, hashlib.sha256(image).digest() + image)
-            (partial / KERNEL).replace(place)
+        self._write_checked(self._kernel_path(recipe), image)
+
+    def compiled(self, key: str, device: str) -> bytes | None:
+        """Return what TensorRT compiled of an engine; None: there is nothing, or it is damaged."""
+        return _read_checked(self._compiled_path(key, device))
+
+    def add_compiled(self, key: str, device: str, compiled: bytes) -> None:
+        """Keep what TensorRT compiled of an engine, as long as the engine is kept.
+
+        Args:
+            key: The engine's; it may be in another cache.
+            device: The GPU and its driver.
+
+        Raises:
+            ConfigError: It cannot be written; then nothing is left of it.
+        """
+        self._write_checked(self._compiled_path(key, device), compiled)
 
     def _kernel_path(self, recipe: str) -> Path:
         return self.directory / (KERNEL + _digest(recipe.encode())[:KEY_DIGITS])
+
+    def _compiled_path(self, key: str, device: str) -> Path:
+        return self.directory / f"{COMPILED}{key}-{_digest(device.encode())[:KEY_DIGITS]}"
+
+    def _write_checked(self, place: Path, content: bytes) -> None:
+        with self._partial(place) as partial:
+            _write(partial / place.name, hashlib.sha256(content).digest() + content)
+            (partial / place.name).replace(place)
 
     @contextlib.contextmanager
     def _partial(self, place: Path) -> Generator[Path, None, None]:
@@ -224,6 +241,9 @@ class EngineCache:
         removed = [path for path in self._paths() if path.name not in keep]
         for path in [*removed, *self._abandoned()]:
             _remove(path)
+        for path in self.directory.glob(f"{COMPILED}*"):
+            if path.name.split("-")[1] not in keep:
+                path.unlink(missing_ok=True)
         return [path.name for path in removed]
 
     def _abandoned(self) -> list[Path]:
@@ -297,6 +317,15 @@ def version_sha256(directory: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be read: {error}") from error
     return digest.hexdigest()
+
+
+def _read_checked(path: Path) -> bytes | None:
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    checksum, content = kept[:CHECKSUM_BYTES], kept[CHECKSUM_BYTES:]
+    return content if checksum == hashlib.sha256(content).digest() else None
 
 
 def _remove(path: Path) -> None:

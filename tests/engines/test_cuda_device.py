@@ -27,6 +27,10 @@ sys.setdlopenflags(os.RTLD_LAZY)  # the stand-in has not all that pycuda could c
 from appliance.engines.cuda import device as module
 from appliance.engines.cuda.driver import find_device
 from appliance.errors import ApplianceError
+import ctypes
+library = ctypes.CDLL("libcuda.so.1")
+alive = lambda: [library.fake_cuda_alive(kind) for kind in range(6)]
+priority = lambda: ctypes.c_int.in_dll(library, "last_priority").value
 """
 WITHOUT_PYCUDA = """
 from cuda.bindings import driver
@@ -34,7 +38,9 @@ device = module.Device(None, None, None, module._Calls(driver))
 """
 WORK = """
 stream, urgent = device.stream(), device.stream(is_urgent=True)
-assert (stream.handle, urgent.handle) == (0x1000, 0x1005)
+assert stream.handle != urgent.handle and priority() == -5
+device.stream().close()
+assert priority() == 0
 rows = np.arange(64, dtype=np.uint8)
 memory = np.zeros(4096, np.uint8)
 assert device.pin(memory)
@@ -60,7 +66,14 @@ captured = []
 graph = device.capture(stream, lambda: captured.append(1))
 assert captured == [1]
 graph.launch(stream)
-print("done", event.is_done())
+is_done = event.is_done()
+assert alive() == [2, 1, 0, 1, 0, 0], alive()
+graph.close()
+event.close()
+for each in (stream, urgent):
+    each.close()
+assert alive() == [0, 0, 0, 0, 0, 0], alive()
+print("done", is_done)
 """
 
 
@@ -284,3 +297,91 @@ def test_what_is_not_installed_is_said(library: Path) -> None:
     assert run(library, "module.open_device(0)").startswith(
         "EXTRA_MISSING: pycuda.driver is not installed: pip install 'appliance[gpu]'"
     )
+
+
+LIFE = """
+import random
+from support.fake_gpu import FakeExecutor, FakeRun
+from support.fake_gpu_worker import MAX_BATCH, TENSORS, compute
+from appliance.engines.tensorrt import graphs
+from appliance.engines.tensorrt.engine import TensorRTEngine
+from appliance.errors import EngineError
+graphs._check = lambda *_: None  # the stand-in's graphs do nothing
+
+class Device(module.Device):  # without what pycuda does
+    def allocate(self, size):
+        memory = np.zeros(max(size, 1), np.uint8)
+        return module._Memory(memory.ctypes.data, memory.nbytes, memory)
+    def pinned(self, shape, dtype):
+        return np.zeros(shape, dtype)
+
+class Run(FakeRun):
+    def enqueue(self, stream):
+        assert stream.handle
+        if FAILS and self._batch == FAILS:
+            raise EngineError("it does not like that size")
+
+class Executor(FakeExecutor):
+    def new_run(self):
+        return Run(self)
+
+class Gpu:
+    captured = None
+    def is_on_device(self, address):
+        return True
+
+device = Device(types.SimpleNamespace(is_integrated=False, capability="9.0"), None,
+                types.SimpleNamespace(pop=lambda: None), module._Calls(driver))
+arena = np.zeros(1 << 16, np.uint8)
+device.pin(arena)
+counts = []
+for _ in range(3):
+    engine = TensorRTEngine(Executor(TENSORS, MAX_BATCH, compute, Gpu()), device)
+    engine.prepare((1, 4))
+    buffers = engine.buffers()
+    assert buffers.take("raw", 0, arena[:3])
+    buffers.submit({"state": np.zeros((2, 1, 3), np.float32)}, 1)
+    buffers.outputs()
+    buffers.release()
+    counts.append(alive())
+    engine.close()
+    assert alive() == [0, 0, 0, 0, 0, 1], alive()
+device.close()
+print(counts[0], counts[0] == counts[2], sum(alive()), engine.without_graphs)
+"""
+
+
+@needs_compiler
+@needs_bindings
+@pytest.mark.parametrize(
+    ("fails_at", "told"),
+    [
+        (0, "[3, 6, 0, 6, 0, 1] True 0"),
+        (4, "[3, 6, 0, 0, 0, 1] True 0 it does not like that size"),
+    ],
+)
+def test_all_that_an_engine_has_made_goes_with_it(library: Path, fails_at: int, told: str) -> None:
+    code = WITHOUT_PYCUDA + f"import types\nFAILS = {fails_at}\n" + LIFE
+    path = str(Path(__file__).parents[1])
+    assert run(library, code, PYTHONPATH=path).strip() == told
+
+
+@needs_compiler
+@needs_bindings
+@pytest.mark.parametrize("fails", ["cuGraphInstantiateWithFlags=2", "cuGraphUpload=2"])
+def test_a_capture_that_fails_leaves_nothing(library: Path, fails: str) -> None:
+    code = """
+stream = device.stream()
+try:
+    device.capture(stream, lambda: None)
+except ApplianceError:
+    print(alive())
+def wrong():
+    raise KeyError
+try:
+    device.capture(stream, wrong)
+except KeyError:
+    print(alive())
+"""
+    told = run(library, WITHOUT_PYCUDA + code, FAKE_CUDA_FAIL=fails)
+    assert told == "[1, 0, 0, 0, 0, 0]\n[1, 0, 0, 0, 0, 0]"

@@ -16,8 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeStream
 
-from appliance.engines.tensorrt.engine import TensorRTEngine, _agree, _inverted
+from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
+from appliance.engines.tensorrt.graphs import agree, inverted
 from appliance.engines.tensorrt.runtime import TensorRTExecutor
 from appliance.errors import DeviceLost, EngineError
 
@@ -29,13 +30,39 @@ def of_batch(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     return tuple(size if length < 0 else length for length in shape)
 
 
+class RuntimeCache:
+    def __init__(self) -> None:
+        self.held = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.held = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self.held
+
+
 class RuntimeConfig:
     cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = ""
+    strategy = "static"
+    cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
 
 
 class Context:
     def __init__(self, engine: Engine, config: RuntimeConfig | None) -> None:
         self.engine = engine
+        self.memory = 0
+        self.cache = None if config is None else config.cache
         self.has_config = weakref.ref(config) if config is not None else lambda: True
         self.shapes = dict(SHAPES)
         self.addresses: dict[str, int] = {}
@@ -59,17 +86,25 @@ class Context:
     def is_stream_capturable(self, handle: int) -> bool:
         return True
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size == self.engine.device_memory_size_v2
+        assert self.engine.api.gpu.is_on_device(memory)
+        self.memory = memory
+
     def __del__(self) -> None:
         self.engine.api.outlived += not self.has_config()
 
     def execute_async_v3(self, handle: int) -> bool:
         assert self.has_config()
+        assert self.memory
         api = self.engine.api
-        executor = FakeExecutor(self.engine.tensors, MOST, compute, api.gpu)
-        executor.set_batch(self.shapes["x"][0])
+        if self.cache is not None:
+            self.cache.held += b"k"
+        run = FakeExecutor(self.engine.tensors, MOST, compute, api.gpu).new_run()
+        run.set_batch(self.shapes["x"][0])
         for name, address in self.addresses.items():
-            executor.set_address(name, address)
-        executor.enqueue(api.gpu.stream_of(handle))
+            run.set_address(name, address)
+        run.enqueue(api.gpu.stream_of(handle))
         return True
 
 
@@ -80,6 +115,7 @@ def compute(inputs: dict[str, Any]) -> dict[str, Any]:
 
 class Engine:
     num_io_tensors = len(SHAPES)
+    device_memory_size_v2 = 4096
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -109,13 +145,16 @@ class Engine:
         return RuntimeConfig()
 
     def create_execution_context(
-        self, runtime_config: RuntimeConfig | None = None
+        self, strategy: str = "", runtime_config: RuntimeConfig | None = None
     ) -> Context | None:
         rtx = self.api.package == RTX
         assert (runtime_config is not None) == rtx
         if rtx:
             assert runtime_config.cuda_graph_strategy == "disabled"
             assert runtime_config.dynamic_shapes_kernel_specialization_strategy == "eager"
+            assert runtime_config.cache is not None
+        assert (runtime_config.strategy if rtx else strategy) == "user managed"
+        self.api.contexts += 1
         return Context(self, runtime_config) if self.api.has_memory else None
 
 
@@ -134,12 +173,14 @@ class Api:
     )
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
 
     def __init__(self, package: str) -> None:
         self.package = package
         self.gpu = Gpu(random.Random(0))
         self.dtype = "FLOAT"
         self.has_memory = True
+        self.contexts = 0
         self.outlived = 0  # contexts that were there when what they were made with was gone
         self.validity: tuple[str, int] = ("valid", 0)
         self.engine: Engine | None = Engine(self)
@@ -154,8 +195,11 @@ class Api:
         )
 
 
-def executor(api: Api) -> TensorRTExecutor:
-    made = TensorRTExecutor(Flavour(api.package, "10.3.0", api), b"plan", api.gpu)
+def executor(
+    api: Api, compiled: bytes = b"", keep: Callable[[bytes], None] = lambda _: None
+) -> TensorRTExecutor:
+    flavour = Flavour(api.package, "10.3.0", api)
+    made = TensorRTExecutor(flavour, b"plan", api.gpu, compiled, keep)
     if api.engine is not None:
         api.engine.tensors = made.tensors
     return made
@@ -179,17 +223,35 @@ def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
         }
         for name, wanted in compute(inputs).items():
             np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
-    made.renew()
+    # One for each graph: of three sizes, in two sets; else one for all.
+    assert api.contexts == (6 if sizes else 1)
     engine.close()
     assert api.outlived == 0
+    assert api.gpu.held == []
+
+
+def test_what_was_compiled_is_kept_and_found_again() -> None:
+    kept: list[bytes] = []
+    api = Api(RTX)
+    engine = TensorRTEngine(executor(api, b"", kept.append), api.gpu)
+    engine.prepare((8,))
+    assert kept == [b"k" * 4]  # a run before it is captured, and that, in each set
+    engine.close()
+    assert len(kept) == 1  # nothing is new
+    api = Api(RTX)
+    engine = TensorRTEngine(executor(api, kept[0], kept.append), api.gpu)
+    engine.run({name: np.ones(of_batch(SHAPES[name], 1), np.float32) for name in ("x", "state")})
+    engine.close()
+    assert kept[1:] == [b"k" * 5]
 
 
 class Empty(Gpu):
     """Its graphs do nothing."""
 
     def capture(self, stream: FakeStream, work: Callable[[], None]) -> FakeGraph:
-        super().capture(stream, work)
-        return FakeGraph([])
+        graph = super().capture(stream, work)
+        graph.works.clear()
+        return graph
 
 
 class Remembering(Gpu):
@@ -200,10 +262,11 @@ class Remembering(Gpu):
         for each in graph.works:
             each()
         kept = [(memory, ctypes.string_at(memory.address, memory.bytes)) for memory in self._memory]
-        outputs = kept[2:4] + kept[6:8]  # of the two sets: x, state, y, stateN
-        return FakeGraph(
-            [lambda: [ctypes.memmove(to.address, was, len(was)) for to, was in outputs]]
-        )
+        outputs = kept[3:5] + kept[7:9]  # the engine's own, and of two sets: x, state, y, stateN
+        graph.works[:] = [
+            lambda: [ctypes.memmove(to.address, was, len(was)) for to, was in outputs]
+        ]
+        return graph
 
 
 @pytest.mark.parametrize("kind", [Empty, Remembering])
@@ -237,11 +300,11 @@ def test_graphs_that_do_not_compute_are_found_out(
     ],
 )
 def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[Any]) -> None:
-    assert _agree(array, array)
-    wrong = _inverted(array)
+    assert agree(array, array)
+    wrong = inverted(array)
     assert wrong.dtype == array.dtype
-    assert not _agree(wrong, array)
-    assert not any(_agree(a, b) for a, b in zip(wrong.ravel(), array.ravel(), strict=True))
+    assert not agree(wrong, array)
+    assert not any(agree(a, b) for a, b in zip(wrong.ravel(), array.ravel(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +352,11 @@ def test_a_run_that_is_refused_costs_the_process_if_the_context_is_lost(
 def test_the_names_are_those_of_the_real_one() -> None:
     import tensorrt_rtx as real
 
-    kinds = {"IExecutionContext": Context, "ICudaEngine": Engine}
+    kinds = {
+        "IExecutionContext": Context,
+        "ICudaEngine": Engine,
+        "IRuntimeCache": RuntimeCache,
+    }
     for kind, played in kinds.items():
         names = {name for name in vars(played) if not name.startswith("_")}
         assert not [name for name in names if not hasattr(getattr(real, kind), name)]
@@ -299,5 +366,10 @@ def test_the_names_are_those_of_the_real_one() -> None:
     known = real.EngineInvalidityDiagnostics.__members__
     for name, number in Api.EngineInvalidityDiagnostics.__members__.items():
         assert int(known[name]) == number
-    assert hasattr(real.IRuntimeConfig, "cuda_graph_strategy")
-    assert hasattr(real.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    for name in (
+        *("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"),
+        *("create_runtime_cache", "set_runtime_cache"),
+        "set_execution_context_allocation_strategy",
+    ):
+        assert hasattr(real.IRuntimeConfig, name)
+    assert "USER_MANAGED" in real.ExecutionContextAllocationStrategy.__members__

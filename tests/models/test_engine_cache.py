@@ -36,6 +36,20 @@ def cache(tmp_path: Path) -> EngineCache:
     return EngineCache(tmp_path / "engines")
 
 
+def test_what_was_compiled_of_an_engine_goes_with_it(cache: EngineCache) -> None:
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    for key in (RECIPE.key, "0" * 32):
+        cache.add_compiled(key, "a GPU", b"kernels")
+    assert cache.compiled(RECIPE.key, "a GPU") == b"kernels"
+    assert cache.compiled(RECIPE.key, "another GPU") is None
+    assert cache.collect([RECIPE.key]) == []
+    assert cache.compiled(RECIPE.key, "a GPU") == b"kernels"
+    assert cache.compiled("0" * 32, "a GPU") is None
+    (path,) = cache.directory.glob("compiled-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert cache.compiled(RECIPE.key, "a GPU") is None
+
+
 def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
     assert cache.find(RECIPE) is None
     made = cache.add(RECIPE, b"engine", b"timings", ABOUT_IT)

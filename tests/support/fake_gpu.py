@@ -58,14 +58,23 @@ class FakeEvent:
     gpu: FakeCuda
     mark: Mark | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        return self not in self.gpu.held
+
     def is_done(self) -> bool:
         self.gpu.on_query()
         self.gpu.step(self.gpu.random.randrange(4))
         return self.mark is None or self.mark.is_done
 
     def wait(self) -> None:
+        assert not self.is_closed
         while self.mark is not None and not self.mark.is_done:
             assert self.gpu.step(1), "waits for ever"
+
+    def close(self) -> None:
+        assert self.mark is None or self.mark.is_done
+        self.gpu.let_go(self)
 
 
 @define(eq=False)
@@ -103,14 +112,23 @@ class FakeStream:
         while self.works:
             assert self.gpu.step(1), "waits for ever"
 
+    def close(self) -> None:
+        assert not self.works
+        self.gpu.let_go(self)
+
 
 @define(eq=False)
 class FakeGraph:
+    gpu: FakeCuda
     works: list[Work]
 
     def launch(self, stream: FakeStream) -> None:
+        assert self in self.gpu.held
         for work in self.works:
             stream.put(work)
+
+    def close(self) -> None:
+        self.gpu.let_go(self)
 
 
 @define(eq=False)
@@ -149,6 +167,7 @@ class FakeCuda:
         no_kernel: Raised by who asks for a kernel.
         lost: Raised by who asks whether the context is lost.
         launches: Blocks and threads of every kernel.
+        held: Streams, events and graphs that were not let go.
     """
 
     random: random.Random
@@ -158,6 +177,7 @@ class FakeCuda:
     no_kernel: Exception | None = None
     lost: DeviceLost | None = None
     launches: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = field(factory=list)
+    held: list[FakeStream | FakeEvent | FakeGraph] = field(factory=list)
     _streams: list[FakeStream] = field(factory=list)
     _pins: dict[int, int] = field(factory=dict)
     _own: list[NDArray[np.uint8]] = field(factory=list)
@@ -231,10 +251,17 @@ class FakeCuda:
 
     def stream(self, *, is_urgent: bool = False) -> FakeStream:
         self._streams.append(FakeStream(self, len(self._streams) + 1))
+        self.held.append(self._streams[-1])
         return self._streams[-1]
 
     def event(self) -> FakeEvent:
-        return FakeEvent(self)
+        made = FakeEvent(self)
+        self.held.append(made)
+        return made
+
+    def let_go(self, what: FakeStream | FakeEvent | FakeGraph) -> None:
+        """Let one of `held` go, which may be done once."""
+        self.held.remove(what)
 
     def copy_in(self, target: int, source: int, size: int, stream: FakeStream) -> None:
         assert self._is_reachable(source, size)
@@ -258,9 +285,11 @@ class FakeCuda:
         self.captured = []
         try:
             work()
-            return FakeGraph(self.captured)
+            graph = FakeGraph(self, self.captured)
         finally:
             self.captured = None
+        self.held.append(graph)
+        return graph
 
     def raise_if_lost(self, doing: str) -> None:
         if self.lost is not None:
@@ -281,10 +310,10 @@ Compute = Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 @define(eq=False)
 class FakeExecutor:
-    """See `engine.Executor`: computes with numpy, from and to device addresses.
+    """See `ports.Executor`: computes with numpy, from and to device addresses.
 
     Attributes:
-        capturable: What it says of itself.
+        capturable: What its runs say of themselves.
         is_wrong_when_captured: A captured run gives something else.
         fails_at: Batch size that cannot be run; 0: none.
         is_held: Whether it cannot go on yet, with these inputs.
@@ -298,47 +327,61 @@ class FakeExecutor:
     is_wrong_when_captured: bool = False
     fails_at: int = 0
     is_held: Callable[[dict[str, NDArray[Any]]], bool] = lambda _: False
-    touched_after_capture: int = 0
+    kept: int = 0
+    is_closed: bool = False
+
+    def new_run(self) -> FakeRun:
+        return FakeRun(self)
+
+    def keep_compiled(self) -> None:
+        self.kept += 1
+
+    def close(self) -> None:
+        assert not self.is_closed
+        self.is_closed = True
+
+
+@define(eq=False)
+class FakeRun:
+    """See `ports.Run`. Once it was captured, nothing of it may be changed."""
+
+    executor: FakeExecutor
+    _is_captured: bool = False
     _batch: int = 0
-    _captures: int = 0
     _addresses: dict[str, int] = field(factory=dict)
 
     def set_batch(self, size: int) -> None:
-        assert 1 <= size <= self.max_batch
+        assert 1 <= size <= self.executor.max_batch
+        assert not self._is_captured
         self._batch = size
 
     def set_address(self, name: str, address: int) -> None:
-        assert self.gpu.is_on_device(address)
+        assert self.executor.gpu.is_on_device(address)
+        assert not self._is_captured
         self._addresses[name] = address
 
     def enqueue(self, stream: FakeStream) -> None:
-        if self._batch == self.fails_at:
+        executor = self.executor
+        assert not self._is_captured
+        if self._batch == executor.fails_at:
             raise EngineError("it does not like that size")
-        off = self.gpu.captured is not None and self.is_wrong_when_captured
+        self._is_captured = executor.gpu.captured is not None
+        off = self._is_captured and executor.is_wrong_when_captured
         batch, addresses = self._batch, dict(self._addresses)
 
         def run() -> object:
-            arrays = {
-                tensor.name: _at(addresses[tensor.name], tensor, batch) for tensor in self.tensors
-            }
-            inputs = {t.name: arrays[t.name] for t in self.tensors if t.is_input}
-            if self.is_held(inputs):
+            arrays = {t.name: _at(addresses[t.name], t, batch) for t in executor.tensors}
+            inputs = {t.name: arrays[t.name] for t in executor.tensors if t.is_input}
+            if executor.is_held(inputs):
                 return NOT_YET
-            for name, value in self.compute(inputs).items():
+            for name, value in executor.compute(inputs).items():
                 arrays[name][...] = value + 1 if off else value
             return None
 
         stream.put(run)
 
     def is_capturable(self, stream: FakeStream) -> bool:
-        return self.capturable
-
-    def renew(self) -> None:
-        self._batch = 0
-        self._addresses.clear()
-
-    def close(self) -> None:
-        pass
+        return self.executor.capturable
 
 
 def _at(address: int, tensor: Tensor, batch: int) -> NDArray[Any]:

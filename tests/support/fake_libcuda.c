@@ -29,6 +29,32 @@ static void finish_default_stream(void) {
     cleared = NULL;
 }
 
+/* What was made and is not let go yet; what was not made cannot be let go, nor twice. */
+enum { STREAMS, EVENTS, GRAPHS, EXECUTABLES, MODULES, PINS };
+static struct { void *handle; int kind; } alive[4096];
+static int made(int kind, void *handle) {
+    for (int i = 0; i < 4096; i++)
+        if (!alive[i].handle) { alive[i].handle = handle, alive[i].kind = kind; return 0; }
+    return 2;
+}
+static int let_go(int kind, void *handle) {
+    for (int i = 0; i < 4096; i++)
+        if (alive[i].handle == handle && alive[i].kind == kind) { alive[i].handle = NULL; return 0; }
+    return 400;
+}
+static void *another(int kind) {
+    static u64 number = 0x1000;
+    void *handle = (void *)(uintptr_t)(number += 0x10);
+    return made(kind, handle) ? NULL : handle;
+}
+/* Tests ask. */
+int last_priority;
+int fake_cuda_alive(int kind) {
+    int count = 0;
+    for (int i = 0; i < 4096; i++) count += alive[i].handle && alive[i].kind == kind;
+    return count;
+}
+
 #define CALL(name, ...) int name(__VA_ARGS__) { int code = failing(#name); if (code) return code;
 #define END return 0; }
 
@@ -76,8 +102,9 @@ CALL(cuMemHostAlloc, void **host, size_t size, unsigned flags) *host = malloc(si
 CALL(cuMemAllocHost_v2, void **host, size_t size) *host = malloc(size); END
 CALL(cuMemFreeHost, void *host) free(host); END
 CALL(cuMemHostRegister_v2, void *host, size_t size, unsigned flags)
-    if (flags != 3 || !size) return 1; END
-CALL(cuMemHostUnregister, void *host) END
+    if (flags != 3 || !size) return 1;
+    return made(PINS, host); END
+CALL(cuMemHostUnregister, void *host) return let_go(PINS, host); END
 CALL(cuMemHostGetDevicePointer_v2, u64 *address, void *host, unsigned flags)
     if (flags) return 1;
     *address = (u64)(uintptr_t)host + mapped_by(); END
@@ -89,20 +116,24 @@ CALL(cuMemcpyDtoHAsync_v2, void *target, u64 source, size_t size, void *stream)
     memcpy(target, (void *)(uintptr_t)source, size); END
 CALL(cuStreamCreateWithPriority, void **stream, unsigned flags, int priority)
     if (flags != 1) return 1;
-    *stream = (void *)(uintptr_t)(0x1000 - priority); END
+    *stream = another(STREAMS), last_priority = priority; END
+CALL(cuStreamDestroy_v2, void *stream) return let_go(STREAMS, stream); END
 CALL(cuStreamSynchronize, void *stream) if ((uintptr_t)stream <= 1) finish_default_stream(); END
 CALL(cuStreamWaitEvent, void *stream, void *event, unsigned flags) END
 CALL(cuStreamBeginCapture_v2, void *stream, int mode) if (mode != 1) return 1; END
-CALL(cuStreamEndCapture, void *stream, void **graph) *graph = (void *)0x22; END
+CALL(cuStreamEndCapture, void *stream, void **graph) *graph = another(GRAPHS); END
 CALL(cuGraphInstantiateWithFlags, void **executable, void *graph, u64 flags)
-    *executable = (void *)0x33; END
-CALL(cuGraphUpload, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
-CALL(cuGraphLaunch, void *executable, void *stream) if (executable != (void *)0x33) return 1; END
-CALL(cuGraphDestroy, void *graph) if (graph != (void *)0x22) return 1; END
+    *executable = another(EXECUTABLES); END
+CALL(cuGraphUpload, void *executable, void *stream) if (!executable) return 1; END
+CALL(cuGraphLaunch, void *executable, void *stream) if (!executable) return 1; END
+CALL(cuGraphExecDestroy, void *executable) return let_go(EXECUTABLES, executable); END
+CALL(cuGraphDestroy, void *graph) return let_go(GRAPHS, graph); END
 /* The image of a kernel is the path of a library with the function `launch`. */
 CALL(cuModuleLoadData, void **module, const char *image)
     *module = dlopen(image, RTLD_NOW);
-    if (!*module) return 200; END
+    if (!*module) return 200;
+    return made(MODULES, *module); END
+CALL(cuModuleUnload, void *module) return let_go(MODULES, module); END
 CALL(cuModuleGetFunction, void **function, void *module, const char *name)
     *function = dlsym(module, strcmp(name, "preprocess") ? name : "launch");
     if (!*function) return 500; END
@@ -113,10 +144,10 @@ CALL(cuLaunchKernel, void *function, unsigned bx, unsigned by, unsigned bz, unsi
     ((void (*)(unsigned *, unsigned *, void **))function)(blocks, threads, arguments); END
 CALL(cuEventCreate, void **event, unsigned flags)
     if (flags != 3) return 1;
-    *event = (void *)0x44; END
+    *event = another(EVENTS); END
 CALL(cuEventRecord, void *event, void *stream) END
 CALL(cuEventQuery, void *event) END
 CALL(cuEventSynchronize, void *event) END
-CALL(cuEventDestroy_v2, void *event) END
+CALL(cuEventDestroy_v2, void *event) return let_go(EVENTS, event); END
 CALL(cuGetErrorString, int number, const char **text) *text = "a fake error"; END
 CALL(cuGetErrorName, int number, const char **text) *text = "CUDA_ERROR_FAKE"; END

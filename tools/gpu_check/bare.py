@@ -111,18 +111,18 @@ class OnGpu:
 
     def _run(self) -> None:
         if self._graph is not None:
-            self._graph.launch(self._engine.compute)
+            self._graph.launch(self._engine.streams.compute)
         else:
             self._engine.enqueue(self.buffers, self._size)
 
     def run_and_wait(self) -> None:
         """See `Bare`."""
         self._run()
-        self._engine.compute.wait()
+        self._engine.streams.compute.wait()
 
     def copy_run_and_wait(self) -> None:
         """See `Bare`."""
-        stream = self._engine.compute
+        stream = self._engine.streams.compute
         for place in self.buffers.inputs.values():
             place.bring(0, place.tensor.bytes_of(self._size), stream)
         self._run()
@@ -135,7 +135,7 @@ class OnGpu:
         started = time.monotonic_ns()
         for _ in range(runs):
             self._run()
-        self._engine.compute.wait()
+        self._engine.streams.compute.wait()
         return time.monotonic_ns() - started
 
 

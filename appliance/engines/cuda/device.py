@@ -92,6 +92,9 @@ class _Event:
     def wait(self) -> None:
         self._calls.check(self._calls.api.cuEventSynchronize(self.native), "running a batch")
 
+    def close(self) -> None:
+        self._calls.check(self._calls.api.cuEventDestroy(self.native), "letting an event go")
+
 
 @define(eq=False)
 class _Stream:
@@ -123,6 +126,9 @@ class _Stream:
     def wait(self) -> None:
         self._calls.check(self._calls.api.cuStreamSynchronize(self.native), "waiting for a stream")
 
+    def close(self) -> None:
+        self._calls.check(self._calls.api.cuStreamDestroy(self.native), "letting a stream go")
+
 
 @define(eq=False)
 class _Graph:
@@ -134,6 +140,9 @@ class _Graph:
             self._calls.api.cuGraphLaunch(self._native, cast("_Stream", stream).native),
             "launching a graph",
         )
+
+    def close(self) -> None:
+        self._calls.check(self._calls.api.cuGraphExecDestroy(self._native), "letting a graph go")
 
 
 @define(eq=False)
@@ -293,16 +302,23 @@ class Device:
         self._calls.check(api.cuStreamBeginCapture(native, mode), "beginning a capture")
         try:
             work()
-        except BaseException:
-            api.cuStreamEndCapture(native)  # it failed anyway; why is on its way already
+        except BaseException:  # why it failed is on its way already
+            code, unfinished = api.cuStreamEndCapture(native)
+            if not code and int(unfinished):
+                api.cuGraphDestroy(unfinished)
             raise
         graph = self._calls.check(api.cuStreamEndCapture(native), "ending a capture")
         try:
             made = self._calls.check(api.cuGraphInstantiate(graph, 0), "instantiating a graph")
         finally:
             api.cuGraphDestroy(graph)
-        self._calls.check(api.cuGraphUpload(made, native), "uploading a graph")
-        return _Graph(self._calls, made)
+        captured = _Graph(self._calls, made)
+        try:
+            self._calls.check(api.cuGraphUpload(made, native), "uploading a graph")
+        except EngineError:
+            captured.close()
+            raise
+        return captured
 
     def raise_if_lost(self, doing: str) -> None:
         """See `ports.Cuda`."""
@@ -310,9 +326,12 @@ class Device:
 
     def close(self) -> None:
         """See `ports.Cuda`."""
-        for address in list(self._pins):
+        for address in self._pins:
             self._calls.api.cuMemHostUnregister(address)
         self._pins.clear()
+        for module in self._modules.values():
+            self._calls.api.cuModuleUnload(module)
+        self._modules.clear()
         # What is left on pycuda's stack of contexts at the end makes it abort the process.
         self._context.pop()
 

@@ -44,6 +44,10 @@ class Event(Protocol):
         """Return when it has, asleep meanwhile."""
         ...
 
+    def close(self) -> None:
+        """Let it go."""
+        ...
+
 
 class Stream(Protocol):
     """Things that the device does one after the other.
@@ -66,12 +70,20 @@ class Stream(Protocol):
         """Return when all of it is done."""
         ...
 
+    def close(self) -> None:
+        """Let it go."""
+        ...
+
 
 class Graph(Protocol):
     """Captured work: the same kernels on the same addresses, again and again."""
 
     def launch(self, stream: Stream) -> None:
         """Put all of it on a stream."""
+        ...
+
+    def close(self) -> None:
+        """Let it go, when nothing of it is on its way any more."""
         ...
 
 

@@ -132,11 +132,32 @@ class Flavour:
         named = [name for name, member in known.items() if int(member) & int(reasons)]
         return ", ".join(named) or UNEXPLAINED
 
-    def new_runtime_config(self, engine: Any) -> Any:
-        """Return what contexts of an engine are made with; None: nothing, in this flavour."""
+    def new_compilation_cache(self, engine: Any, kept: bytes) -> Any:
+        """Return where contexts of an engine find kernels compiled; None: this flavour has none.
+
+        Args:
+            kept: What one had by the end; TensorRT leaves it if it is of another GPU or version.
+        """
+        if self.package != RTX:
+            return None
+        cache = engine.create_runtime_config().create_runtime_cache()
+        if kept:
+            cache.deserialize(kept)
+        return cache
+
+    def new_runtime_config(self, engine: Any, cache: Any) -> Any:
+        """Return what a context of an engine is made with; None: nothing, in this flavour.
+
+        Args:
+            cache: Of `new_compilation_cache`.
+        """
         if self.package != RTX:
             return None
         config = engine.create_runtime_config()
+        config.set_runtime_cache(cache)
+        config.set_execution_context_allocation_strategy(
+            self.api.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         # Kernels for a batch size are compiled before it is captured, not some time later; and the
         # graphs are ours.
         kernels = self.api.DynamicShapesKernelSpecializationStrategy
@@ -145,14 +166,30 @@ class Flavour:
         return config
 
     def new_context(self, engine: Any, config: Any) -> Any:
-        """Return an execution context; None: TensorRT has said why not.
+        """Return an execution context without memory; None: TensorRT has said why not.
 
         Args:
             config: Of `new_runtime_config`; it has to live as long as the context.
         """
-        if config is None:
-            return engine.create_execution_context()
-        return engine.create_execution_context(runtime_config=config)
+        if config is not None:
+            return engine.create_execution_context(runtime_config=config)
+        strategies = getattr(self.api, "ExecutionContextAllocationStrategy", None)
+        if strategies is None:  # of before 10
+            return engine.create_execution_context_without_device_memory()
+        return engine.create_execution_context(strategies.USER_MANAGED)
+
+    def context_bytes(self, engine: Any) -> int:
+        """Return how much memory an execution context has to be given."""
+        if hasattr(engine, "device_memory_size_v2"):
+            return int(engine.device_memory_size_v2)
+        return int(engine.device_memory_size)
+
+    def give_memory(self, context: Any, address: int, size: int) -> None:
+        """Give an execution context its memory; one that others have, if only one of them runs."""
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(address, size)
+        else:
+            context.device_memory = address
 
     def is_capturable(self, context: Any, stream: int) -> bool:
         """Return whether executions on a stream can be captured, as far as TensorRT can tell."""

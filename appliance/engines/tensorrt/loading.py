@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from appliance.engines.cuda.ports import Cuda
@@ -9,8 +10,8 @@ from appliance.engines.tensorrt.choice import choose
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import Flavour, find_flavour
 from appliance.engines.tensorrt.runtime import TensorRTExecutor
-from appliance.errors import EngineError
-from appliance.models.engine_cache import EngineCache, caches, version_sha256
+from appliance.errors import ConfigError, EngineError
+from appliance.models.engine_cache import EngineCache, caches, default_cache, version_sha256
 from appliance.models.manifest import Manifest
 from appliance.wire.pb import worker_pb2
 
@@ -24,12 +25,22 @@ def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) ->
         DeviceLost: The process has to end.
     """
     flavour = find_flavour()
-    plan = _plan(flavour, manifest, path, cuda)
-    executor = TensorRTExecutor(flavour, plan, cuda)
+    key, plan = _plan(flavour, manifest, path, cuda)
+    device = f"{cuda.facts.name}, CUDA {cuda.facts.driver}"
+    kept = next((kept for cache in caches() if (kept := cache.compiled(key, device))), b"")
+
+    def keep(compiled: bytes) -> None:
+        with contextlib.suppress(ConfigError):  # then it is compiled again next time
+            EngineCache(default_cache()).add_compiled(key, device, compiled)
+
+    executor = TensorRTExecutor(flavour, plan, cuda, kept, keep)
     return TensorRTEngine(executor, cuda, precision=manifest.precision, is_urgent=manifest.urgent)
 
 
-def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) -> bytes:
+def _plan(
+    flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda
+) -> tuple[str, bytes]:
+    """Return the key of an engine, and the engine."""
     options = flavour.build_options(cuda.facts.capability)
     found = [(cache, entry) for cache in caches() for entry in cache.labels() if entry[1]]
     key = choose(
@@ -50,4 +61,4 @@ def _plan(flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda
             f"{cache.directory / key}: the engine is damaged; run: appliance models build "
             f"{path.name} {path.version}{options}"
         )
-    return plan
+    return key, plan

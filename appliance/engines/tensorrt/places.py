@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from numpy.typing import NDArray
 
 from appliance.engines.cuda.ports import Cuda, DeviceMemory, Stream
@@ -20,6 +20,7 @@ class Place:
         device: As the engine finds it.
         host: As the CPU does, flat.
         is_mapped: The two are the same memory.
+        row_shape: Of a row, where the batch comes first.
     """
 
     tensor: Tensor
@@ -27,31 +28,51 @@ class Place:
     host: NDArray[Any]
     is_mapped: bool
     _cuda: Cuda
+    row_shape: tuple[int, ...] = field(init=False)
+    _address: int = field(init=False)
+    _views: dict[tuple[int, int], NDArray[Any]] = field(
+        factory=dict[tuple[int, int], "NDArray[Any]"], init=False
+    )
+    _bytes: dict[int, int] = field(factory=dict[int, int], init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Note what asking numpy each time would take microseconds."""
+        self.row_shape = self.tensor.shape[1:]
+        self._address = int(self.host.ctypes.data)
 
     def of_batch(self, size: int) -> NDArray[Any]:
         """Return the pinned memory as the whole tensor of a batch."""
-        shape = self.tensor.of_batch(size)
-        return self.host[: prod(shape)].reshape(shape)
+        return self.of_rows(size, size)
 
     def of_rows(self, size: int, count: int) -> NDArray[Any]:
         """Return the first `count` rows of the whole tensor of a batch."""
-        whole, axis = self.of_batch(size), self.tensor.axis
-        return whole if axis is None else whole[(*(slice(None),) * axis, slice(count))]
+        view = self._views.get((size, count))
+        if view is None:
+            shape, axis = self.tensor.of_batch(size), self.tensor.axis
+            view = self.host[: prod(shape)].reshape(shape)
+            if axis is not None:
+                view = view[(*(slice(None),) * axis, slice(count))]
+            self._views[size, count] = view
+        return view
 
     def bytes_of(self, size: int, count: int) -> int:
         """Return how many bytes hold the first `count` rows of a batch."""
-        return self.tensor.bytes_of(count if self.tensor.axis == 0 else size)
+        rows = count if self.tensor.axis == 0 else size
+        found = self._bytes.get(rows)
+        if found is None:
+            found = self._bytes[rows] = self.tensor.bytes_of(rows)
+        return found
 
     def bring(self, offset: int, size: int, stream: Stream) -> None:
         """Have a part copied to the device, unless it is there."""
         if not self.is_mapped:
-            source = int(self.host.ctypes.data) + offset
-            self._cuda.copy_in(self.device.address + offset, source, size, stream)
+            target, source = self.device.address + offset, self._address + offset
+            self._cuda.copy_in(target, source, size, stream)
 
     def fetch(self, size: int, stream: Stream) -> None:
         """Have the beginning copied from the device, unless it is here."""
         if not self.is_mapped:
-            self._cuda.copy_out(int(self.host.ctypes.data), self.device.address, size, stream)
+            self._cuda.copy_out(self._address, self.device.address, size, stream)
 
 
 def new_place(cuda: Cuda, tensor: Tensor, max_batch: int) -> Place:

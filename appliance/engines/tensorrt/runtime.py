@@ -1,10 +1,19 @@
-"""TensorRT's own runtime objects, behind `engine.Executor`. They are made in the worker only."""
+"""TensorRT's own runtime objects, behind `ports.Executor`. They are made in the worker only.
+
+Contexts of an engine share the memory between its layers, as they never run at the same time.
+TensorRT for RTX compiles kernels when a context first meets a shape; what it compiled, it finds
+again in the cache that all contexts of an engine have, and the next process in the one that was
+kept. Nothing of this was run on a GPU; names and calls are those of the installed packages.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from appliance.engines.cuda.ports import Cuda, Stream
+from attrs import define
+
+from appliance.engines.cuda.ports import Cuda, DeviceMemory, Stream
 from appliance.engines.tensorrt.building import TYPES
 from appliance.engines.tensorrt.flavour import INSTEAD, UNEXPLAINED, UNSUPPORTED, Flavour
 from appliance.engines.tensorrt.log import error_log, last_words
@@ -15,11 +24,57 @@ from appliance.wire.spec import FREE
 REBUILD = "build it anew: appliance models build"
 
 
-class TensorRTExecutor:
-    """See `engine.Executor`."""
+@define(eq=False)
+class TensorRTRun:
+    """See `ports.Run`."""
 
-    def __init__(self, flavour: Flavour, plan: bytes, cuda: Cuda) -> None:
+    _flavour: Flavour
+    _cuda: Cuda
+    _log: Any
+    _open_shapes: dict[str, tuple[int, ...]]  # of inputs
+    context: Any
+
+    def set_batch(self, size: int) -> None:
+        """See `ports.Run`."""
+        for name, shape in self._open_shapes.items():
+            wanted = tuple(size if length == FREE else length for length in shape)
+            if not self.context.set_input_shape(name, wanted):
+                raise EngineError(
+                    f"the engine refuses {name!r} of {list(wanted)}: {last_words(self._log)}"
+                )
+
+    def set_address(self, name: str, address: int) -> None:
+        """See `ports.Run`."""
+        if not self.context.set_tensor_address(name, address):
+            raise EngineError(f"no address for {name!r}: {last_words(self._log)}")
+
+    def enqueue(self, stream: Stream) -> None:
+        """See `ports.Run`."""
+        if not self.context.execute_async_v3(stream.handle):
+            self._cuda.raise_if_lost("running a batch")
+            raise EngineError(f"a batch cannot be run: {last_words(self._log)}")
+
+    def is_capturable(self, stream: Stream) -> bool:
+        """See `ports.Run`."""
+        return self._flavour.is_capturable(self.context, stream.handle)
+
+
+class TensorRTExecutor:
+    """See `ports.Executor`."""
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        plan: bytes,
+        cuda: Cuda,
+        compiled: bytes = b"",
+        keep: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         """Load an engine; the GPU's context is this thread's.
+
+        Args:
+            compiled: What `keep` was given last; nothing: all is compiled anew.
+            keep: Keeps what was compiled.
 
         Raises:
             EngineError: It is damaged, of another TensorRT or GPU, there is not enough memory, or
@@ -46,23 +101,39 @@ class TensorRTExecutor:
                 f"{last_words(self._log)}; {REBUILD}"
             )
         self._engine: Any = engine
-        self._config: Any = flavour.new_runtime_config(engine)
-        self._context: Any = self._new_context()
+        self._compiled, self._keep = compiled, keep
+        self._cache: Any = flavour.new_compilation_cache(engine, compiled)
+        self._configs: list[Any] = []  # each has to live as long as the context made with it
+        # All of the memory that a context needs for the largest shapes.
+        self._memory: DeviceMemory | None = cuda.allocate(flavour.context_bytes(engine))
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         declared = [self._declared(name) for name in names]
         self._inputs = [each.name for each in declared if each.is_input]
         self._names = names
         self.max_batch = self._most_rows()
-        self.tensors = tensors_of(declared, self._shapes_of, self.max_batch)
+        self._first: TensorRTRun | None = self._new_run()
+        self.tensors = tensors_of(declared, self._shapes_of(self._first), self.max_batch)
 
-    def _new_context(self) -> Any:
-        context = self._flavour.new_context(self._engine, self._config)
+    def new_run(self) -> TensorRTRun:
+        """See `ports.Executor`."""
+        first, self._first = self._first, None
+        return first or self._new_run()
+
+    def _new_run(self) -> TensorRTRun:
+        flavour, engine, memory = self._flavour, self._engine, self._memory
+        assert memory is not None
+        config = flavour.new_runtime_config(engine, self._cache)
+        context = flavour.new_context(engine, config)
         if context is None:
             free = self._cuda.free_bytes() >> 20
             raise EngineError(
                 f"no execution context, {free} MiB of the GPU are free: {last_words(self._log)}"
             )
-        return context
+        flavour.give_memory(context, memory.address, memory.bytes)
+        shapes = {name: tuple(engine.get_tensor_shape(name)) for name in self._inputs}
+        shapes = {name: shape for name, shape in shapes.items() if FREE in shape}
+        self._configs.append(config)
+        return TensorRTRun(flavour, self._cuda, self._log, shapes, context)
 
     def _declared(self, name: str) -> Declared:
         api, engine = self._flavour.api, self._engine
@@ -84,49 +155,31 @@ class TensorRTExecutor:
             most = max(most, *(b for a, b in zip(least, largest, strict=True) if a != b), 1)
         return most
 
-    def _shapes_of(self, size: int) -> Shapes:
-        self.set_batch(size)
-        missing = self._context.infer_shapes()
-        if missing:
-            raise EngineError(f"shapes stay open: {', '.join(missing)}; {REBUILD}")
-        return {name: tuple(self._context.get_tensor_shape(name)) for name in self._names}
+    def _shapes_of(self, run: TensorRTRun) -> Callable[[int], Shapes]:
+        def shapes_of(size: int) -> Shapes:
+            run.set_batch(size)
+            missing = run.context.infer_shapes()
+            if missing:
+                raise EngineError(f"shapes stay open: {', '.join(missing)}; {REBUILD}")
+            return {name: tuple(run.context.get_tensor_shape(name)) for name in self._names}
 
-    def set_batch(self, size: int) -> None:
-        """See `engine.Executor`."""
-        for name in self._inputs:
-            shape = tuple(self._engine.get_tensor_shape(name))
-            if FREE not in shape:
-                continue
-            wanted = tuple(size if length == FREE else length for length in shape)
-            if not self._context.set_input_shape(name, wanted):
-                raise EngineError(
-                    f"the engine refuses {name!r} of {list(wanted)}: {last_words(self._log)}"
-                )
+        return shapes_of
 
-    def set_address(self, name: str, address: int) -> None:
-        """See `engine.Executor`."""
-        if not self._context.set_tensor_address(name, address):
-            raise EngineError(f"no address for {name!r}: {last_words(self._log)}")
-
-    def enqueue(self, stream: Stream) -> None:
-        """See `engine.Executor`."""
-        if not self._context.execute_async_v3(stream.handle):
-            self._cuda.raise_if_lost("running a batch")
-            raise EngineError(f"a batch cannot be run: {last_words(self._log)}")
-
-    def is_capturable(self, stream: Stream) -> bool:
-        """See `engine.Executor`."""
-        return self._flavour.is_capturable(self._context, stream.handle)
-
-    def renew(self) -> None:
-        """See `engine.Executor`."""
-        self._context = None  # first: both may not fit
-        self._context = self._new_context()
+    def keep_compiled(self) -> None:
+        """See `ports.Executor`."""
+        if self._cache is None:
+            return
+        compiled = bytes(self._cache.serialize() or b"")
+        if compiled != self._compiled:
+            self._compiled = compiled
+            self._keep(compiled)
 
     def close(self) -> None:
-        """See `engine.Executor`."""
+        """See `ports.Executor`."""
         # In this order: each lives in the one after it.
-        self._context = None
-        self._config = None
+        self._first = None
+        self._configs.clear()
+        self._cache = None
+        self._memory = None
         self._engine = None
         self._runtime = None

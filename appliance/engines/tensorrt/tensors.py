@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -105,7 +105,7 @@ def signature_of(tensors: Sequence[Tensor]) -> Signature:
     )
 
 
-def padded(count: int, sizes: Sequence[int]) -> int:
+def padded(count: int, sizes: Iterable[int]) -> int:
     """Return the least of `sizes`, ascending, that holds `count` rows; `count` if none does."""
     return next((size for size in sizes if size >= count), count)
 
