@@ -269,11 +269,15 @@ def test_the_bare_loop_computes(*, capturable: bool, integrated: bool) -> None:
     assert bool(loop.without_graphs) is not capturable
     loop.copy_run_and_wait()
     loop.run_and_wait()
-    assert loop.kept_busy_ns(3) > 0
+    for copies in (False, True):
+        assert loop.kept_busy_ns(3, copies=copies) > 0
     given = {name: place.of_batch(4) for name, place in loop.buffers.inputs.items()}
     for name, wanted in compute(given).items():
         np.testing.assert_allclose(loop.buffers.outputs_[name].of_batch(4), wanted, rtol=1e-5)
     assert np.ptp(given["x"]) > 0
+    loop.close()
+    engine.close()
+    assert gpu.held == []
     gpu.close()
 
 

@@ -1,4 +1,8 @@
-"""A worker beside a bare loop of the same engine, in turns; the medians of the rounds count."""
+"""A worker beside a bare loop of the same engine, in turns; the medians of the rounds count.
+
+Limits hold beside the loop that makes the same copies; the figures beside the run alone say what
+copying costs.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +48,11 @@ def check(setting: Setting, finding: Finding, *, model: str, size: int, runs: in
     median = {name: statistics.median(values) for name, values in found.items()}
     finding.details |= {"runs in each round": each_round, "rounds": dict(found)}
     finding.add("bare loop, p50", median["bare p50"], "us")
+    finding.add("without copies", median["bare without copies p50"], "us")
     finding.add("worker's overhead, p50", median["overhead"], "us", OVERHEAD_US)
+    finding.add("over the run without copies", median["overhead and copies"], "us")
     finding.add("worker's p99 over bare p99", median["tail"], "times", TAIL_TIMES)
+    finding.add("over p99 without copies", median["tail without copies"], "times")
     finding.add("from stage to done, p50", median["round trip p50"], "us")
     finding.add(
         "of that over bare copies and run",
@@ -59,22 +66,28 @@ def check(setting: Setting, finding: Finding, *, model: str, size: int, runs: in
         "",
         THROUGHPUT if model in IS_LARGE else None,
     )
+    finding.add("of bare without copies", median["throughput without copies"], "")
     finding.add("rows a second, two in flight", median["rows"], "/s")
 
 
 def _round(alone: Bare, loop: _Loop, runs: int, found: dict[str, list[float]]) -> None:
     run = summary_us(timed(alone.run_and_wait, runs))
     copied = summary_us(timed(alone.copy_run_and_wait, runs))
-    busy_ns = alone.kept_busy_ns(runs)
+    busy_ns = alone.kept_busy_ns(runs, copies=False)
+    busy_copying_ns = alone.kept_busy_ns(runs, copies=True)
     trips_ns, inside_ns = loop.one_by_one(runs)
     trips, inside = summary_us(trips_ns), summary_us(inside_ns)
     flying_ns = loop.two_in_flight(runs)
-    found["bare p50"].append(run["p50"])
-    found["overhead"].append(inside["p50"] - run["p50"])
-    found["tail"].append(inside["p99"] / run["p99"])
+    found["bare p50"].append(copied["p50"])
+    found["bare without copies p50"].append(run["p50"])
+    found["overhead"].append(inside["p50"] - copied["p50"])
+    found["overhead and copies"].append(inside["p50"] - run["p50"])
+    found["tail"].append(inside["p99"] / copied["p99"])
+    found["tail without copies"].append(inside["p99"] / run["p99"])
     found["round trip p50"].append(trips["p50"])
     found["copies"].append(trips["p50"] / copied["p50"])
-    found["throughput"].append(busy_ns / flying_ns)
+    found["throughput"].append(busy_copying_ns / flying_ns)
+    found["throughput without copies"].append(busy_ns / flying_ns)
     found["rows"].append(runs * loop.size * 1e9 / flying_ns)
 
 
