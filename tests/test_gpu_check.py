@@ -395,15 +395,13 @@ def test_half_precision_has_its_own_tolerance(
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="its wheel is for Python up to 3.12")
-def test_what_float16_cannot_hold_has_to_be_refused(
+def test_a_model_with_a_number_that_float16_cannot_hold_is_good_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = compared_in_half(tmp_path, monkeypatch, "text_finder", TEXT_FINDER, "fp16")
-    assert (found.state, found.figures) == (GOOD, [])
-    assert "0.05 is allowed in fp16" in found.details["text_finder"]["problem"]
-    monkeypatch.setattr(outputs, "REFUSED", {"fp16": ("policy",)})
-    found = compared_in_half(tmp_path / "other", monkeypatch, "policy", POLICY, "fp16")
-    assert found.state == "bad: policy is not refused in fp16"
+    assert found.state == GOOD
+    [figure] = found.figures
+    assert figure.value > 1e-5
 
 
 def test_in_half_precision_large_models_run_in_fewer_sizes(tmp_path: Path) -> None:

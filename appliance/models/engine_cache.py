@@ -42,7 +42,8 @@ SYSTEM_CACHE = Path("/var/cache/appliance/engines")
 REVISION = 2
 """Of how engines are built: the flags, the conversion, the network. Raise it with every change
 by which the same recipe gives another engine, or else the engines of before go on being used.
-2: float32 is not multiplied as TF32 unless that is asked for."""
+2: float32 is not multiplied as TF32 unless that is asked for, and what float16 cannot hold stays
+float32."""
 FIRST_REVISION = 1
 """Of engines that do not say it."""
 

@@ -167,7 +167,31 @@ def test_bfloat16_holds_what_float16_cannot(tmp_path: Path, number: float) -> No
     (by,) = loaded(path, "bf16").graph.initializer
     assert float(numpy_helper.to_array(by)) == pytest.approx(number, rel=2**-8)
     (by,) = loaded(path, "fp16").graph.initializer
-    assert float(numpy_helper.to_array(by)) != pytest.approx(number, rel=0.5)
+    is_large = number > 1  # too small a number is lost, a large one stays float32
+    assert (float(numpy_helper.to_array(by)) == pytest.approx(number, rel=0.5)) == is_large
+
+
+@pytest.mark.parametrize("is_constant_node", [False, True])
+def test_what_takes_a_number_that_float16_cannot_hold_stays_float32(
+    tmp_path: Path, *, is_constant_node: bool
+) -> None:
+    model = _scaled(1e-6)
+    large = numpy_helper.from_array(np.array(1e6, np.float32), "large")
+    model.graph.node[0].output[0] = "between"
+    model.graph.node.append(helper.make_node("Mul", ["between", "large"], ["y"]))
+    if is_constant_node:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["large"], value=large))
+    else:
+        model.graph.initializer.append(large)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    half = loaded(path, "fp16")
+    weights = {each.name: numpy_helper.to_array(each) for each in half.graph.initializer}
+    assert {str(each.dtype) for each in weights.values()} == {"float16", "float32"}
+    assert weights["large"] == 1e6
+    session = ort.InferenceSession(half.SerializeToString())
+    (y,) = session.run(None, {"x": np.full((2, 4), 3, np.float32)})
+    np.testing.assert_allclose(y, 3, rtol=0.05)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

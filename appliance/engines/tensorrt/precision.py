@@ -8,6 +8,7 @@ looked after more than `onnxconverter-common`, of which it was made. NVIDIA's Mo
 bfloat16, too, and chooses by itself what stays float32; but it takes PyTorch, CuPy, and one version
 of ONNX and of ONNX Runtime. So bfloat16 is the same conversion with the other type written in, and
 the numbers taken from the file once more: those that float16 cannot hold are why one wants it.
+In float16, what takes such a number (a variance, mostly) stays float32.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from appliance.errors import EngineError, ExtraMissing
 from appliance.models.manifest import Precision
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, TensorProto
+    from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 UNCONVERTED: tuple[Precision, ...] = ("fp32", "tf32")
 """What the builder does with the file as it is."""
@@ -59,6 +62,7 @@ def _convert(path: Path, precision: Precision, made: Path) -> None:
             f"precision {precision!r}: {error}; install: pip install 'appliance[gpu]'"
         ) from error
     kept = list(float16.DEFAULT_OP_BLOCK_LIST)
+    nodes_kept: list[str] = []
     if precision == "bf16":
         kept += UNSUPPORTED_IN_BF16
     try:
@@ -67,8 +71,15 @@ def _convert(path: Path, precision: Precision, made: Path) -> None:
         model = onnx.shape_inference.infer_shapes(model)
         load_external_data_for_model(model, str(path.parent))
         original = deepcopy(model.graph) if precision == "bf16" else None
+        if precision == "fp16":
+            _lift_constants(model.graph)
+            nodes_kept = _too_large_for_float16(model.graph)
         model = float16.convert_float_to_float16(
-            model, keep_io_types=True, disable_shape_infer=True, op_block_list=kept
+            model,
+            keep_io_types=True,
+            disable_shape_infer=True,
+            op_block_list=kept,
+            node_block_list=nodes_kept,
         )
         if original is not None:
             _make_bfloat16(model.graph, original)
@@ -79,6 +90,42 @@ def _convert(path: Path, precision: Precision, made: Path) -> None:
         raise EngineError(
             f"{path}: cannot be converted to {precision}: {type(error).__name__}: {error}"
         ) from error
+
+
+# ---------------------------------------------------------------------------------- float16
+
+
+def _lift_constants(graph: GraphProto) -> None:
+    """Make weights of constant nodes: of those, the converter leaves alone what stays float32."""
+    others: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            weight = graph.initializer.add()
+            weight.CopyFrom(node.attribute[0].t)
+            weight.name = node.output[0]
+        else:
+            others.append(node)
+    del graph.node[:]
+    graph.node.extend(others)
+
+
+def _too_large_for_float16(graph: GraphProto) -> list[str]:
+    """Return the names of the nodes that take a number which float16 does not hold."""
+    from onnx import TensorProto, numpy_helper  # noqa: PLC0415  see above
+
+    most = float(np.finfo(np.float16).max)
+    large = {
+        weight.name
+        for weight in graph.initializer
+        if weight.data_type == TensorProto.FLOAT
+        and np.max(np.abs(numpy_helper.to_array(weight)), initial=0.0) > most
+    }
+    found: list[str] = []
+    for index, node in enumerate(graph.node):
+        if large.intersection(node.input):
+            node.name = node.name or f"kept {index}"
+            found.append(node.name)
+    return found
 
 
 # --------------------------------------------------------------------------------- bfloat16

@@ -10,4 +10,5 @@ def convert_float_to_float16(
     keep_io_types: bool = False,
     disable_shape_infer: bool = False,
     op_block_list: Sequence[str] | None = None,
+    node_block_list: Sequence[str] | None = None,
 ) -> ModelProto: ...
