@@ -21,6 +21,7 @@ class ArenaView:
     def __init__(self, buffer: mmap.mmap) -> None:
         self._buffer = buffer
         self.bytes = len(buffer)
+        self._address = int(self.all.ctypes.data)
 
     @classmethod
     def of_fd(cls, fd: int, size: int) -> ArenaView:
@@ -48,6 +49,16 @@ class ArenaView:
     def all(self) -> NDArray[np.uint8]:
         """All of it."""
         return np.frombuffer(self._buffer, np.uint8)
+
+    def address(self, offset: int, length: int) -> int:
+        """Return where `length` bytes at `offset` are in this process's memory.
+
+        Raises:
+            PeerProtocolError: They would leave the arena.
+        """
+        if offset + length > self.bytes:
+            raise PeerProtocolError(f"{length} bytes at {offset} leave the arena")
+        return self._address + offset
 
     def copy(self, offset: int, length: int) -> bytes:
         """Return a copy of `length` bytes at `offset`.

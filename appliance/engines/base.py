@@ -60,11 +60,13 @@ class Buffers(Protocol):
     then `outputs`.
     """
 
-    def take(self, name: str, position: int, row: NDArray[Any]) -> bool:
+    def take(self, name: str, position: int, address: int, size: int) -> bool:
         """Have the device fetch a row of an input from where it lies, by and by.
 
         Args:
-            row: As the model wants it. It has to stay as it is until `outputs`.
+            address: Of the row in memory, as the model wants it. It has to stay as it is until
+                `outputs`.
+            size: Its bytes.
 
         Returns:
             False: the device cannot reach it; write it to `place`.

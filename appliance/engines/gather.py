@@ -116,12 +116,15 @@ class Gatherer:
             if feed.absent:
                 buffers.place(name, position)[...] = 0
                 return
+            if self._take(buffers, preprocessor, feed, position):
+                return
             values = self._values(preprocessor, feed)
-            shape = preprocessor.row_shape(values.shape)
+            preprocessor.row_shape(values.shape)
             if (
                 preprocessor.passes_through
                 and values.dtype == preprocessor.dtype
-                and buffers.take(name, position, values.reshape(shape))
+                and values.flags.c_contiguous
+                and buffers.take(name, position, int(values.ctypes.data), values.nbytes)
             ):
                 return
             if preprocessor.is_image and buffers.take_image(name, position, values):
@@ -130,6 +133,21 @@ class Gatherer:
             preprocessor.write(values, buffers.place(name, position))
         except Rejected as error:
             raise _of_tensor(preprocessor, error) from None
+
+    def _take(
+        self, buffers: Buffers, preprocessor: Preprocessor, feed: worker_pb2.Feed, position: int
+    ) -> bool:
+        """Have a device fetch a row of bytes as they lie; most rows are, so no array is made."""
+        spec, size = preprocessor.plan.spec, preprocessor.raw_bytes
+        return (
+            size != 0
+            and feed.length == size
+            and feed.encoding == _RAW
+            and feed.dtype == spec.dtype
+            and _RAW in spec.encodings
+            and tuple(feed.shape) == spec.shape
+            and buffers.take(spec.name, position, self._arena.address(feed.offset, size), size)
+        )
 
     def _put(
         self,

@@ -46,6 +46,7 @@ class Preprocessor:
         raw_dtype: Of a raw row's bytes; None for strings.
         is_image: Rows are images.
         passes_through: Values of `dtype` are already what the model wants.
+        raw_bytes: Of a raw row that passes as it lies in memory, whatever is in it; 0: none does.
     """
 
     def __init__(self, plan: InputPlan) -> None:
@@ -62,6 +63,15 @@ class Preprocessor:
         self.passes_through = not plan.factor and (
             not self.is_image or not (plan.resize or plan.planes_first or plan.color == "BGR")
         )
+        self.raw_bytes = 0
+        if (
+            self.passes_through
+            and self.raw_dtype == self.dtype
+            and self._convert is None
+            and FREE not in (*plan.spec.shape, *plan.spec.row_shape)
+            and prod(plan.spec.shape) == prod(plan.spec.row_shape)
+        ):
+            self.raw_bytes = prod(plan.spec.shape) * self.dtype.itemsize
         self._decoder = _decoder(plan)
         channels = (-1, 1, 1) if self.is_image and plan.planes_first else (-1,)
         self._factor = np.array(plan.factor, np.float32).reshape(channels)

@@ -69,15 +69,12 @@ class BufferSet:
         """Make the events."""
         self._copied, self._computed, self._done = (self._cuda.event() for _ in range(3))
 
-    def take(self, name: str, position: int, row: NDArray[Any]) -> bool:
+    def take(self, name: str, position: int, address: int, size: int) -> bool:
         """See `base.Buffers`."""
         place = self.inputs[name]
         if place.is_mapped:  # one copy it takes anyway, from the arena: the CPU makes it
             return False
-        if row.shape != place.row_shape or not row.flags.c_contiguous:
-            return False
-        address, size = int(row.ctypes.data), row.nbytes
-        if not self._cuda.is_pinned(address, size):
+        if size != place.row_bytes or not self._cuda.is_pinned(address, size):
             return False
         target = place.device.address + position * size
         self._cuda.copy_in(target, address, size, self._streams.copy_in)

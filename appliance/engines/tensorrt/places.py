@@ -20,7 +20,7 @@ class Place:
         device: As the engine finds it.
         host: As the CPU does, flat.
         is_mapped: The two are the same memory.
-        row_shape: Of a row, where the batch comes first.
+        row_bytes: Of a row, where the batch comes first.
     """
 
     tensor: Tensor
@@ -28,7 +28,7 @@ class Place:
     host: NDArray[Any]
     is_mapped: bool
     _cuda: Cuda
-    row_shape: tuple[int, ...] = field(init=False)
+    row_bytes: int = field(init=False)
     _address: int = field(init=False)
     _views: dict[tuple[int, int], NDArray[Any]] = field(
         factory=dict[tuple[int, int], "NDArray[Any]"], init=False
@@ -37,7 +37,7 @@ class Place:
 
     def __attrs_post_init__(self) -> None:
         """Note what asking numpy each time would take microseconds."""
-        self.row_shape = self.tensor.shape[1:]
+        self.row_bytes = self.tensor.bytes_of(1)
         self._address = int(self.host.ctypes.data)
 
     def of_batch(self, size: int) -> NDArray[Any]:
