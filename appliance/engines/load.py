@@ -63,18 +63,24 @@ def load(
     manifest = parse_manifest(path.manifest, path.manifest_path)
     engine = load_engine(manifest, path, device)
     heap.give_back()  # reading a model can take as much again as the model
-    where = path.manifest_path
-    resolved = resolve(manifest, engine.signature, path.name, path.version, where=where)
-    if engine.signature.outputs is None:
-        on_step("first run")
-        resolved = _learn(path, manifest, engine, resolved)
-    _prepare(manifest, engine, resolved, on_step)
-    load_ns = time.monotonic_ns() - started_ns
-    rehearsal = Rehearsal(engine, resolved, manifest.warmup)
     try:
-        times_ns = rehearsal.measure(on_step)
-    finally:
-        rehearsal.close()
+        where = path.manifest_path
+        resolved = resolve(manifest, engine.signature, path.name, path.version, where=where)
+        if engine.signature.outputs is None:
+            on_step("first run")
+            resolved = _learn(path, manifest, engine, resolved)
+        _prepare(manifest, engine, resolved, on_step)
+        load_ns = time.monotonic_ns() - started_ns
+        rehearsal = Rehearsal(engine, resolved, manifest.warmup)
+        try:
+            times_ns = rehearsal.measure(on_step)
+        finally:
+            rehearsal.close()
+    except DeviceLost:
+        raise
+    except BaseException:
+        engine.close()
+        raise
     load_ns += max(times_ns.values())
     return Loaded(LoadedModel(engine, resolved, arena), times_ns, load_ns)
 

@@ -271,6 +271,31 @@ def test_a_gpu_that_engines_are_not_for_by_default_is_said(
 
 
 @needs_rtx
+def test_what_was_compiled_on_a_gpu_is_given_to_the_next_start(
+    models: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(cache, tmp_path / "cache")
+    given: list[bytes] = []
+
+    class Executor:
+        tensors, max_batch = (), 1
+
+        def __init__(self, *arguments: Any) -> None:
+            *_, compiled, self.keep = arguments
+            given.append(compiled)
+            self.keep(b"kernels")
+
+    monkeypatch.setattr(loading, "TensorRTExecutor", Executor)
+    for _ in range(2):
+        load(models, tmp_path / "cache", "8.6", monkeypatch)
+    assert given == [b"", b"kernels"]
+    read_only = tmp_path / "cache" / "nowhere"
+    monkeypatch.setattr(loading, "default_cache", lambda: read_only / ENGINE)
+    read_only.write_bytes(b"a file")
+    load(models, tmp_path / "cache", "8.6", monkeypatch)  # it cannot be kept, and is served
+
+
+@needs_rtx
 def test_an_engine_that_was_cut_short_is_said(
     models: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeStream
+from support.fake_gpu import FakeCuda, FakeExecutor, FakeGraph, FakeMemory, FakeStream
 
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import RTX, TENSORRT, Flavour
@@ -243,6 +243,22 @@ def test_what_was_compiled_is_kept_and_found_again() -> None:
     engine.run({name: np.ones(of_batch(SHAPES[name], 1), np.float32) for name in ("x", "state")})
     engine.close()
     assert kept[1:] == [b"k" * 5]
+
+
+def test_an_engine_that_there_is_no_memory_for_leaves_nothing() -> None:
+    api = Api(RTX)
+    made = executor(api)
+    rooms = iter(range(5))  # of the eight that its two sets need
+
+    def allocate(size: int) -> FakeMemory:
+        if next(rooms, None) is None:
+            raise EngineError("the GPU has no memory left")
+        return FakeCuda.allocate(api.gpu, size)
+
+    api.gpu.allocate = allocate  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="no memory left"):
+        TensorRTEngine(made, api.gpu)
+    assert api.gpu.held == []
 
 
 class Empty(Gpu):

@@ -93,7 +93,13 @@ class TensorRTEngine:
         self._run: Run | None = None
         self._bound: BufferSet | None = None
         self._batch = 0
-        self._sets = [self._new_set() for _ in range(SETS)]
+        self._sets: list[BufferSet] = []
+        try:
+            for _ in range(SETS):
+                self._sets.append(self._new_set())
+        except EngineError:
+            self.close()
+            raise
 
     def _new_set(self) -> BufferSet:
         tensors, most = self._executor.tensors, self.max_batch

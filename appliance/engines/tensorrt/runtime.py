@@ -170,7 +170,7 @@ class TensorRTExecutor:
         if self._cache is None:
             return
         compiled = bytes(self._cache.serialize() or b"")
-        if compiled != self._compiled:
+        if compiled and compiled != self._compiled:
             self._compiled = compiled
             self._keep(compiled)
 
