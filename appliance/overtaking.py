@@ -37,7 +37,7 @@ def may_be_next(running: Iterable[Batch]) -> list[Batch]:
     return list(first.values())
 
 
-def is_done(batch: Batch, running: Iterable[Batch], now_ns: int) -> None:
+def account_for(batch: Batch, running: Iterable[Batch], now_ns: int) -> None:
     """Take one that is done into account, in `since_ns` of the others.
 
     Args:

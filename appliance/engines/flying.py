@@ -37,7 +37,7 @@ class Flying:
 
     def remove(self, batch: Submitted, now_ns: int) -> None:
         """Let go of one that is done."""
-        overtaking.is_done(batch, self._batches, now_ns)
+        overtaking.account_for(batch, self._batches, now_ns)
         self._batches.remove(batch)
 
     def remaining_ns(self) -> int:

@@ -89,7 +89,7 @@ class Batches:
         if batch is None or batch not in overtaking.may_be_next(running):
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
         del self._running[message.batch_id]
-        overtaking.is_done(batch, running, now_ns)
+        overtaking.account_for(batch, running, now_ns)
         if message.skipped:
             if not 0 < batch.latest_start_ns < now_ns or message.outputs or message.error:
                 raise PeerProtocolError(f"batch {message.batch_id} was not to be skipped")
