@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.playbooks import PLAYBOOKS
 
-from deploy.lab import PLAYBOOKS, Lab, Robot, recap
+from deploy.lab import Lab, Robot, recap
 from deploy.serving import FIRST, is_healthy, refuses, served
 from deploy.signed_releases import new_key, sign
 from deploy.workshop import Workshop
