@@ -123,6 +123,17 @@ def test_it_is_installed_once(release: Release) -> None:
     assert listed.stdout.split() == ["appliance==1.0", "hdrh==1.0", "onnxruntime==1.0"]
 
 
+def test_one_that_sees_the_system_is_beside_the_one_that_does_not(release: Release) -> None:
+    for words, name in (((), "1.0"), (("--system-site-packages",), "1.0-system")):
+        done = release.install(*words)
+        final = release.root / "releases" / name
+        assert (done.returncode, done.stdout) == (0, f"installed {final}\n"), done.stderr
+        sees = f"include-system-site-packages = {str(bool(words)).lower()}"
+        assert sees in (final / "pyvenv.cfg").read_text()
+        assert release.install(*words).stdout == f"unchanged {final}\n"
+    assert release.installed() == ["1.0", "1.0-system"]
+
+
 def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1

@@ -239,6 +239,19 @@ def test_an_upgrade_and_back(tmp_path: Path) -> None:
     assert robot.serving == "1-x"
 
 
+def test_from_a_release_to_the_same_that_sees_the_system(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good")
+    switch(robot, "1-x")
+    named = "1-system-x"
+    shutil.copytree(robot.paths.deployments / "1-x", robot.paths.deployments / named, symlinks=True)
+    shutil.copytree(tmp_path / "releases/1", tmp_path / "releases/1-system")
+    (robot.paths.deployments / named / "release").unlink()
+    (robot.paths.deployments / named / "release").symlink_to(tmp_path / "releases/1-system")
+    robot.kinds[named] = "good"
+    assert switch(robot, named)
+    assert robot.serving == named
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1="good", v2=kind)

@@ -3,7 +3,8 @@
 Checks a release and installs it, on a robot: needs Python 3.10, OpenSSH's `ssh-keygen`, and no
 network. `RELEASE` is a folder with `SHA256SUMS`, its signature, and the wheelhouse for this robot;
 others may be missing. The signature, the wheelhouse and each file in it are checked before any of
-it is run. Then `ROOT/releases/VERSION` becomes a virtual environment.
+it is run. Then `ROOT/releases/VERSION` becomes a virtual environment, or `VERSION-system` one that
+sees the system's packages.
 
 It is built under another name and renamed last: a folder with the name of a version is complete,
 whatever happened. What was cut short is cleared away by the next run. Which release is used
@@ -36,6 +37,7 @@ SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 NAMESPACE = "appliance-release"  # a signature for another purpose does not count
 RECORD = "release.json"
+SYSTEM = "-system"  # no version has a dash: the two kinds of one version are beside each other
 BLOCK = 1 << 20
 MAX_SUMS_BYTES = 1 << 20
 # Compiled bytecode, and what is needed for a moment, over what the wheels hold.
@@ -301,7 +303,7 @@ def install(
         "signer": signer,
         "system_site_packages": system_site_packages,
     }
-    final = root / "releases" / house.version
+    final = root / "releases" / f"{house.version}{SYSTEM if system_site_packages else ''}"
     with _alone(final.parent) as scratch, open_checked(house.path, house.sha256) as tar:
         if final.exists():
             found = _read_record(final)

@@ -537,7 +537,8 @@ class Switch:
         """Return whether a unit serves a deployment, and everything is well."""
         release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
-        if status.get("state") != "ready" or status.get("version") != release:
+        version = release.partition("-")[0]
+        if status.get("state") != "ready" or status.get("version") != version:
             return False
         return status.get("pid") == self.box.main_pid(unit)
 
