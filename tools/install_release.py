@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -47,6 +48,13 @@ _LINE = re.compile(r"(?P<sum>[0-9a-f]{64})  (?P<name>[A-Za-z0-9._+/!-]+)$")
 _TAR = re.compile(
     r"appliance-(?P<version>[0-9A-Za-z][0-9A-Za-z.+]*)-(?P<architecture>x86_64|aarch64)"
     r"-(?P<python>cp\d+)\.tar$"
+)
+
+
+# What those who read archives end with, of whatever bytes.
+_NO_ARCHIVE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError),
+    *(ValueError, NotImplementedError, RuntimeError),
 )
 
 
@@ -117,7 +125,7 @@ def read_sums(path: Path) -> dict[str, str]:
         with path.open("rb") as file:
             text = file.read(MAX_SUMS_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise Refused(f"{path}: cannot be read: {error}") from error
+        raise Refused(f"{path}: cannot be read: {error}; carry the release here anew") from error
     found: dict[str, str] = {}
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -186,17 +194,17 @@ def unpack(tar: IO[bytes], directory: Path) -> None:
     """Unpack a wheelhouse and check each file in it.
 
     Raises:
-        Refused: There is something else in it than there should be.
+        Refused: There is something else in it than there should be, or it is cut off.
     """
     (directory / "wheels").mkdir()
-    with tarfile.open(fileobj=tar) as archive:
-        for entry in archive:
-            plain = re.fullmatch(r"(wheels/)?[A-Za-z0-9][A-Za-z0-9._+!-]*", entry.name)
-            source = archive.extractfile(entry) if entry.isreg() and plain else None
-            if source is None:
-                raise Refused(f"{tar.name}: {entry.name!r} does not belong into a wheelhouse")
-            with source, (directory / entry.name).open("wb") as out:
-                shutil.copyfileobj(source, out, BLOCK)
+    try:
+        with tarfile.open(fileobj=tar, mode="r:") as archive:
+            for entry in archive:
+                _unpack_one(archive, entry, directory)
+    except _NO_ARCHIVE as error:
+        raise Refused(f"{tar.name}: is no whole tar ({error}); make the release anew") from error
+    if not (directory / SUMS).is_file():
+        raise Refused(f"{tar.name}: has no {SUMS}, or is cut off before it; make the release anew")
     sums = read_sums(directory / SUMS)
     unpacked = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     if unpacked != {SUMS, *sums}:
@@ -205,19 +213,42 @@ def unpack(tar: IO[bytes], directory: Path) -> None:
         open_checked(directory / name, sha256).close()
 
 
+def _unpack_one(archive: tarfile.TarFile, entry: tarfile.TarInfo, directory: Path) -> None:
+    plain = re.fullmatch(r"(wheels/)?[A-Za-z0-9][A-Za-z0-9._+!-]*", entry.name)
+    source = archive.extractfile(entry) if entry.isreg() and plain else None
+    if source is None:
+        raise Refused(
+            f"{archive.name}: {entry.name!r} does not belong into a wheelhouse; make the release"
+            " anew"
+        )
+    with source, (directory / entry.name).open("wb") as out:
+        shutil.copyfileobj(source, out, BLOCK)
+
+
 def check_room(wheels: Path) -> None:
     """Make sure that what is in the wheels fits beside them.
 
     Raises:
-        Refused: It does not.
+        Refused: It does not, or one is no wheel.
     """
     unpacked = 0
     for wheel in wheels.iterdir():
-        with zipfile.ZipFile(wheel) as archive:
+        with _opened(wheel) as archive:
             unpacked += sum(entry.file_size for entry in archive.infolist())
     needed, free = int(unpacked * ROOM), shutil.disk_usage(wheels).free
     if free < needed:
         raise _full(wheels, f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+
+
+@contextlib.contextmanager
+def _opened(wheel: Path) -> Generator[zipfile.ZipFile, None, None]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except _NO_ARCHIVE as error:
+        raise Refused(
+            f"{wheel.name}: is no whole wheel ({error}); make the release anew"
+        ) from error
 
 
 def _full(where: Path, detail: str) -> Refused:
@@ -247,7 +278,7 @@ def make_environment(scratch: Path, *, system_site_packages: bool) -> Path:
 def _uv(scratch: Path) -> str:
     """Unpack the installer that came along."""
     for wheel in (scratch / "wheels").glob("uv-*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
+        with _opened(wheel) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith(".data/scripts/uv"):
                     path = scratch / "uv"
