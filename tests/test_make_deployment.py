@@ -134,6 +134,12 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
+def test_a_record_that_is_damaged_is_none(root: Path, tmp_path: Path, text: str) -> None:
+    (root / "releases/1.0.0/release.json").write_text(text, encoding="latin-1")
+    assert look(root, tmp_path, tmp_path)["releases"] == {"1.0.0": ""}
+
+
 KEY = "\\1{{ & }}%:?" + "x" * 29
 
 
