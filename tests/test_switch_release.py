@@ -395,6 +395,28 @@ def test_a_boot_without_what_was_proven(
     assert f"before its deployment was proven: it runs {left}" in said
 
 
+@pytest.mark.parametrize("text", [b"", b"\n", b"\xff\0", b"../deployments\n", b"..", b"\0" * 512])
+def test_a_boot_with_a_trial_that_is_damaged(tmp_path: Path, text: bytes) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    robot.paths.trial.write_bytes(text)
+    robot.boot()
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert not robot.paths.trial.exists()
+
+
+def test_a_rollback_to_what_is_gone_touches_nothing(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    shutil.rmtree(robot.paths.deployments / "1-x")
+    steps = robot.steps
+    with pytest.raises(Failed, match="1-x: no such deployment; there are: 2-x; deploy it again"):
+        Switch(robot, PATIENCE).back()
+    assert (robot.serving, robot.steps) == ("2-x", steps)
+
+
 def test_a_boot_without_any_deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     robot = box(tmp_path, v1="good")
     switch(robot, "1-x")
