@@ -203,6 +203,21 @@ def test_a_power_cut_before_it_is_proven(
     assert "the machine went down before its deployment was proven" in box.run("journalctl").stdout
 
 
+def test_one_that_is_to_see_the_systems_packages_is_installed_beside(
+    network: Lab, robot: Robot, workshop: Workshop
+) -> None:
+    first = workshop.release(FIRST)
+    for sees in (True, False):
+        variables = workshop.variables(first, appliance_system_site_packages=sees)
+        done = network.play("deploy.yml", variables)
+        assert done.returncode == 0, done.stdout
+        assert recap(done.stdout)[robot.name]["changed"] > 0
+        name = f"{FIRST}-system" if sees else FIRST
+        release = robot.machine.run("readlink", "--canonicalize", "/opt/appliance/current/release")
+        assert release.stdout == f"/opt/appliance/releases/{name}\n"
+        assert is_healthy(robot, FIRST)
+
+
 def test_with_a_door_for_grpc(network: Lab, robot: Robot, workshop: Workshop, second: Path) -> None:
     """The next one takes both doors over; paths are named from where the playbooks are."""
     for release in (workshop.release(FIRST), second):
