@@ -48,7 +48,7 @@ WHEELS := $(abspath $(BUILD)/machines/wheels)
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
 	@echo "make test         all tests                               TEST_ARGS='-k wire -x'"
-	@echo "make check        ruff, pyright, import contracts"
+	@echo "make check        ruff, pyright, import contracts, ansible-lint"
 	@echo "make bench        the table of speed and memory           BENCH_ARGS=..."
 	@echo "make bench-grpc   the gRPC door beside a bare handler and Triton, under perf_analyzer   BENCH_GRPC_ARGS=..."
 	@echo "make bench-scheduling   who serves how many robots in time, simulated   BENCH_SCHEDULING_ARGS=..."
@@ -101,9 +101,8 @@ test-kernels: $(BUILD)/dev.stamp
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
 	@APPLIANCE_WHEELS=$(WHEELS) $(BIN)/python -m pytest tests/deploy/test_unit_*.py $(TEST_ARGS)
 
-# Slow, as well: the playbooks are checked, and five robots get releases by them.
+# Slow, as well: five robots get releases by the playbooks.
 test-deploy: $(BUILD)/dev.stamp $(BUILD)/ansible.stamp $(WHEELS).stamp
-	@PATH="$(abspath $(BUILD))/ansible/bin:$$PATH" ansible-lint --offline -q ansible
 	@APPLIANCE_WHEELS=$(WHEELS) APPLIANCE_ANSIBLE=$(abspath $(BUILD))/ansible/bin \
 		$(BIN)/python -m pytest tests/deploy/test_deploy*.py -s $(TEST_ARGS)
 
@@ -123,6 +122,7 @@ check: $(BUILD)/dev.stamp
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 	@PATH="$(abspath $(BIN)):$$PATH" cython-lint --max-line-length 100 $(COMPILED)
+	@PATH="$(abspath $(BIN)):$$PATH" ansible-lint --offline -q ansible
 
 bench: $(BUILD)/dev.stamp $(PEERS)/1.4.0.stamp
 	@APPLIANCE_PEER_140=$(PEERS)/1.4.0/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -71,12 +71,16 @@ from appliance.workers.arena import Arena
 from appliance.workers.events import PoolEvent, WorkerDown, WorkerUp
 from appliance.workers.placement import slots_of
 from appliance.workers.pool import WorkerPool
+from appliance.workers.start_progress import StartProgress
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 SWITCH_INTERVAL_S = 0.0005
 SLOW_STEP_NS = 5_000_000
+START_EXTENSION_NS = 60_000_000_000
+"""What a service manager is asked for, at a time, while workers load or another instance serves."""
+START_LOOK_S = 5.0
 FAREWELL_S = 0.5
 """Between the last answers and the door's end: a client of the old wire loses what it has not read
 when the connection ends, and robots look once in their period."""
@@ -231,6 +235,7 @@ class Appliance:
                 try_binds(self.config.transport.bind)
             async with trio.open_nursery() as services:
                 await services.start(self.pool.run)
+                services.start_soon(self._ask_for_time)
                 await services.start(self.dispatcher.run)
                 await services.start(self.recorder.run)
                 await services.start(self.health.run)
@@ -252,6 +257,20 @@ class Appliance:
             self.dispatcher.close()
             self._stopped()
             root.cancel_scope.cancel()
+
+    async def _ask_for_time(self) -> None:
+        """Let the service manager wait for us, as long as there is something to wait for."""
+        slots = self.pool.slots()
+        longest_ns = max((slot.start_timeout_ns for slot in slots), default=0)
+        progress = StartProgress(longest_ns + START_EXTENSION_NS)
+        while self.state in ("starting", "standby"):
+            workers = self.pool.statistics()
+            if self.state == "starting" and not progress.gets_on(workers, time.monotonic_ns()):
+                steps = {worker.slot: worker.step or worker.state for worker in workers}
+                structlog.get_logger("appliance").error("the start makes no progress", **steps)
+                return
+            self._notifier.extend_start(START_EXTENSION_NS)
+            await trio.sleep(START_LOOK_S)
 
     async def _succeed(self) -> bool:
         self.state = "standby"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from images import ImageError
@@ -13,7 +15,7 @@ from images.bundle import make_bundle
 from images.disk import Sizes, make_disk
 from images.jetson.downloads import Downloads
 from images.jetson.tree import make_tree
-from images.provision import Contents
+from images.provision import Contents, locked
 from images.root import BoxContents, make_root
 
 
@@ -21,12 +23,22 @@ def main() -> int:
     """Make what is asked for; 0 if it is there."""
     arguments = _parser().parse_args()
     os.umask(0o022)  # the modes of a box, not of whoever makes it
+    signal.signal(signal.SIGTERM, _end)
+    place: Path = arguments.out if arguments.what == "jetson" else arguments.work
     try:
-        print(_make(arguments))
-    except ImageError as error:
+        with locked(place):
+            print(_make(arguments))
+    except (ImageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return 0
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """End by an exception, so that what is half made is removed."""
+    sys.exit(128 + number)
 
 
 def _make(arguments: argparse.Namespace) -> Path:

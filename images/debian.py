@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from images import ImageError
-from images.provision import OWN_MOUNTS, made
+from images.provision import ISOLATED, made
 from images.tools import need, run, step
 
 SUITE = "bookworm"
@@ -39,7 +39,7 @@ def debian(
         need("mmdebstrap", "unshare")
         what = f"fetching {SUITE} for {architecture} with {len(names)} packages"
         with step(what), made(base) as partial:
-            command = [*OWN_MOUNTS, "mmdebstrap", "--variant=minbase", "--mode=root"]
+            command = [*ISOLATED, "mmdebstrap", "--variant=minbase", "--mode=root"]
             command += [f"--architectures={architecture}", f"--include={','.join(names)}"]
             run([*command, "--format=directory", SUITE, partial, sources], FETCH_S)
     return base

@@ -1,17 +1,19 @@
 """What each box gets, whichever it is: the appliance and its site, by the roles of `ansible/`.
 
 The roles run by chroot. All mounts are in a namespace of the processes that need them, and gone
-with those, however they end.
+with those; and those go with whoever started them, however that ends.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from images import ImageError
 from images.tools import run
 
 REPOSITORY = Path(__file__).parents[1]
-OWN_MOUNTS = ("unshare", "--mount")
+ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
 _IN_ROOT = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec "$@"'
 
 
@@ -53,6 +56,8 @@ class Contents:
         Raises:
             ImageError: It is not.
         """
+        if not _VERSION.fullmatch(self.image_version):
+            raise ImageError(f"{self.image_version!r} cannot be the version of an image")
         if not (self.release / "SHA256SUMS").is_file():
             raise ImageError(f"{self.release}: is no release: no SHA256SUMS; see `make release`")
         for option in ("allowed_signers", "authorized_keys", "variables"):
@@ -72,9 +77,34 @@ def need_file(option: str, path: Path | None) -> None:
 
 
 @contextmanager
+def locked(directory: Path) -> Generator[None, None, None]:
+    """Keep others from making something in the same directory.
+
+    Raises:
+        ImageError: Somebody does.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ImageError(
+                f"{directory}: another image is being made there; wait for it"
+            ) from None
+        yield
+
+
+@contextmanager
 def made(path: Path) -> Generator[Path, None, None]:
-    """Give a directory to fill, which takes its place once it is complete."""
+    """Give a directory to fill, which takes its place once it is complete.
+
+    Its parent is `locked`: what lies there half made is nobody's any more.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(left)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         partial.chmod(0o755)
@@ -92,7 +122,7 @@ def run_in(root: Path, command: list[str | Path], timeout_s: float) -> None:
     Raises:
         ImageError: It fails, or does not end.
     """
-    enter = [*OWN_MOUNTS, "sh", "-c", _IN_ROOT, root.resolve(), "chroot", root.resolve()]
+    enter = [*ISOLATED, "sh", "-c", _IN_ROOT, root.resolve(), "chroot", root.resolve()]
     run([*enter, *command], timeout_s, {"DEBIAN_FRONTEND": "noninteractive"})
 
 
@@ -129,7 +159,7 @@ def run_roles(
         "ANSIBLE_CONFIG": str(REPOSITORY / "ansible/ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
     }
-    enter = [*OWN_MOUNTS, "sh", "-c", _IN_ROOT, root.resolve()]
+    enter = [*ISOLATED, "sh", "-c", _IN_ROOT, root.resolve()]
     run([*enter, *playbook], timeout_s, environment)
 
 

@@ -20,7 +20,7 @@ UNITS = (
     *("systemd-networkd.service", "systemd-resolved.service"),
 )
 # On /data; etc/fstab says where each is seen.
-DIRECTORIES = ("cache", "journal", "keys", "ssh", "state")
+DIRECTORIES = ("cache", "journal", "keys", "ssh", "state", "tls")
 COPY_S, ROLES_S = 600, 1800
 
 
@@ -93,7 +93,7 @@ def _check(contents: BoxContents, ansible: Path) -> None:
     contents.check(ansible)
     for option in ("keyring", "sources"):
         need_file(option, getattr(contents, option))
-    if "PRIVATE KEY" in contents.keyring.read_text():
+    if "PRIVATE KEY" in contents.keyring.read_text(errors="replace"):
         raise ImageError(f"{contents.keyring}: holds a private key; boxes get the certificate only")
 
 
@@ -136,7 +136,8 @@ def _lay_data(root: Root) -> None:
         path = root.data / name
         path.mkdir(parents=True)
         path.chmod(0o755)
-    for name, uid in (("state", owner.st_uid), ("cache", owner.st_uid), ("keys", 0)):
+    uids = {"state": owner.st_uid, "cache": owner.st_uid, "keys": 0, "tls": 0}
+    for name, uid in uids.items():
         os.chown(root.data / name, uid, owner.st_gid)
         (root.data / name).chmod(0o750)
     for path in state.iterdir():

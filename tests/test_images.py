@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
+import os
+import select
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from images import ImageError
+from images.provision import made
 from images.root import DIRECTORIES, UNITS, X86, BoxContents, make_root
 from images.tools import PACKAGES, need
 
@@ -88,6 +94,75 @@ def test_grub_can_read_its_file() -> None:
     subprocess.run(["grub-script-check", X86 / "grub.cfg"], check=True)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing() -> None:
-    subprocess.run(["shellcheck", *(OVERLAY / "usr/local/sbin").iterdir()], check=True)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    subprocess.run([shellcheck, *(OVERLAY / "usr/local/sbin").iterdir()], check=True)
+
+
+def options(place: Path, keyring: str = "") -> list[str]:
+    """Return the command that makes an image of nothing, in a directory of its own."""
+    contents(place, keyring)
+    (place / "ansible-playbook").touch()
+    (place / "sources").touch()
+    given = {"keyring": "keyring.pem", "sources": "sources", "ansible": "", "work": "work"}
+    words = [f"--{name}={place / file}" for name, file in given.items()]
+    return [
+        *(sys.executable, "-m", "images", "image", str(place / "release"), "--allow-unsigned"),
+        *(*words, f"--out={place / 'out'}"),
+    ]
+
+
+def heard(descriptor: int) -> bytes:
+    """Return what comes next; nothing, once nobody is left who could say something."""
+    assert select.select([descriptor], [], [], 60)[0]
+    return os.read(descriptor, 100)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="images are made by root")
+def test_ended_in_the_middle_it_leaves_nothing(tmp_path: Path) -> None:
+    command = options(tmp_path)
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    fetch = tmp_path / "mmdebstrap"
+    fetch.write_text(f"#!/bin/sh\nexec >{alive}\necho fetching\nsleep 600 &\nsleep 600\n")
+    fetch.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    with subprocess.Popen(command, env=environment, cwd=X86.parents[1]) as process:
+        assert heard(said) == b"fetching\n"
+        second = subprocess.run(
+            command, cwd=X86.parents[1], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert second.returncode == 1
+        assert "work: another image is being made there" in second.stderr
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert heard(said) == b""  # not before all that it started has ended
+    os.close(said)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_what_was_left_half_made_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".root-abc/slot").mkdir(parents=True)
+    with made(tmp_path / "root") as partial:
+        assert [*tmp_path.iterdir()] == [partial]
+    assert [*tmp_path.iterdir()] == [tmp_path / "root"]
+
+
+@pytest.mark.parametrize("version", ["../..", "-x", "a b", "1/2"])
+def test_a_version_is_no_path(tmp_path: Path, version: str) -> None:
+    (tmp_path / "ansible-playbook").touch()
+    given = dataclasses.replace(contents(tmp_path, ""), version=version)
+    with pytest.raises(ImageError, match="cannot be the version of an image"):
+        make_root(given, tmp_path, tmp_path)
+
+
+def test_a_place_that_is_none_is_named(tmp_path: Path) -> None:
+    command = options(tmp_path)
+    (tmp_path / "work").touch()
+    done = subprocess.run(
+        command, cwd=X86.parents[1], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert str(tmp_path / "work") in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ import pytest
 from support.wheels import PYTHON_TAG, write_house, write_wheel
 
 from tools import install_release
-from tools.install_release import Refused, choose, read_sums, signer_of
+from tools.install_release import Refused, choose, read_sums, signer_of, unpack
 from tools.release.__main__ import sign
 from tools.release.archive import SUMS, pack, write_requirements, write_sums
 
@@ -121,6 +122,17 @@ def test_it_is_installed_once(release: Release) -> None:
         check=True,
     )
     assert listed.stdout.split() == ["appliance==1.0", "hdrh==1.0", "onnxruntime==1.0"]
+
+
+def test_one_that_sees_the_system_is_beside_the_one_that_does_not(release: Release) -> None:
+    for words, name in (((), "1.0"), (("--system-site-packages",), "1.0-system")):
+        done = release.install(*words)
+        final = release.root / "releases" / name
+        assert (done.returncode, done.stdout) == (0, f"installed {final}\n"), done.stderr
+        sees = f"include-system-site-packages = {str(bool(words)).lower()}"
+        assert sees in (final / "pyvenv.cfg").read_text()
+        assert release.install(*words).stdout == f"unchanged {final}\n"
+    assert release.installed() == ["1.0", "1.0-system"]
 
 
 def flip(path: Path, offset: int) -> None:
@@ -234,6 +246,66 @@ def test_what_is_signed_may_be_wrong_all_the_same(release: Release, harm: str, t
     assert (done.returncode, done.stdout) == (1, "")
     assert told in done.stderr
     assert release.installed() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\5\6" + b"\xff" * 18, b"PK\3\4" * 99])
+@pytest.mark.parametrize("wheel", ["hdrh", "uv"])
+def test_a_wheel_that_is_none_is_named(release: Release, wheel: str, content: bytes) -> None:
+    damaged = next((release.house / "wheels").glob(f"{wheel}-*"))
+    harm_wheel(release, damaged, content)
+    is_told_in_one_line(release, f"{damaged.name}: is no whole wheel (")
+
+
+def test_a_wheel_whose_content_is_damaged_is_named(release: Release) -> None:
+    damaged = next((release.house / "wheels").glob("uv-*"))
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"exec ")] ^= 1
+    harm_wheel(release, damaged, bytes(content))
+    is_told_in_one_line(release, f"{damaged.name}: is no whole wheel (Bad CRC-32")
+
+
+def harm_wheel(release: Release, wheel: Path, content: bytes) -> None:
+    write_requirements(release.house)  # while it can be read
+    wheel.write_bytes(content)
+    pack(release.house, release.tar, timestamp_s=1_700_000_000)
+    release.sign()
+
+
+def is_told_in_one_line(release: Release, told: str) -> None:
+    done = release.install()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert release.installed() == []
+
+
+def test_a_tar_that_is_cut_off_anywhere_is_told_in_one_line(
+    release: Release, tmp_path: Path
+) -> None:
+    whole = release.tar.read_bytes()
+    ends = [*range(0, len(whole), 257), *range(0, len(whole), 512)]
+    for end in ends:
+        shutil.rmtree(tmp_path / "into", ignore_errors=True)
+        (tmp_path / "into").mkdir()
+        release.tar.write_bytes(whole[:end])
+        with release.tar.open("rb") as tar, contextlib.suppress(Refused):
+            unpack(tar, tmp_path / "into")
+    release.tar.write_bytes(whole[: len(whole) // 2])
+    release.sign()
+    is_told_in_one_line(release, f"{TAR}: is no whole tar (")
+    release.tar.write_bytes(b"\x1f\x8b" + b"no tar" * 500)
+    release.sign()
+    is_told_in_one_line(release, f"{TAR}: is no whole tar (")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 99, b"\xff\xfe", b"\x80SHA256", b"SHA 256"])
+def test_sums_that_are_no_text_are_told_in_one_line(release: Release, content: bytes) -> None:
+    sums = release.directory / SUMS
+    sums.write_bytes(content)
+    sums.with_name(install_release.SIGNATURE).unlink()
+    sign(sums, release.keys / "ours")
+    is_told_in_one_line(release, f"{sums}: ")
 
 
 def test_another_release_of_the_same_version_is_refused(release: Release) -> None:

@@ -61,6 +61,9 @@ def test_one_without_a_checksum_is_not_taken(downloads: Downloads) -> None:
     write_sums(downloads.sums, downloads.bsp)
     with pytest.raises(ImageError, match=r"SHA256SUMS: has no line for tegra_linux_sample"):
         downloads.check()
+    downloads.sums.write_bytes(bytes(range(256)))
+    with pytest.raises(ImageError, match=r"SHA256SUMS: has no line for "):
+        downloads.check()
 
 
 def test_the_release_is_read(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tools import make_deployment
 from tools.expect_server_key import expect
 from tools.look_at_box import look
-from tools.make_deployment import Refused, make, point
+from tools.make_deployment import MAX_BYTES, Refused, make, point
 
 FILES = {
     "appliance.toml": "good\n",
@@ -45,19 +48,61 @@ def test_it_is_made_once_and_whole(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "release", "files", "said"),
     [
-        ("a", "1.0.0", {"appliance.toml": "no"}, "the configuration cannot be used: .*: is bad"),
+        (
+            "a",
+            "1.0.0",
+            FILES | {"appliance.toml": "no"},
+            "the configuration cannot be used: .*: is bad",
+        ),
         ("a", "2.0.0", FILES, "is missing; deploy the release again"),
         ("../a", "1.0.0", FILES, "cannot be the name"),
         ("a", "1.0.0", FILES | {"../b": ""}, "is no path inside"),
         ("a", "1.0.0", FILES | {"/b": ""}, "is no path inside"),
+        ("a", "1.0.0", FILES | {"b\0": ""}, "is no path inside"),
+        ("a", "1.0.0", FILES | {"release/bin/appliance": ""}, "leads out of the deployment"),
+        ("a", "1.0.0", FILES | {"./release": ""}, "leads out of the deployment"),
+        ("a", "1.0.0", FILES | {"b": "\ud800"}, "'b': is no text"),
+        ("a", "1.0.0", {"b": ""}, r"wanted appliance.toml and units/appliance.service as well"),
+        ("../..", "1.0.0", FILES, "cannot be the name"),
+        ("a", "../..", FILES, "cannot be the name"),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing(
     root: Path, name: str, release: str, files: dict[str, str], said: str
 ) -> None:
+    before = contents(root / "releases")
     with pytest.raises(Refused, match=said):
         make(name, release, files, root, os.getgid())
     assert not list(root.glob("deployments/*"))
+    assert contents(root / "releases") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {each: each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *(b"", b"{", b"\xff\xfe\xfd", b"null", b"[]", b'"a"', b"[" * 100_000),
+        *(
+            b'{"release": "1.0.0"}',
+            b'{"release": 1, "files": {}}',
+            b'{"release": "1", "files": []}',
+        ),
+        *(b'{"release": "1.0.0", "files": {"a": 1}}', b'{"release": "1.0.0", "files": null}'),
+        b'{"release": "1", "files": {"a": "' + b"x" * MAX_BYTES + b'"}}',
+    ],
+    ids=lambda document: document[:20].decode("latin-1"),
+)
+def test_a_document_that_is_none_is_told_in_one_line(document: bytes) -> None:
+    run = [sys.executable, make_deployment.__file__, "1.0.0-ab"]
+    done = subprocess.run(run, input=document, capture_output=True, check=False)
+    said = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert said.startswith("error: the document is ")
+    assert 'wanted {"release": VERSION, "files": {PATH: TEXT}}' in said
+    assert said.count("\n") == 1
 
 
 def test_commands_find_the_configuration_of_what_serves(root: Path) -> None:
@@ -87,6 +132,12 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
         "outgoing": ["main/arm"],
         "tls": False,
     }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])
+def test_a_record_that_is_damaged_is_none(root: Path, tmp_path: Path, text: str) -> None:
+    (root / "releases/1.0.0/release.json").write_text(text, encoding="latin-1")
+    assert look(root, tmp_path, tmp_path)["releases"] == {"1.0.0": ""}
 
 
 KEY = "\\1{{ & }}%:?" + "x" * 29

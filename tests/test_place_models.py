@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from attrs import define, field
 
+from tools import place_models
 from tools.place_models import INCOMING, Asked, Placing, Refused, look, missing
 
 
@@ -202,6 +205,79 @@ def test_what_was_not_carried_whole_is_refused(here: Path, box: FakeAppliance) -
         Placing(box.repository, box, []).place("arm", asked["arm"])
     assert box.said == []
     assert carry(here, box.repository, asked) == ["arm/2", "arm/model.toml"]
+
+
+def test_a_manifest_that_was_not_carried_is_refused_and_nothing_moves(
+    here: Path, box: FakeAppliance
+) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    before = {**state(box.repository)}
+    (box.repository / INCOMING / "arm/model.toml").unlink()
+    with pytest.raises(Refused, match=r"arm/model.toml: was not carried whole"):
+        Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert box.said == []
+    assert state(box.repository) == {k: v for k, v in before.items() if INCOMING not in k}
+
+
+def test_a_command_that_cannot_be_run_leaves_everything_as_it_was(
+    here: Path, box: FakeAppliance
+) -> None:
+    add(here, "arm", "2", manifest="max_batch = 8\n")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        if words[1] == "activate":
+            raise subprocess.TimeoutExpired(words, 1)
+        return box(words)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        Placing(box.repository, run, []).place("arm", asked["arm"])
+    assert state(box.repository) == before
+
+
+ASKED = {"version": "1", "files": "", "manifest": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["look", "HERE/nowhere"], "nowhere: is no folder of models, or has none"),
+        (["look", "HERE/arm/model.toml"], "model.toml: is no folder of models, or has none"),
+        (["look", "HERE", "--only=arm"], "--only: found 'arm'; wanted"),
+        (["look", "HERE", "--only=[1]"], "--only: found '[1]'; wanted"),
+        (["look", "HERE", '--only={"arm": "1"}'], "--only: found "),
+        (["look", "HERE", '--only=["../here/arm"]'], "there is no version"),
+        (["look", "HERE", "--versions=[]"], "--versions: found '[]'; wanted"),
+        (["look", "HERE", '--versions={"arm": "../.."}'], "there is no version ../.."),
+        (["missing", "HERE", "--asked={"], "--asked: found '{'; wanted what `look` said"),
+        (["missing", "HERE", '--asked={"arm": {}}'], "--asked: found "),
+        (["missing", "HERE", f"--asked={json.dumps({'..': ASKED})}"], "'..' cannot be the name"),
+        (
+            ["missing", "HERE", f"--asked={json.dumps({'arm': ASKED | {'version': '../..'}})}"],
+            "'../..' cannot be the name",
+        ),
+        (["place", "HERE/nowhere", "--asked={}"], "nowhere"),
+        (["place", "HERE", "--asked={}", "--verify=1"], "--verify: found '1'; wanted"),
+        (
+            ["place", "HERE", f"--asked={json.dumps({'arm': ASKED})}", "--command=/nowhere"],
+            "No such file or directory: '/nowhere'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(here: Path, words: list[str], told: str) -> None:
+    add(here, "arm", "1")
+    before = state(here)
+    run = [sys.executable, place_models.__file__, *(w.replace("HERE", str(here)) for w in words)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert state(here) == before
 
 
 @pytest.mark.parametrize(("only", "versions"), [(["leg"], {}), (["arm"], {"arm": "7"})])

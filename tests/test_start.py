@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -140,6 +141,27 @@ def test_a_rate_of_a_model_that_is_not_there_stops_the_start(tmp_path: Path) -> 
     add_echo(tmp_path, "arm")
     with pytest.raises(ConfigError, match=r"rate_limits\.per_model_hz: found 'amr'; .* has arm$"):
         Appliance(configured(tmp_path, "rate_limits.per_model_hz.amr=5"))
+
+
+# ------------------------------------------------------------------------------- service manager
+
+
+def test_time_is_asked_for_while_models_load(tmp_path: Path) -> None:
+    os.mkfifo(loads := tmp_path / "loads")
+    policy = add_echo(tmp_path / "models") / "policy.py"
+    policy.write_text(f"open({str(loads)!r}).read()\n{policy.read_text()}")
+    words = ("--models", str(tmp_path / "models"), "--socket", str(tmp_path / "admin"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(60)
+        manager.bind(address := str(tmp_path / "notify"))
+        environment = os.environ | {"NOTIFY_SOCKET": address}
+        with serve(*words, "--bind", f"ipc://{tmp_path}/door", environment=environment):
+            assert manager.recv(100) == b"EXTEND_TIMEOUT_USEC=60000000"
+            loads.write_text("loaded")  # returns once it is read
+            said = {manager.recv(100)}
+            while b"READY=1" not in said:
+                said.add(manager.recv(100))
+            assert said <= {b"READY=1", b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=60000000"}
 
 
 # --------------------------------------------------------------------------------------- signals

@@ -136,9 +136,9 @@ class FakeBox(Box):
         self._step()
         super().link(name, deployment)
 
-    def begin_trial(self, back_to: str) -> None:
+    def begin_trial(self, back_to: str, *, is_rollback: bool) -> None:
         self._step()
-        super().begin_trial(back_to)
+        super().begin_trial(back_to, is_rollback=is_rollback)
 
     def end_trial(self) -> None:
         self._step()
@@ -239,6 +239,88 @@ def test_an_upgrade_and_back(tmp_path: Path) -> None:
     assert robot.serving == "1-x"
 
 
+def test_from_a_release_to_the_same_that_sees_the_system(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good")
+    switch(robot, "1-x")
+    named = "1-system-x"
+    shutil.copytree(robot.paths.deployments / "1-x", robot.paths.deployments / named, symlinks=True)
+    shutil.copytree(tmp_path / "releases/1", tmp_path / "releases/1-system")
+    (robot.paths.deployments / named / "release").unlink()
+    (robot.paths.deployments / named / "release").symlink_to(tmp_path / "releases/1-system")
+    robot.kinds[named] = "good"
+    assert switch(robot, named)
+    assert robot.serving == named
+
+
+def test_a_second_rollback_touches_nothing(tmp_path: Path) -> None:
+    robot = box(tmp_path, v0="good", v1="good", v2="good", v3="good")
+    for name in ("0-x", "1-x", "2-x"):
+        switch(robot, name)
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == "1-x"
+    steps = robot.steps
+    with pytest.raises(Failed, match="already rolled back to 1-x, and nothing older is proven"):
+        Switch(robot, PATIENCE).back()
+    assert (robot.serving, robot.steps) == ("1-x", steps)
+    switch(robot, "3-x")
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == "1-x"
+
+
+def test_an_older_one_that_is_deployed_is_no_rollback(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x", "1-x"):
+        switch(robot, name)
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == "2-x"
+
+
+@pytest.mark.parametrize("serves", [True, False])
+@pytest.mark.parametrize("is_dark", [True, False])
+def test_a_rollback_that_ends_at_any_step_and_is_asked_for_again(
+    tmp_path: Path, *, serves: bool, is_dark: bool
+) -> None:
+    """Its process was killed, or the machine went down."""
+    for step in range(1, 200):
+        (place := tmp_path / str(step)).mkdir()
+        robot = box(place, v1="good", v2="good")
+        for name in ("1-x", "2-x"):
+            switch(robot, name)
+        if not serves:
+            robot.processes.clear()
+        robot.steps, robot.cut_at = 0, step
+        try:
+            assert Switch(robot, PATIENCE).back()
+        except PowerCut:
+            robot.cut_at = -1
+        else:
+            break
+        if is_dark:
+            robot.boot()
+        if robot.paths.trial.exists() or robot.paths.named_by("current") == "2-x":
+            assert Switch(robot, PATIENCE).back(), step
+        assert robot.serving == robot.paths.named_by("current") == "1-x", step
+        assert robot.paths.named_by("previous") == "1-x"
+        assert not robot.paths.trial.exists()
+        with pytest.raises(Failed, match="already rolled back"):
+            Switch(robot, PATIENCE).back()
+    assert 5 < step < 199
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_rollback_to_what_is_bad_can_be_tried_again(tmp_path: Path, kind: str) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    robot.kinds["1-x"] = kind
+    with pytest.raises(Failed, match="1-x"):
+        Switch(robot, PATIENCE).back()
+    assert robot.serving == "2-x"
+    robot.kinds["1-x"] = "good"
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == "1-x"
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1="good", v2=kind)
@@ -281,6 +363,68 @@ def test_a_power_cut_at_any_step(tmp_path: Path, kind: str) -> None:
             assert robot.serving == "2-x"
             assert list(robot.processes) == [UNIT]
     assert 3 < cut_at < 199
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"),
+    [
+        (["deployments/1-x"], "0-x"),
+        (["releases/1"], "0-x"),
+        (["deployments/1-x/units/appliance.service"], "0-x"),
+        (["deployments/1-x", "deployments/0-x"], "2-x"),
+        (["deployments/1-x", "deployments/0-x", "releases/2"], "9-x"),
+    ],
+)
+def test_a_boot_without_what_was_proven(
+    tmp_path: Path, gone: list[str], left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1-x was, and 2-x is on trial."""
+    robot = box(tmp_path, v9="good", v0="good", v1="good", v2="good")
+    for name in ("0-x", "1-x", "2-x"):
+        switch(robot, name)
+    robot.begin_trial("1-x", is_rollback=False)
+    robot.link("previous", "0-x")
+    for each in gone:
+        (tmp_path / each).rename(tmp_path / each.replace("/", "-"))
+    robot.boot()
+    assert robot.serving == robot.paths.named_by("current") == left
+    assert (robot.paths.units / UNIT).read_text() == left
+    assert not robot.paths.trial.exists()
+    said = capsys.readouterr().err
+    assert "cannot go back to 1-x: " in said
+    assert f"before its deployment was proven: it runs {left}" in said
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"\xff\0", b"../deployments\n", b"..", b"\0" * 512])
+def test_a_boot_with_a_trial_that_is_damaged(tmp_path: Path, text: bytes) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    robot.paths.trial.write_bytes(text)
+    robot.boot()
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert not robot.paths.trial.exists()
+
+
+def test_a_rollback_to_what_is_gone_touches_nothing(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    shutil.rmtree(robot.paths.deployments / "1-x")
+    steps = robot.steps
+    with pytest.raises(Failed, match="1-x: no such deployment; there are: 2-x; deploy it again"):
+        Switch(robot, PATIENCE).back()
+    assert (robot.serving, robot.steps) == ("2-x", steps)
+
+
+def test_a_boot_without_any_deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot = box(tmp_path, v1="good")
+    switch(robot, "1-x")
+    robot.begin_trial("0-x", is_rollback=False)
+    shutil.rmtree(robot.paths.deployments)
+    assert Switch(robot, PATIENCE).revert()
+    assert "there is no deployment that could be run; deploy one" in capsys.readouterr().err
+    assert not robot.paths.trial.exists()
 
 
 FAULTS = [OSError(errno.ENOSPC, "disk full"), subprocess.TimeoutExpired("systemctl", 30)]

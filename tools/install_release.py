@@ -3,7 +3,8 @@
 Checks a release and installs it, on a robot: needs Python 3.10, OpenSSH's `ssh-keygen`, and no
 network. `RELEASE` is a folder with `SHA256SUMS`, its signature, and the wheelhouse for this robot;
 others may be missing. The signature, the wheelhouse and each file in it are checked before any of
-it is run. Then `ROOT/releases/VERSION` becomes a virtual environment.
+it is run. Then `ROOT/releases/VERSION` becomes a virtual environment, or `VERSION-system` one that
+sees the system's packages.
 
 It is built under another name and renamed last: a folder with the name of a version is complete,
 whatever happened. What was cut short is cleared away by the next run. Which release is used
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -36,6 +38,7 @@ SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 NAMESPACE = "appliance-release"  # a signature for another purpose does not count
 RECORD = "release.json"
+SYSTEM = "-system"  # no version has a dash: the two kinds of one version are beside each other
 BLOCK = 1 << 20
 MAX_SUMS_BYTES = 1 << 20
 # Compiled bytecode, and what is needed for a moment, over what the wheels hold.
@@ -45,6 +48,13 @@ _LINE = re.compile(r"(?P<sum>[0-9a-f]{64})  (?P<name>[A-Za-z0-9._+/!-]+)$")
 _TAR = re.compile(
     r"appliance-(?P<version>[0-9A-Za-z][0-9A-Za-z.+]*)-(?P<architecture>x86_64|aarch64)"
     r"-(?P<python>cp\d+)\.tar$"
+)
+
+
+# What those who read archives end with, of whatever bytes.
+_NO_ARCHIVE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError),
+    *(ValueError, NotImplementedError, RuntimeError),
 )
 
 
@@ -115,7 +125,7 @@ def read_sums(path: Path) -> dict[str, str]:
         with path.open("rb") as file:
             text = file.read(MAX_SUMS_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise Refused(f"{path}: cannot be read: {error}") from error
+        raise Refused(f"{path}: cannot be read: {error}; carry the release here anew") from error
     found: dict[str, str] = {}
     for line in text.splitlines():
         match = _LINE.match(line)
@@ -184,17 +194,17 @@ def unpack(tar: IO[bytes], directory: Path) -> None:
     """Unpack a wheelhouse and check each file in it.
 
     Raises:
-        Refused: There is something else in it than there should be.
+        Refused: There is something else in it than there should be, or it is cut off.
     """
     (directory / "wheels").mkdir()
-    with tarfile.open(fileobj=tar) as archive:
-        for entry in archive:
-            plain = re.fullmatch(r"(wheels/)?[A-Za-z0-9][A-Za-z0-9._+!-]*", entry.name)
-            source = archive.extractfile(entry) if entry.isreg() and plain else None
-            if source is None:
-                raise Refused(f"{tar.name}: {entry.name!r} does not belong into a wheelhouse")
-            with source, (directory / entry.name).open("wb") as out:
-                shutil.copyfileobj(source, out, BLOCK)
+    try:
+        with tarfile.open(fileobj=tar, mode="r:") as archive:
+            for entry in archive:
+                _unpack_one(archive, entry, directory)
+    except _NO_ARCHIVE as error:
+        raise Refused(f"{tar.name}: is no whole tar ({error}); make the release anew") from error
+    if not (directory / SUMS).is_file():
+        raise Refused(f"{tar.name}: has no {SUMS}, or is cut off before it; make the release anew")
     sums = read_sums(directory / SUMS)
     unpacked = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     if unpacked != {SUMS, *sums}:
@@ -203,19 +213,42 @@ def unpack(tar: IO[bytes], directory: Path) -> None:
         open_checked(directory / name, sha256).close()
 
 
+def _unpack_one(archive: tarfile.TarFile, entry: tarfile.TarInfo, directory: Path) -> None:
+    plain = re.fullmatch(r"(wheels/)?[A-Za-z0-9][A-Za-z0-9._+!-]*", entry.name)
+    source = archive.extractfile(entry) if entry.isreg() and plain else None
+    if source is None:
+        raise Refused(
+            f"{archive.name}: {entry.name!r} does not belong into a wheelhouse; make the release"
+            " anew"
+        )
+    with source, (directory / entry.name).open("wb") as out:
+        shutil.copyfileobj(source, out, BLOCK)
+
+
 def check_room(wheels: Path) -> None:
     """Make sure that what is in the wheels fits beside them.
 
     Raises:
-        Refused: It does not.
+        Refused: It does not, or one is no wheel.
     """
     unpacked = 0
     for wheel in wheels.iterdir():
-        with zipfile.ZipFile(wheel) as archive:
+        with _opened(wheel) as archive:
             unpacked += sum(entry.file_size for entry in archive.infolist())
     needed, free = int(unpacked * ROOM), shutil.disk_usage(wheels).free
     if free < needed:
         raise _full(wheels, f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free")
+
+
+@contextlib.contextmanager
+def _opened(wheel: Path) -> Generator[zipfile.ZipFile, None, None]:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            yield archive
+    except _NO_ARCHIVE as error:
+        raise Refused(
+            f"{wheel.name}: is no whole wheel ({error}); make the release anew"
+        ) from error
 
 
 def _full(where: Path, detail: str) -> Refused:
@@ -245,7 +278,7 @@ def make_environment(scratch: Path, *, system_site_packages: bool) -> Path:
 def _uv(scratch: Path) -> str:
     """Unpack the installer that came along."""
     for wheel in (scratch / "wheels").glob("uv-*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
+        with _opened(wheel) as archive:
             for entry in archive.infolist():
                 if entry.filename.endswith(".data/scripts/uv"):
                     path = scratch / "uv"
@@ -301,7 +334,7 @@ def install(
         "signer": signer,
         "system_site_packages": system_site_packages,
     }
-    final = root / "releases" / house.version
+    final = root / "releases" / f"{house.version}{SYSTEM if system_site_packages else ''}"
     with _alone(final.parent) as scratch, open_checked(house.path, house.sha256) as tar:
         if final.exists():
             found = _read_record(final)

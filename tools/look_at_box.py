@@ -112,7 +112,7 @@ def _wheelhouse(record: Path) -> str:
     """Return the checksum of what a release was made of; empty: its record is damaged."""
     try:
         return str(json.loads(record.read_bytes())["sha256"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

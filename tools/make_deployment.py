@@ -21,12 +21,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 ROOT, LINK = Path("/opt/appliance"), Path("/etc/appliance/appliance.toml")
-CONFIGURATION = "appliance.toml"
+CONFIGURATION, UNIT, RELEASE = "appliance.toml", "units/appliance.service", "release"
 GROUP = "appliance"
 CHECK_S = 60
 MAX_BYTES = 4 << 20
+WANTED = '{"release": VERSION, "files": {PATH: TEXT}} of at most 4 MiB, in UTF-8'
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
 
 
@@ -46,6 +48,8 @@ def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int
     for each in (name, release):
         if not _NAME.fullmatch(each):
             raise Refused(f"{each!r} cannot be the name of a deployment or a release")
+    if lacking := [each for each in (CONFIGURATION, UNIT) if each not in files]:
+        raise Refused(f"files: found {sorted(files)}, wanted {' and '.join(lacking)} as well")
     made, partial = root / "deployments" / name, root / "deployments" / f".{name}"
     if made.is_dir():
         return False
@@ -56,7 +60,7 @@ def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int
     shutil.rmtree(partial, ignore_errors=True)  # of one that was cut short
     try:
         partial.mkdir(mode=0o755)
-        (partial / "release").symlink_to(Path("../../releases", release))
+        (partial / RELEASE).symlink_to(Path("../../releases", release))
         for path, text in files.items():
             _write(partial, path, text)
         configuration = partial / CONFIGURATION
@@ -71,13 +75,38 @@ def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int
     return True
 
 
+def read(text: bytes) -> tuple[str, dict[str, str]]:
+    """Return the release and the files that a document names.
+
+    Raises:
+        Refused: It is no such document.
+    """
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the document is no JSON: {error}; wanted {WANTED}") from error
+    try:
+        release, files = found["release"], found["files"]
+        if all(isinstance(each, str) for each in (release, *files.values())):
+            return release, files
+    except (TypeError, KeyError, AttributeError):
+        pass
+    raise Refused(f"the document is not as it should be: found {text[:80]!r}; wanted {WANTED}")
+
+
 def _write(directory: Path, path: str, text: str) -> None:
     parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or parts[0] == "/":
+    if not parts or ".." in parts or parts[0] == "/" or "\0" in path:
         raise Refused(f"{path!r}: is no path inside a deployment")
+    if parts[0] == RELEASE:
+        raise Refused(f"{path!r}: leads out of the deployment, into its release; leave it out")
     place = directory.joinpath(*parts)
     place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    place.write_text(text)
+    try:
+        with place.open("x", encoding="utf-8") as file:  # follows no link
+            file.write(text)
+    except UnicodeError as error:
+        raise Refused(f"{path!r}: is no text: {error}") from error
     place.chmod(0o644)
 
 
@@ -100,6 +129,13 @@ def point(link: Path, root: Path) -> bool:
     return True
 
 
+def _gid() -> int:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError as error:
+        raise Refused(f"there is no group {GROUP} here; site.yml prepares a box") from error
+
+
 def main() -> int:
     """Make it; 0 if it is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -107,11 +143,10 @@ def main() -> int:
     name: str = parser.parse_args().name
     os.umask(0o022)
     try:
-        document = json.loads(sys.stdin.read(MAX_BYTES))
+        release, files = read(sys.stdin.buffer.read(MAX_BYTES))
         with (ROOT / ".making").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            gid = grp.getgrnam(GROUP).gr_gid
-            changed = make(name, document["release"], document["files"], ROOT, gid)
+            changed = make(name, release, files, ROOT, _gid())
         changed |= point(LINK, ROOT)
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,13 +24,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
 BLOCK = 1 << 20
 COMMAND_S = 3600
+WORDS, VERSIONS = '["WORD"]', '{"MODEL": "VERSION"}'
 _VERSION = re.compile(r'(?m)^version = "([^"]*)"')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -90,6 +91,7 @@ def missing(repository: Path, asked: Mapping[str, Asked]) -> list[str]:
     carried: list[str] = []
     for model, each in asked.items():
         there, version = repository / model, each["version"]
+        _check_names(model, version)
         has_version = (there / version).is_dir()
         if has_version and checksum(there / version) != each["files"]:
             raise Refused(
@@ -115,6 +117,12 @@ def checksum(path: Path) -> str:
                 while block := file.read(BLOCK):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def _check_names(*names: str) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise Refused(f"{name!r} cannot be the name of a model or a version")
 
 
 def _directories(parent: Path) -> list[Path]:
@@ -153,9 +161,7 @@ class Placing:
             Refused: It is not good, or does not come up. What was served is served.
         """
         version = asked["version"]
-        for name in (model, version):
-            if not _NAME.fullmatch(name):
-                raise Refused(f"{name!r} cannot be the name of a model or a version")
+        _check_names(model, version)
         staged, there = self.repository / INCOMING / model, self.repository / model
         try:
             if not staged.is_dir():
@@ -163,8 +169,9 @@ class Placing:
             if not (staged / version).is_dir() and (there / version).is_dir():
                 # Only model.toml is new. The files are the same ones, under a second name.
                 shutil.copytree(there / version, staged / version, copy_function=os.link)
-            if checksum(staged / version) != asked["files"]:
-                raise Refused(f"{staged / version}: was not carried whole; run this again")
+            for name, wanted in ((version, asked["files"]), (MANIFEST, asked["manifest"])):
+                if checksum(staged / name) != wanted:
+                    raise Refused(f"{staged / name}: was not carried whole; run this again")
             self._verify(model, version)
             self._take_in(staged, there, model, version)
         finally:
@@ -175,7 +182,7 @@ class Placing:
         code, said = self.appliance(["models", "versions", "--json", *self._models])
         try:
             found = {each["name"]: each for each in json.loads(said)["models"]} if not code else {}
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise Refused(f"{model}: the repository cannot be read: {said}") from error
         if model not in found or version not in found[model]["versions"]:
             raise Refused(f"{model}: version {version} is not on the box; is it in the folder?")
@@ -194,26 +201,29 @@ class Placing:
         """Move what is good among the others, and activate it; else undo all of that."""
         is_new = not there.is_dir()
         there.mkdir(mode=0o750, exist_ok=True)
-        former = None if is_new else (there / MANIFEST).read_bytes()
+        manifest = there / MANIFEST
+        former = manifest.read_bytes() if manifest.is_file() else None
         moved = [each for each in _directories(staged) if not (there / each.name).exists()]
-        for each in moved:
-            each.rename(there / each.name)
-        (staged / MANIFEST).rename(there / MANIFEST)
-        os.sync()
         try:
+            for each in moved:
+                each.rename(there / each.name)
+            (staged / MANIFEST).rename(manifest)
+            os.sync()
             self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
-        except Refused as refused:
+        except (Refused, OSError, subprocess.TimeoutExpired) as failed:
             if moved and _active(there) == version:
                 raise Refused(
-                    f"{refused}\nIt is active, and its files stay: see `appliance models list` on"
+                    f"{failed}\nIt is active, and its files stay: see `appliance models list` on"
                     " the box"
                 ) from None
-            if former is None:
-                shutil.rmtree(there)
+            for each in moved:
+                shutil.rmtree(there / each.name, ignore_errors=True)
+            if former is not None:
+                _write(manifest, former)
             else:
-                _write(there / MANIFEST, former)
-                for each in moved:
-                    shutil.rmtree(there / each.name)
+                manifest.unlink(missing_ok=True)
+            if is_new:
+                shutil.rmtree(there)
             raise
 
     @property
@@ -231,7 +241,7 @@ class Placing:
 def _active(model: Path) -> str:
     """Return the version that is to be served; empty: nobody has said."""
     try:
-        found = _VERSION.search((model / ACTIVE).read_text())
+        found = _VERSION.search((model / ACTIVE).read_text(errors="replace"))
     except FileNotFoundError:
         return ""
     return found[1] if found else ""
@@ -284,16 +294,36 @@ def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
     return changed
 
 
-def _json(kind: type) -> Callable[[str], Any]:
-    """Return what reads JSON of one kind from the command line."""
+def _read(option: str, text: str, wanted: str, fits: Callable[[Any], bool]) -> Any:
+    """Return JSON from the command line.
 
-    def read(text: str) -> Any:
+    Raises:
+        Refused: It is none, or not what is wanted.
+    """
+    try:
         found = json.loads(text)
-        if not isinstance(found, kind):
-            raise TypeError(f"{text}: is no {kind.__name__}")
-        return found
+        if fits(found):
+            return found
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        pass
+    raise Refused(f"{option}: found {text[:80]!r}; wanted {wanted}")
 
-    return read
+
+def _are_words(found: Any) -> bool:
+    return not isinstance(found, (str, dict)) and _are_text(found)
+
+
+def _are_versions(found: Any) -> bool:
+    return _are_text(found.values())
+
+
+def _are_asked(found: Any) -> bool:
+    keys = ("version", "files", "manifest")
+    return all(_are_text(each[key] for key in keys) for each in found.values())
+
+
+def _are_text(found: Iterable[Any]) -> bool:
+    return all(isinstance(each, str) for each in found)
 
 
 def main() -> int:
@@ -303,27 +333,30 @@ def main() -> int:
     looking = actions.add_parser("look", help="on the controller: what is asked for")
     carrying = actions.add_parser("missing", help="what of that is not here")
     placing = actions.add_parser("place", help="verify what came, and have it served")
-    looking.add_argument("--only", type=_json(list), default=[], help='["MODEL"]')
-    looking.add_argument("--versions", type=_json(dict), default={}, help='{"MODEL": "VERSION"}')
+    looking.add_argument("--only", default="[]", help=WORDS)
+    looking.add_argument("--versions", default="{}", help=VERSIONS)
     for each in (looking, carrying, placing):
         each.add_argument("directory", type=Path, metavar="DIRECTORY")
     for each in (carrying, placing):
-        each.add_argument("--asked", type=_json(dict), required=True, help="what `look` said")
+        each.add_argument("--asked", required=True, help="what `look` said")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
-    placing.add_argument("--verify", type=_json(list), default=[], help='["--device=cuda"]')
+    placing.add_argument("--verify", default="[]", help=WORDS)
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
     arguments = parser.parse_args()
     directory: Path = arguments.directory
     try:
-        match arguments.action:
-            case "look":
-                print(json.dumps(look(directory, arguments.only, arguments.versions)))
-            case "missing":
-                print(json.dumps(missing(directory, arguments.asked)))
-            case _:
-                run = by(arguments.command)
-                place = Placing(directory, run, arguments.verify, builds=arguments.build)
-                print("changed" if _place_all(place, arguments.asked) else "unchanged")
+        if arguments.action == "look":
+            only = _read("--only", arguments.only, WORDS, _are_words)
+            versions = _read("--versions", arguments.versions, VERSIONS, _are_versions)
+            print(json.dumps(look(directory, only, versions)))
+            return 0
+        asked = _read("--asked", arguments.asked, "what `look` said", _are_asked)
+        if arguments.action == "missing":
+            print(json.dumps(missing(directory, asked)))
+            return 0
+        verify = _read("--verify", arguments.verify, WORDS, _are_words)
+        place = Placing(directory, by(arguments.command), verify, builds=arguments.build)
+        print("changed" if _place_all(place, asked) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@
     appliance.toml
     units/appliance.service, units/appliance.service.d/*.conf
 /opt/appliance/current, previous -> deployments/...
-/opt/appliance/trial                             there while `current` is not proven
+/opt/appliance/trial                             there while `current` is not proven; names what is
 ```
 
 The next deployment stands by beside the one that serves, and loads its models. Only when it is up
@@ -48,6 +48,7 @@ LOOK_S = 0.1
 ASK_S = 2.0
 SYSTEMCTL_S = 120.0
 MAX_STATUS_BYTES = 16 << 20
+ROLLBACK = "rollback"
 NEXT = """\
 # Over the unit of the deployment: how it runs until it has proven itself.
 [Unit]
@@ -101,10 +102,12 @@ class Paths(NamedTuple):
         """Names what to go back to."""
         return self.root / "trial"
 
-    def proven(self) -> str:
-        """Return the deployment that a trial goes back to; empty: there is none."""
-        proven = self.trial.read_text().strip()
-        return proven if proven and (self.deployments / proven).is_dir() else ""
+    def tried(self) -> tuple[str, bool]:
+        """Return what a trial goes back to, if to anything, and whether it is a rollback itself."""
+        if not self.trial.exists():
+            return "", False
+        proven, *words = self.trial.read_text(errors="replace").splitlines() or [""]
+        return proven, words == [ROLLBACK]
 
     def named_by(self, link: str) -> str:
         """Return the name of the deployment that a link leads to; empty: there is none."""
@@ -172,10 +175,10 @@ class Box:
         made.rename(path)
         self._sync()
 
-    def begin_trial(self, back_to: str) -> None:
+    def begin_trial(self, back_to: str, *, is_rollback: bool) -> None:
         """Write down what a boot goes back to; empty: to nothing."""
         made = self.paths.root / ".trial"
-        made.write_text(back_to + "\n")
+        made.write_text("\n".join([back_to, *([ROLLBACK] if is_rollback else []), ""]))
         made.rename(self.paths.trial)
         self._sync()
 
@@ -243,13 +246,14 @@ class Switch:
     def __init__(self, box: Box, patience: Patience) -> None:
         self.box, self.patience, self.paths = box, patience, box.paths
 
-    def to(self, deployment: str) -> bool:
+    def to(self, deployment: str, *, is_rollback: bool = False) -> bool:
         """Run a deployment; return whether another one, or none, ran before.
 
         Raises:
             Failed: It does not become healthy. What served before serves again.
         """
-        self._check(deployment)
+        if lack := self._lack(deployment):
+            raise Failed(f"{lack}; deploy it again")
         is_resumed = self.paths.trial.exists()
         self._resume()
         former = self.paths.named_by("current")
@@ -260,26 +264,37 @@ class Switch:
             self._clear()
             return is_resumed
         if serves:
-            self._upgrade(deployment, former)
+            self._upgrade(deployment, former, is_rollback=is_rollback)
         else:
-            self._start(deployment, former)
+            self._start(deployment, former, is_rollback=is_rollback)
         return True
 
     def back(self) -> bool:
-        """Run the deployment before this one; if a switch was cut short, what was proven before it.
+        """Run the deployment before this one; if a deploy was cut short, what was proven before it.
+
+        `previous` stays what was gone back to: only the next deploy changes it.
 
         Raises:
-            Failed: There is none, or it does not become healthy.
+            Failed: There is none, it was gone back to before, or it does not become healthy.
         """
+        _, was_rollback = self.paths.tried()
         undone = self._resume()
-        previous = undone or self.paths.named_by("previous")
+        if undone and not was_rollback:
+            self.to(undone)
+            return True
+        previous, current = self.paths.named_by("previous"), self.paths.named_by("current")
         if not previous:
             raise Failed("there is no previous deployment to go back to")
-        return self.to(previous) or bool(undone)
+        if previous != current:
+            return self.to(previous, is_rollback=True)
+        if not was_rollback:
+            raise Failed(f"already rolled back to {current}, and nothing older is proven here")
+        return True  # one that was cut short is finished
 
     def lay(self, deployment: str) -> bool:
         """Let a deployment be what the next boot runs, as in an image; nothing is started."""
-        self._check(deployment)
+        if lack := self._lack(deployment):
+            raise Failed(f"{lack}; deploy it again")
         if self.paths.named_by("current") == deployment:
             return False
         self._use(deployment)
@@ -287,15 +302,26 @@ class Switch:
         return True
 
     def revert(self) -> bool:
-        """At boot: go back to what was proven, if the machine went down during a trial."""
+        """At boot: go back to what was proven, if the machine went down during a trial.
+
+        If that is not there any more, to what was proven before it, or else to whatever is whole.
+        """
         if not self.paths.trial.exists():
             return False
-        proven = self.paths.proven()
-        if proven:
-            self._use(proven)
-            say(f"the machine went down before its deployment was proven: back to {proven}")
+        proven, _ = self.paths.tried()
+        links = [self.paths.named_by(link) for link in ("previous", "current")]
+        others = [path.name for path in self._newest()]
+        for each in filter(None, dict.fromkeys((proven, *links, *others))):
+            if lack := self._lack(each):
+                say(f"cannot go back to {each}: {lack}")
+                continue
+            self._use(each)
+            say(f"the machine went down before its deployment was proven: it runs {each}")
+            break
+        else:
+            say("there is no deployment that could be run; deploy one")
         self.box.end_trial()
-        return bool(proven)
+        return True
 
     def prune(self, keep: int) -> bool:
         """Remove all but the newest deployments, and releases that none of them needs.
@@ -304,32 +330,33 @@ class Switch:
         yet: it is newer than the oldest one that is kept.
         """
         used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
-        made_s = {each: each.stat().st_mtime for each in self._deployments()}
-        newest = sorted(made_s, key=lambda each: -made_s[each])
+        newest = self._newest()
         kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
-        kept_s = min((made_s[each] for each in kept), default=0.0)
+        kept_s = min((each.stat().st_mtime for each in kept), default=0.0)
         had = {_release_of(each) for each in newest}
         removed = [_remove(each) for each in newest if each not in kept]
-        needed = {_release_of(each) for each in self._deployments()}
+        needed = {_release_of(each) for each in self._newest()}
         for each in (self.paths.root / "releases").glob("[!.]*"):
             is_waiting = each.name not in had and each.stat().st_mtime > kept_s
             if each.name not in needed and not is_waiting:
                 removed.append(_remove(each))
         return any(removed)
 
-    def _deployments(self) -> list[Path]:
-        return list(self.paths.deployments.glob("[!.]*"))  # one that is being made has a dot
+    def _newest(self) -> list[Path]:
+        """Return all deployments, the newest first; one that is being made has a dot."""
+        found = self.paths.deployments.glob("[!.]*")
+        return sorted(found, key=lambda each: each.stat().st_mtime, reverse=True)
 
     # ----------------------------------------------------------------------------------- steps
 
-    def _check(self, deployment: str) -> None:
+    def _lack(self, deployment: str) -> str:
+        """Return why a deployment cannot be run, whatever it does; empty: it is whole."""
         path = self.paths.deployments / deployment
         if not _NAME.fullmatch(deployment) or not path.is_dir():
-            there = sorted(each.name for each in self._deployments())
-            raise Failed(f"{path}: no such deployment; there are: {', '.join(there) or 'none'}")
-        for needed in (path / "release" / "bin" / "appliance", path / "units" / UNIT):
-            if not needed.exists():
-                raise Failed(f"{needed}: is missing; deploy it again")
+            there = sorted(each.name for each in self._newest())
+            return f"{path}: no such deployment; there are: {', '.join(there) or 'none'}"
+        needed = (path / "release" / "bin" / "appliance", path / "units" / UNIT)
+        return next((f"{each}: is missing" for each in needed if not each.exists()), "")
 
     def _resume(self) -> str:
         """Bring a switch that was cut short, its process and not the machine, to an end.
@@ -344,7 +371,9 @@ class Switch:
         """
         if not self.paths.trial.exists():
             return ""
-        proven, current = self.paths.proven(), self.paths.named_by("current")
+        proven, current = self.paths.tried()[0], self.paths.named_by("current")
+        if self._lack(proven):
+            proven = ""
         say(f"a switch was cut short here: {current or 'nothing'} is current")
         try:
             if proven == current and proven:
@@ -365,13 +394,13 @@ class Switch:
             say(str(broke))
         return proven if self.paths.named_by("current") == proven else ""
 
-    def _start(self, deployment: str, former: str) -> None:
+    def _start(self, deployment: str, former: str, *, is_rollback: bool) -> None:
         """Start a deployment where nothing serves."""
         self._clear()
         before = former if former != deployment else ""
         with self._else(lambda: self._stop(deployment, former)):
             if former != deployment:
-                self.box.begin_trial(former)
+                self.box.begin_trial(former, is_rollback=is_rollback)
             self._use(deployment)
             self.box.systemctl("enable", UNIT)
             self.box.systemctl("reset-failed", UNIT)
@@ -394,12 +423,12 @@ class Switch:
         self.box.end_trial()
         return "nothing served before, and it is stopped"
 
-    def _upgrade(self, deployment: str, former: str) -> None:
+    def _upgrade(self, deployment: str, former: str, *, is_rollback: bool) -> None:
         """Let a deployment take over from one that serves."""
         self._clear()
         with self._else(lambda: self._withdraw(former)):
             self._stand_by(deployment)
-            self.box.begin_trial(former)
+            self.box.begin_trial(former, is_rollback=is_rollback)
         with self._else(lambda: self._restore(former)):
             self.box.systemctl("stop", UNIT)
             # The former one stands by in turn, should the next one break.
@@ -433,8 +462,9 @@ class Switch:
             raise Failed(f"{broke}; {undone}") from None
 
     def _prove(self, former: str) -> None:
-        """What runs is what the next failure goes back to."""
-        if former:
+        """What runs is what the next failure goes back to; `former` comes before it."""
+        _, is_rollback = self.paths.tried()
+        if former and not is_rollback:
             self.box.link("previous", former)
         self.box.end_trial()
 
@@ -537,7 +567,8 @@ class Switch:
         """Return whether a unit serves a deployment, and everything is well."""
         release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
-        if status.get("state") != "ready" or status.get("version") != release:
+        version = release.partition("-")[0]
+        if status.get("state") != "ready" or status.get("version") != version:
             return False
         return status.get("pid") == self.box.main_pid(unit)
 

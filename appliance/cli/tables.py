@@ -237,7 +237,12 @@ def worker_notes(workers: Sequence[Worker]) -> list[Text]:
 
 def devices_table(devices: Iterable[Device], width: int) -> RenderableType:
     """Show the GPUs that workers compute on."""
-    rows = [
+    return _table(DEVICE_COLUMNS, device_rows(devices), width)
+
+
+def device_rows(devices: Iterable[Device]) -> list[Sequence[Cell]]:
+    """Return a row of `DEVICE_COLUMNS` for each GPU."""
+    return [
         (
             plain(device["device"]),
             plain(device["name"]) or NONE,
@@ -253,7 +258,6 @@ def devices_table(devices: Iterable[Device], width: int) -> RenderableType:
         )
         for device in devices
     ]
-    return _table(DEVICE_COLUMNS, rows, width)
 
 
 def _part(used: int | None, total: int | None) -> str:

@@ -111,6 +111,8 @@ class Worker:
                 revoked = self._staged.pop(message.revoke.batch_id, None)
                 if revoked is not None:
                     let_go(revoked)
+            elif kind == "ping":
+                self._send(worker_pb2.FromWorker(pong=worker_pb2.Pong()))
             elif kind == "stop":
                 break
             else:

@@ -45,6 +45,10 @@ class Notifier:
         """Tell in one line, for people, what the service is doing."""
         return self._send("STATUS=" + " ".join(text.splitlines()))
 
+    def extend_start(self, by_ns: int) -> bool:
+        """Ask to be given this long from now on to be up, if that is more than is left."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={by_ns // 1000}")
+
     def watchdog(self) -> bool:
         """Tell that the service is alive."""
         return self._send("WATCHDOG=1")

@@ -22,7 +22,7 @@ Below what an unprivileged SOCK_SEQPACKET socket takes at Linux's default buffer
 a `Stage` of 64 rows with 32 inputs each.
 """
 
-WORKER_PROTOCOL = 4
+WORKER_PROTOCOL = 5
 """`Hello.protocol`: core and worker of different releases do not talk."""
 
 

@@ -119,6 +119,11 @@ class Batches:
         return None
 
     @property
+    def idle_since_ns(self) -> int | None:
+        """When it was last done with one, if none is held now."""
+        return None if self._staged or self._running else self._done_ns
+
+    @property
     def hang_bound_ns(self) -> int | None:
         """How long the batch being executed may take; None if none is."""
         for batch in self._running.values():

@@ -5,9 +5,9 @@ STARTING --Hello / Load--> LOADING --Ready--> READY
 ```
 
 While LOADING the worker reports each model once, loaded or failed. While READY it owes one Done
-for each batch that it was told to execute, and says nothing else. Whatever else it says breaks
-the protocol. Progress and batches are timed, so that a worker which has stopped getting on is
-found (`overdue`).
+for each batch that it was told to execute and, while it holds none, a Pong for each Ping; it says
+nothing else. Whatever else it says breaks the protocol. Progress, batches and Pongs are timed, so
+that a worker which has stopped getting on is found (`overdue`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ from appliance.workers.events import BatchFinished, ModelFailed, ModelLoaded, Po
 from appliance.workers.hang import HangBound
 from appliance.workers.restart import Quarantine
 from appliance.workers.slot import Slot
+
+PING_PERIOD_NS = 1_000_000_000
+"""An idle worker is asked for a sign of life this long after the last one."""
+
+PONG_FLOOR_NS = 5_000_000_000
+"""An idle worker is not called hung before this, nor before the bound of any batch."""
 
 
 class Phase(enum.Enum):
@@ -90,6 +96,7 @@ class Conversation:
         self._arena_bytes = arena_bytes
         self._ledger_offset = ledger_offset
         self._heard_ns = now_ns
+        self._pinged_ns: int | None = None
         self._unreported: list[int] = []
 
     # ------------------------------------------------------------------------- it is told
@@ -131,6 +138,16 @@ class Conversation:
         envelope.revoke.batch_id = batch_id
         return envelope.SerializeToString()
 
+    def ping(self, now_ns: int) -> bytes | None:
+        """Return the datagram that asks for a sign of life; None: there is no need for one now."""
+        idle_since_ns = self.batches.idle_since_ns
+        if self.phase is not Phase.READY or idle_since_ns is None or self._pinged_ns is not None:
+            return None
+        if now_ns - max(self._heard_ns, idle_since_ns) < PING_PERIOD_NS:
+            return None
+        self._pinged_ns = now_ns
+        return worker_pb2.ToWorker(ping=worker_pb2.Ping()).SerializeToString()
+
     # -------------------------------------------------------------------------- it is late
 
     def overdue(self, now_ns: int) -> str | None:
@@ -143,10 +160,16 @@ class Conversation:
             return f"did not start: no progress for {waited:g} s while {self.phase.value}{where}"
         late = self.batches.overdue(now_ns)
         if late is None:
-            return None
+            return self._silent(now_ns)
         batch_id, model, bound_ns = late
         name = self._slot.models[model].name
         return f"hung: batch {batch_id} of {name} runs for more than {bound_ns / 1e9:g} s"
+
+    def _silent(self, now_ns: int) -> str | None:
+        bound_ns = max(self._slot.hang_floor_ns, PONG_FLOOR_NS)
+        if self._pinged_ns is None or now_ns - self._pinged_ns <= bound_ns:
+            return None
+        return f"hung: it had nothing to do, and gave no sign of life for {bound_ns / 1e9:g} s"
 
     # --------------------------------------------------------------------------- it speaks
 
@@ -169,18 +192,28 @@ class Conversation:
             self.batches.done(done, now_ns)
             return [BatchFinished(self._worker, done)]
         self._heard_ns = now_ns
+        if kind == "pong" and self._pinged_ns is not None:
+            self._pinged_ns = None
+            return []
         if kind == "hello" and self.phase is Phase.STARTING:
             return self._greeted(message.hello)
-        if self.phase is Phase.LOADING:
-            if kind == "loading":
-                return self._advanced(message.loading)
-            if kind == "model_ready":
-                return self._loaded(message.model_ready)
-            if kind == "model_failed":
-                return self._failed(message.model_failed)
-            if kind == "ready":
-                return self._up(message.ready, now_ns)
-        raise PeerProtocolError(f"unexpected {kind or 'empty message'} while {self.phase.value}")
+        if kind is not None and self.phase is Phase.LOADING:
+            return self._progressed(message, kind, now_ns)
+        raise self._unexpected(kind)
+
+    def _progressed(self, message: worker_pb2.FromWorker, kind: str, now_ns: int) -> list[Effect]:
+        if kind == "loading":
+            return self._advanced(message.loading)
+        if kind == "model_ready":
+            return self._loaded(message.model_ready)
+        if kind == "model_failed":
+            return self._failed(message.model_failed)
+        if kind == "ready":
+            return self._up(message.ready, now_ns)
+        raise self._unexpected(kind)
+
+    def _unexpected(self, kind: str | None) -> PeerProtocolError:
+        return PeerProtocolError(f"unexpected {kind or 'empty message'} while {self.phase.value}")
 
     def _greeted(self, hello: worker_pb2.Hello) -> list[Effect]:
         if hello.protocol != WORKER_PROTOCOL:

@@ -141,5 +141,8 @@ class Generation:
                 cause = self.conversation.overdue(self._clock())
                 if cause is not None:
                     self.end(cause)
+            ping = self.conversation.ping(self._clock())
+            if ping is not None:
+                self.send(ping)
             if trio.current_time() >= self._kill_at:
                 self.end("stopped: killed, as it did not go by itself")

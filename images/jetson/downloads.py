@@ -86,7 +86,7 @@ def _version_in_name(path: Path, kind: str) -> str:
 
 
 def _read_sums(path: Path) -> dict[str, str]:
-    found = (_SUM.fullmatch(line.strip()) for line in path.read_text().splitlines())
+    found = (_SUM.fullmatch(line.strip()) for line in path.read_text(errors="replace").splitlines())
     return {Path(each["name"]).name: each["digest"].lower() for each in found if each}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from images import ImageError
 from images.jetson.boards import FLASH, Board, choose, flash_commands, read_boards
 from images.jetson.downloads import Downloads, is_same, read_release
-from images.provision import OWN_MOUNTS, Contents, finish, made, run_in, run_roles
+from images.provision import ISOLATED, Contents, finish, made, run_in, run_roles
 from images.tools import need, run, step
 
 TREE, COMMANDS, APPLY = "Linux_for_Tegra", "flash-commands.txt", "apply_binaries.sh"
@@ -60,7 +60,7 @@ def make_tree(
             chosen = choose(read_boards(tree), boards)
             _unpack(downloads.rootfs, rootfs, "--preserve-permissions", "--same-owner")
         with step(f"running {APPLY}"):
-            run([*OWN_MOUNTS, tree / APPLY, *apply_options], APPLY_S)
+            run([*ISOLATED, tree / APPLY, *apply_options], APPLY_S)
         _check_applied(rootfs, version)
         _name_soc(rootfs, chosen[0].soc)
         with step("running the roles"), _resolving(rootfs):

@@ -9,6 +9,7 @@ from cli_documents import client, model, status, worker
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from support.devices import device
 
 from appliance.cli.tables import CLIENT_COLUMNS
 from appliance.cli.top.grid import Grid
@@ -427,15 +428,35 @@ def test_views() -> None:
     assert page.view == "all"
 
 
-@given(st.integers(0, 80), st.integers(1, 600), st.integers(2, 40), st.integers(2, 40))
-def test_tables_share_the_room(room: int, crowd: int, models: int, workers: int) -> None:
-    given_to = shares(room, crowd, models, workers)
-    assert sum(given_to) <= room
-    assert given_to[0] >= min(room // 2, crowd)
-    assert given_to[1] in (0, *range(3, models + 1))
-    assert given_to[2] in (0, *range(3, workers + 1))
-    if crowd + models + workers <= room and min(models, workers) >= 3:
-        assert given_to == (crowd, models, workers)
+def test_gpus_have_a_table_where_there_are_any() -> None:
+    page = page_of(client(), devices=[device(), device("cuda:1", concerns=["too hot"])])
+    lines = text_of(page, width=100).splitlines()
+    assert "GPUs" in lines[3]
+    assert [line.split()[:2] for line in lines if "cuda:" in line] == [
+        ["cuda:0", "NVIDIA"],
+        ["!", "cuda:1"],
+    ]
+    for view in VIEWS[1:]:
+        page.next_view()
+        assert page.view == view
+    assert "arm-1" not in text_of(page)
+    assert "cuda:1" in text_of(page)
+    # The box has lost them: the next view is one that it has.
+    page.take(status(), [client()], SECOND_NS)  # type: ignore[arg-type]
+    page.next_view()
+    assert page.view == "all"
+    assert "GPUs" not in text_of(page)
+
+
+@given(st.integers(0, 80), st.integers(1, 600), st.lists(st.integers(2, 40), max_size=3))
+def test_tables_share_the_room(room: int, crowd: int, others: list[int]) -> None:
+    robots_share, *given_to = shares(room, crowd, *others)
+    assert robots_share + sum(given_to) <= room
+    assert robots_share >= min(room // 2, crowd)
+    for share, wanted in zip(given_to, others, strict=True):
+        assert share in (0, *range(3, wanted + 1))
+    if crowd + sum(others) <= room and min(others, default=3) >= 3:
+        assert [robots_share, *given_to] == [crowd, *others]
 
 
 def test_what_has_no_room_is_counted() -> None:

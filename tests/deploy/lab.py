@@ -6,22 +6,19 @@ runs too; each machine is in another, joined by a pair of virtual interfaces. No
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
 import subprocess
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, frozen
+from support.playbooks import play
 
 from deploy.machines import Machine, Run, layer, machine
 
-PLAYBOOKS = Path(__file__).parents[2] / "ansible"
 NAMESPACES = Path("/run/netns")
-PLAYBOOK_S = 600
 
 
 @frozen
@@ -42,7 +39,6 @@ class Lab:
     ansible: Path
     key: Path
     robots: list[Robot]
-    _number: Iterator[int] = field(factory=itertools.count)
 
     @property
     def keys(self) -> Path:
@@ -67,38 +63,16 @@ class Lab:
         self, playbook: str, variables: Mapping[str, Any], *options: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a playbook on all robots."""
-        inventory = self.directory / f"inventory-{next(self._number)}.json"
-        options_ssh = (
-            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-        )
-        common = {
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(self.key),
-            "ansible_ssh_extra_args": options_ssh,
-            # Nothing is fetched: the machines have what they need, and no clock of their own.
-            **{f"{role}_install_packages": False for role in ("base", "time", "firewall")},
-            "set_time": False,
-            "keys_directory": str(self.keys),
-        }
-        hosts = {robot.name: {"ansible_host": robot.address} for robot in self.robots}
-        group = {"appliances": {"hosts": hosts, "vars": common | dict(variables)}}
-        inventory.write_text(json.dumps(group))
-        environment = {
-            "PATH": f"{self.ansible}:{os.environ['PATH']}",
-            "HOME": str(self.directory),
-            "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        }
-        command = [self.ansible / "ansible-playbook", "-i", inventory, PLAYBOOKS / playbook]
-        return subprocess.run(
-            self.here(*command, *options),
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=PLAYBOOK_S,
-            env=environment,
-            stdin=subprocess.DEVNULL,
+        return play(
+            playbook,
+            {robot.name: {"ansible_host": robot.address} for robot in self.robots},
+            # The machines have no clock of their own.
+            {"set_time": False, "keys_directory": str(self.keys), **variables},
+            *options,
+            key=self.key,
+            ansible=self.ansible,
+            home=self.directory,
+            within=self.here(),
         )
 
 

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.playbooks import PLAYBOOKS
 
-from deploy.lab import PLAYBOOKS, Lab, Robot, recap
+from deploy.lab import Lab, Robot, recap
 from deploy.serving import FIRST, is_healthy, refuses, served
 from deploy.signed_releases import new_key, sign
 from deploy.workshop import Workshop
@@ -200,6 +201,21 @@ def test_a_power_cut_before_it_is_proven(
     took_s = box.wait_until(lambda: is_healthy(robot, FIRST), SWITCHES_S, "the proven one serves")
     print(f"\nserves {took_s:.1f} s after it has booted")
     assert "the machine went down before its deployment was proven" in box.run("journalctl").stdout
+
+
+def test_one_that_is_to_see_the_systems_packages_is_installed_beside(
+    network: Lab, robot: Robot, workshop: Workshop
+) -> None:
+    first = workshop.release(FIRST)
+    for sees in (True, False):
+        variables = workshop.variables(first, appliance_system_site_packages=sees)
+        done = network.play("deploy.yml", variables)
+        assert done.returncode == 0, done.stdout
+        assert recap(done.stdout)[robot.name]["changed"] > 0
+        name = f"{FIRST}-system" if sees else FIRST
+        release = robot.machine.run("readlink", "--canonicalize", "/opt/appliance/current/release")
+        assert release.stdout == f"/opt/appliance/releases/{name}\n"
+        assert is_healthy(robot, FIRST)
 
 
 def test_with_a_door_for_grpc(network: Lab, robot: Robot, workshop: Workshop, second: Path) -> None:

@@ -55,7 +55,7 @@ def test_certificates_are_renewed_and_expired_ones_refused(
     secret = Path(first["appliance_tls_key"]).read_text().splitlines()[1]
     assert secret not in done.stdout + done.stderr
     assert shown(network, robot) == Path(first["appliance_tls_certificate"]).read_text()
-    key = robot.machine.root / TLS / "certificate.key"
+    key = robot.machine.root / TLS / "current/certificate.key"
     assert key.stat().st_mode & 0o777 == 0o600
 
     # The box uses it from the next connection on, and nothing is restarted.

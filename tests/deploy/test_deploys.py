@@ -231,7 +231,11 @@ def deploys(life: Life) -> None:
 
     # To 1.0.0, the deployment before this one.
     life.does("rollback", "rollback.yml", first)
-    life.serve("1.0.0")
+    pids = life.serve("1.0.0")
+    code, said = life.play("rollback again", "rollback.yml", first)
+    assert code != 0
+    assert "already rolled back to 1.0.0-" in said, said
+    assert life.serve("1.0.0") == pids
 
 
 def rotation(life: Life, running: Controllers) -> None:

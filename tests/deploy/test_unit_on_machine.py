@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.repository import add_onnx_mlp
+from support.repository import add_echo, add_onnx_mlp
 
 from deploy.machines import Machine, machine
 from deploy.releases import CURRENT
@@ -29,6 +29,8 @@ server_directory = "$CREDENTIALS_DIRECTORY"
 """
 
 WATCHDOG_S = 10  # as the unit says
+START_S = 10
+SHORT_START = f"[Service]\nTimeoutStartSec={START_S}\n"
 
 # Ends each worker as soon as it appears, for so many seconds; says how many there were.
 CRASH_S = 20
@@ -228,6 +230,21 @@ def test_the_doctor_finds_a_full_disk(boot: Boot) -> None:
     assert (found["level"], found["advice"]) == ("error", "make room")
     assert "engines: 8 MiB free at /var/cache/appliance" in found["found"]
     assert doctor(box, "root")["disk"]["level"] != "error"
+
+
+def test_loading_may_take_longer_than_a_start(boot: Boot) -> None:
+    robot = boot()
+    robot.run("systemctl", "stop", UNIT)
+    slow = add_echo(robot.root / "var/lib/appliance/models", "slow") / "policy.py"
+    slow.write_text(f"import time\ntime.sleep({2 * START_S})\n{slow.read_text()}")
+    robot.run("chown", "--recursive", "appliance:", STATE)
+    robot.write(f"/etc/systemd/system/{UNIT}.service.d/x.conf", SHORT_START)
+    try:
+        box = boot()
+        assert shown(box, "ActiveState") == "active", journal(box)
+        assert shown(box, "NRestarts") == "0"
+    finally:
+        robot.run("rm", "-r", f"{STATE}/models/slow")
 
 
 def test_one_that_hangs_is_started_again(boot: Boot) -> None:

@@ -31,6 +31,7 @@ def test_tells_the_manager(manager: Manager) -> None:
     for tell, expected in (
         (notifier.ready, b"READY=1"),
         (lambda: notifier.status("2 workers,\nREADY=1"), b"STATUS=2 workers, READY=1"),
+        (lambda: notifier.extend_start(2_500_000_000), b"EXTEND_TIMEOUT_USEC=2500000"),
         (notifier.watchdog, b"WATCHDOG=1"),
         (notifier.stopping, b"STOPPING=1"),
     ):

@@ -1,7 +1,7 @@
 """A box in QEMU: its firmware, and a disk that it boots from by itself.
 
-Emulated wholly, whether or not there is /dev/kvm: slow, and the same everywhere. Nothing but ssh
-from this machine's loopback reaches it, and it reaches nothing.
+Emulated wholly, whether or not there is /dev/kvm: slow, and the same everywhere. Nothing reaches it
+but this machine's loopback, by ssh and at the door of its sessions; and it reaches nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Box:
     Attributes:
         command: By which it is switched on.
         console: What it has written to its serial line so far.
+        port: Of ssh, on this machine's loopback.
+        door: Of its sessions, there too.
         read: How much of that was looked at already.
     """
 
@@ -51,6 +53,7 @@ class Box:
     console: Path
     key: Path
     port: int
+    door: int
     read: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -130,12 +133,11 @@ def booted(disk: Path, stick: Path, key: Path, scratch: Path) -> Iterator[Box]:
     shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", variables)
     console = scratch / "console.log"
     console.touch()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, door = _free_port(), _free_port()
     flash = f"if=pflash,format=raw,file={FIRMWARE}/OVMF_CODE_4M.fd,readonly=on"
     share = f"local,path={stick},mount_tag=stick,security_model=none,readonly=on"
     network = f"user,model=virtio-net-pci,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
+    network += f",hostfwd=tcp:127.0.0.1:{door}-:5555"
     command = [
         *("timeout", str(ALIVE_S), "qemu-system-x86_64", "-machine", "q35"),
         *("-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", "1536"),
@@ -145,9 +147,15 @@ def booted(disk: Path, stick: Path, key: Path, scratch: Path) -> Iterator[Box]:
         *("-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"),
         *("-display", "none", "-monitor", "none"),
     ]
-    box = Box(command, console, key, port)
+    box = Box(command, console, key, port, door)
     box.switch_on()
     try:
         yield box
     finally:
         box.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from appliance import Connection
 from vm.box import STICK, Box, booted
 from vm.workshop import Workshop
 
 APPLIANCE = "/opt/appliance/current/release/bin/appliance"
 # From the box's own disk: block by block, the stick is slow.
 UPDATE = "/data/update.raucb"
-READY_S, INSTALL_S = 1200.0, 1200.0
+READY_S, INSTALL_S, ANSWER_MS = 1200.0, 1200.0, 60_000.0
 # What it says on its way up: the kernel, systemd, and the last thing before the appliance.
 MOMENTS = ("rauc.slot=B", "Hostname set to", "box-identity")
 BROKEN = (
@@ -59,9 +62,24 @@ def install(box: Box, bundle: Path) -> subprocess.CompletedProcess[str]:
     return box.run("rauc", "install", UPDATE, check=False, timeout_s=INSTALL_S)
 
 
-def test_it_boots_to_ready_from_its_own_disk(box: Box) -> None:
+def test_it_boots_and_waits_for_its_keys(box: Box) -> None:
+    took_s = box.wait_said("slot A, version 1.0.0: there is no good slot to go to", READY_S)
+    print(f"\nup, and without keys, after {took_s:.0f} s")
+    assert slots(box) == {"booted": "A", "A": "bad", "B": "bad"}
+
+
+def test_with_keys_it_is_ready_and_answers_a_robot(box: Box, workshop: Workshop) -> None:
+    began = time.monotonic()
+    key = workshop.give_keys(box)
+    print(f"\nkeys made and fetched by the playbook in {time.monotonic() - began:.0f} s")
+    with Connection(f"127.0.0.1:{box.door}", keys=key) as connection:
+        model = connection.model("mlp", latency_budget_ms=ANSWER_MS)
+        model.observe(x=np.ones(8, np.float32))
+        result = model.get_result(timeout_ms=ANSWER_MS)
+    assert result is not None
+    assert result["y"].shape[-1] == 4
     took_s = box.wait_said("health-gate: slot A, version 1.0.0: good", READY_S)
-    print(f"\nready and marked good after {took_s:.0f} s")
+    print(f"marked good {took_s:.0f} s later")
     assert status(box)["state"] == "ready"
     assert slots(box) == {"booted": "A", "A": "good", "B": "bad"}
     assert box.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from attrs import frozen
 from deploy.signed_releases import new_key, new_release
+from support.playbooks import play
 from support.repository import add_onnx_mlp
 
+from vm.box import Box
+
+ROBOT = "arm-1"
 MAKE_S = 1800
 
 
@@ -64,6 +68,41 @@ class Workshop:
             subprocess.run(command, check=True, capture_output=True)
         return certificate, key
 
+    def give_keys(self, box: Box) -> Path:
+        """Make keys on a box by the playbook for that; return the key of its robot."""
+        certificate, key = self.certificate("door")
+        variables = {
+            **self._variables(),
+            "appliance_release": str(self.directory / "appliance-1.0.0"),
+            "appliance_allowed_signers": str(self.release_key.with_name("allowed_signers")),
+            "appliance_tls_certificate": str(certificate),
+            "appliance_tls_key": str(key),
+            "keys_clients": [ROBOT],
+            "keys_directory": str(self.directory),
+            "set_firewall": False,
+        }
+        address = {"ansible_host": "127.0.0.1", "ansible_port": box.port}
+        done = play(
+            *("keys.yml", {"box": address}, variables),
+            key=self.ssh,
+            ansible=self.ansible,
+            home=self.directory,
+            timeout_s=MAKE_S,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.directory / f"box/main/{ROBOT}.key"
+
+    def _variables(self) -> dict[str, object]:
+        """Return those of a site that requires keys of robots, and has TLS at its other door."""
+        return {
+            "appliance_models": str(self.directory / "models"),
+            "appliance_binds": ["tcp://0.0.0.0:5555"],
+            "appliance_keys_required": True,
+            "appliance_grpc_bind": "0.0.0.0:8001",
+            "appliance_tls_certificate": "of each box its own",
+            "set_time": True,
+        }
+
     def _make(
         self, what: str, version: str, changed: dict[str, tuple[str, str]], *options: str
     ) -> Path:
@@ -71,8 +110,7 @@ class Workshop:
         if not release.exists():
             new_release(self.wheels, version, self.directory, self.release_key, changed)
         variables = self.directory / "variables.json"
-        models = str(self.directory / "models")
-        variables.write_text(json.dumps({"appliance_models": models, "set_time": True}))
+        variables.write_text(json.dumps(self._variables()))
         command = [sys.executable, "-m", "images", what, str(release), *options]
         command += [f"--allowed-signers={self.release_key.with_name('allowed_signers')}"]
         command += [f"--keyring={self.certificate('workshop')[0]}", f"--variables={variables}"]

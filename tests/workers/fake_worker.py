@@ -72,6 +72,8 @@ class FakeWorker:
                 self.execute(message.go.batch_id)
             elif kind == "revoke":
                 del self.staged[message.revoke.batch_id]
+            elif kind == "ping":
+                self.send(pong=worker_pb2.Pong())
             elif kind == "stop" and not self.arguments.ignore_stop:
                 return
 
@@ -212,7 +214,7 @@ def main() -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--arena-fd", type=int, required=True)
     parser.add_argument("--silent", action="store_true", help="say no hello")
-    parser.add_argument("--protocol", type=int, default=4)
+    parser.add_argument("--protocol", type=int, default=5)
     parser.add_argument("--ignore-stop", action="store_true", help="and SIGTERM, and the lifeline")
     parser.add_argument("--child", action="store_true", help="start a process, print its id")
     arguments = parser.parse_args()

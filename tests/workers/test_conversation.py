@@ -14,7 +14,7 @@ from appliance.wire.pb import session_pb2, worker_pb2
 from appliance.wire.spec import InputSpec, ModelSpec, OutputSpec
 from appliance.wire.types import DType
 from appliance.wire.worker import MAX_DATAGRAM, WORKER_PROTOCOL, spec_to_ready
-from appliance.workers.conversation import Conversation, Phase, Send
+from appliance.workers.conversation import PING_PERIOD_NS, PONG_FLOOR_NS, Conversation, Phase, Send
 from appliance.workers.events import BatchFinished, ModelFailed, ModelLoaded, WorkerUp
 from appliance.workers.hang import HangBound
 from appliance.workers.restart import Quarantine
@@ -40,6 +40,7 @@ def said(**message: Any) -> bytes:
     return worker_pb2.FromWorker(**message).SerializeToString()
 
 
+PONG = said(pong=worker_pb2.Pong())
 HELLO = said(hello=worker_pb2.Hello(protocol=WORKER_PROTOCOL))
 READY = said(ready=worker_pb2.Ready())
 
@@ -335,6 +336,39 @@ def test_a_batch_that_waits_for_another_is_not_running() -> None:
     assert conversation.overdue(991) is not None
     conversation.received(done(2), 150)
     assert conversation.overdue(1 << 60) is None
+
+
+def test_an_idle_worker_is_asked_for_a_sign_of_life() -> None:
+    conversation = up(now_ns=100)
+    assert conversation.ping(99 + PING_PERIOD_NS) is None
+    datagram = conversation.ping(100 + PING_PERIOD_NS)
+    assert datagram is not None
+    assert worker_pb2.ToWorker.FromString(datagram).WhichOneof("message") == "ping"
+    assert conversation.ping(9 * PING_PERIOD_NS) is None  # it owes an answer
+    asked_ns = 100 + PING_PERIOD_NS
+    assert conversation.overdue(asked_ns + PONG_FLOOR_NS) is None
+    assert conversation.overdue(asked_ns + PONG_FLOOR_NS + 1) == (
+        "hung: it had nothing to do, and gave no sign of life for 5 s"
+    )
+    assert conversation.received(PONG, asked_ns + 7) == []
+    assert conversation.overdue(1 << 60) is None
+    assert conversation.ping(asked_ns + 6 + PING_PERIOD_NS) is None
+    assert conversation.ping(asked_ns + 7 + PING_PERIOD_NS) is not None
+
+
+def test_one_that_holds_a_batch_is_not_asked_and_still_owes_what_it_was_asked_before() -> None:
+    conversation = up()
+    conversation.stage(stage(1, go=False), 0)
+    assert conversation.ping(1 << 60) is None
+    conversation.go(1, 0, 50)
+    assert conversation.ping(1 << 60) is None
+    conversation.received(done(1), 90)
+    assert conversation.ping(89 + PING_PERIOD_NS) is None
+    assert conversation.ping(90 + PING_PERIOD_NS) is not None
+    conversation.stage(stage(2), 100 + PING_PERIOD_NS)
+    conversation.received(PONG, 110 + PING_PERIOD_NS)
+    with pytest.raises(PeerProtocolError, match="unexpected pong while ready"):
+        conversation.received(PONG, 120 + PING_PERIOD_NS)
 
 
 class BatchesMachine(RuleBasedStateMachine):

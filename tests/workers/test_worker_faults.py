@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 import trio
 from fake_worker import STEPS
-from pool_harness import FAKE, exists, fake_slot, gone, house
+from pool_harness import FAKE, House, exists, fake_slot, gone, house
 
 from appliance.workers.events import BatchFinished, ModelFailed, ModelLoaded, WorkerDown, WorkerUp
 from appliance.workers.restart import RestartPolicy
@@ -48,7 +48,32 @@ async def test_a_worker_that_stops_within_a_batch_is_hung() -> None:
         assert (await home.next(WorkerDown)).cause.startswith("hung: ")
 
 
-async def test_an_idle_worker_and_a_staged_batch_are_never_hung() -> None:
+async def test_a_worker_that_stops_with_nothing_to_do_is_found_too() -> None:
+    async with house(fake_slot(hang_floor_ns=SECOND)) as home:
+        await home.up()
+        pid = home.pid()
+        for _ in range(3):  # it is asked, and answers, and nothing comes of it
+            home.clock.advance(2)
+            await trio.sleep(0.2)
+        assert home.pid() == pid
+        os.kill(pid, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pass_time, home)
+            down = await home.next(WorkerDown)
+            nursery.cancel_scope.cancel()
+        assert down.cause.startswith("hung: it had nothing to do, and gave no sign of life for 5 s")
+        assert not exists(pid)
+        assert await home.run(await home.up(), b"again") == [b"again"]
+
+
+async def pass_time(home: House) -> None:
+    """Let two seconds pass in each round of the check."""
+    while True:
+        home.clock.advance(2)
+        await trio.sleep(0.2)
+
+
+async def test_a_staged_batch_is_never_hung() -> None:
     async with house(fake_slot(hang_floor_ns=1000 * SECOND)) as home:
         worker = await home.up()
         home.pool.stage(worker, home.batch(b"a", go=False, batch_id=1))
@@ -107,7 +132,7 @@ async def test_a_worker_that_says_nothing() -> None:
 async def test_another_protocol() -> None:
     async with house(fake_slot(switches=["--protocol=7"])) as home:
         down = await home.next(WorkerDown)
-        assert down.cause == "broke the protocol: the worker speaks protocol 7, not 4"
+        assert down.cause == "broke the protocol: the worker speaks protocol 7, not 5"
 
 
 async def test_a_model_that_ends_its_process_at_load_is_left_out() -> None:

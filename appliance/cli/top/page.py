@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from attrs import define, field
 from rich.text import Text
 
-from appliance.cli.tables import MODEL_COLUMNS, WORKER_COLUMNS, model_rows, worker_rows
+from appliance.cli.tables import (
+    DEVICE_COLUMNS,
+    MODEL_COLUMNS,
+    WORKER_COLUMNS,
+    device_rows,
+    model_rows,
+    worker_rows,
+)
 from appliance.cli.text import plain
 from appliance.cli.top.details import details
 from appliance.cli.top.head import DETAIL_KEYS, KEYS, away, foot, head
@@ -23,28 +30,28 @@ from appliance.cli.top.viewport import Viewport
 if TYPE_CHECKING:
     from appliance.metrics.status import Client, Status
 
-View = Literal["all", "robots", "models", "workers"]
-VIEWS: tuple[View, ...] = ("all", "robots", "models", "workers")
+View = Literal["all", "robots", "models", "workers", "GPUs"]
+VIEWS: tuple[View, ...] = ("all", "robots", "models", "workers", "GPUs")
 STAGES = "latencies are p50/p99 in ms, since the start"
 LEAST_ROBOTS = 4
-"""Lines that robots keep, where there are so many, before models and workers get any."""
+"""Lines that robots keep, where there are so many, before the other tables get any."""
 LEAST_EXTRACT = 3
 """With fewer lines there is no row in it."""
 
 
-def shares(room: int, robots: int, models: int, workers: int) -> tuple[int, int, int]:
-    """Divide lines among the three tables; the arguments are how many each would like.
+def shares(room: int, robots: int, *others: int) -> tuple[int, ...]:
+    """Divide lines among the tables; the arguments are how many each would like.
 
-    Models and workers get what they need as long as robots keep half of the room, or need less;
-    what has no room for a single row is left out.
+    The others get what they need, in their order, as long as robots keep half of the room, or need
+    less; what has no room for a single row is left out.
     """
     spare = room - min(robots, max(LEAST_ROBOTS, room // 2))
     given: list[int] = []
-    for wanted in (models, workers):
+    for wanted in others:
         share = min(wanted, spare)
         given.append(share if share >= LEAST_EXTRACT else 0)
         spare -= given[-1]
-    return max(0, min(robots, room - sum(given))), given[0], given[1]
+    return max(0, min(robots, room - sum(given))), *given
 
 
 @define(eq=False)
@@ -74,6 +81,7 @@ class Page:
     _robot_table: Table = field(factory=lambda: Table(COLUMNS), init=False)
     _models: Table = field(factory=lambda: Table(MODEL_COLUMNS, STAGES), init=False)
     _workers: Table = field(factory=lambda: Table(WORKER_COLUMNS), init=False)
+    _devices: Table = field(factory=lambda: Table(DEVICE_COLUMNS), init=False)
 
     # --------------------------------------------------------------------------------- what is
 
@@ -88,16 +96,17 @@ class Page:
         self._trend.take(clients, now_ns)
         found = robots(clients, self._trend.risen)
         rows = {robot.key: row(robot) for robot in found}
-        models, workers = _model_rows(status), _worker_rows(status)
+        models, workers, devices = _model_rows(status), _worker_rows(status), _device_rows(status)
         head(status, found, 80)  # so that what is shown later is there
         for robot in found[:1]:
             details(robot)
         self._status, self._taken_ns, self._away = status, now_ns, ""
         self._robots, self._rows = found, rows
-        self._models.rows, self._workers.rows = models, workers
         self._robot_table.measure(list(rows.values()))
-        self._models.measure(models)
-        self._workers.measure(workers)
+        tables = ((self._models, models), (self._workers, workers), (self._devices, devices))
+        for table, found_rows in tables:
+            table.rows = found_rows
+            table.measure(found_rows)
         self._arrange()
 
     def lost(self, message: str) -> None:
@@ -124,7 +133,10 @@ class Page:
 
     def next_view(self) -> None:
         """Show another table, or all."""
-        self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+        views = self._views
+        self.view = (
+            views[(views.index(self.view) + 1) % len(views)] if self.view in views else "all"
+        )
         self.detailed = False
 
     def open(self) -> None:
@@ -145,7 +157,7 @@ class Page:
 
     def resized(self) -> None:
         """Begin anew with the columns' widths."""
-        for table in (self._robot_table, self._models, self._workers):
+        for table in (self._robot_table, *self._others):
             table.resized()
 
     @property
@@ -183,13 +195,12 @@ class Page:
             return self._details(room)
         if self.view != "all":
             return self._table_lines(room, width)
-        models, workers = (len(t.rows) + 2 for t in (self._models, self._workers))
-        shared = shares(room, len(self._robot_table.rows) + 1, models, workers)
-        return [
-            *self._table_lines(shared[0], width),
-            *self._models.extract(shared[1], width, dim=dim),
-            *self._workers.extract(shared[2], width, dim=dim),
-        ]
+        wanted = (len(table.rows) + 2 for table in self._others)
+        robots_share, *given = shares(room, len(self._robot_table.rows) + 1, *wanted)
+        lines = self._table_lines(robots_share, width)
+        for table, share in zip(self._others, given, strict=True):
+            lines += table.extract(share, width, dim=dim)
+        return lines
 
     def _table_lines(self, room: int, width: int) -> list[Text]:
         table, is_sorted = self._selectable, self._selectable is self._robot_table
@@ -215,7 +226,7 @@ class Page:
     def _title(self) -> Text:
         """Say which tables are shown, and what of them."""
         text = Text(end="")
-        for view in VIEWS:
+        for view in self._views:
             text.append(f" {view} ", "bold reverse" if view == self.view else "")
         if self._selectable is self._robot_table:
             fitting, known = len(self._robot_table.rows), len(self._robots)
@@ -236,10 +247,20 @@ class Page:
     # -------------------------------------------------------------------------------- in order
 
     @property
+    def _views(self) -> tuple[View, ...]:
+        """The tables that there are; most boxes have no GPU."""
+        return VIEWS if self._devices.rows else VIEWS[:-1]
+
+    @property
+    def _others(self) -> tuple[Table, ...]:
+        """The tables below that of robots."""
+        tables = (self._models, self._workers)
+        return (*tables, self._devices) if self._devices.rows else tables
+
+    @property
     def _selectable(self) -> Table:
-        if self.view == "models":
-            return self._models
-        return self._workers if self.view == "workers" else self._robot_table
+        tables = {"models": self._models, "workers": self._workers, "GPUs": self._devices}
+        return tables.get(self.view, self._robot_table)
 
     @property
     def _by(self) -> Order:
@@ -270,4 +291,12 @@ def _worker_rows(status: Status) -> list[Row]:
     return [
         Row(worker["slot"], cells, " " if worker["state"] == "ready" else "!")
         for worker, cells in zip(workers, worker_rows(workers), strict=True)
+    ]
+
+
+def _device_rows(status: Status) -> list[Row]:
+    devices = status.get("devices", [])  # an older appliance does not say
+    return [
+        Row(device["device"], cells, "!" if device["concerns"] else " ")
+        for device, cells in zip(devices, device_rows(devices), strict=True)
     ]

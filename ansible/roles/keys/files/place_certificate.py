@@ -1,0 +1,1 @@
+../../../../tools/place_certificate.py
