@@ -37,12 +37,13 @@ class Batches:
         resident: The models in memory, as last heard; None: all are, always.
     """
 
-    def __init__(self, hang: HangBound) -> None:
+    def __init__(self, hang: HangBound, now_ns: int) -> None:
         self.finished = 0
         self.resident: tuple[int, ...] | None = None
         self._hang = hang
         self._staged: dict[int, _Batch] = {}
         self._running: dict[int, _Batch] = {}  # in the order they were told to execute
+        self._done_ns = now_ns  # of the latest Done
 
     def stage(self, message: worker_pb2.Stage, now_ns: int) -> None:
         """Hold a batch, to be executed at once or on `go`.
@@ -90,6 +91,7 @@ class Batches:
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
         del self._running[message.batch_id]
         overtaking.account_for(batch, running, now_ns)
+        self._done_ns = now_ns
         if message.skipped:
             if not 0 < batch.latest_start_ns < now_ns or message.outputs or message.error:
                 raise PeerProtocolError(f"batch {message.batch_id} was not to be skipped")

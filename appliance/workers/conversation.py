@@ -88,7 +88,7 @@ class Conversation:
         self.step = ""
         self.loading: int | None = None
         self.ready_ns: int | None = None
-        self.batches = Batches(hang)
+        self.batches = Batches(hang, now_ns)
         self._worker = worker
         self._slot = slot
         self._quarantine = quarantine
