@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from attrs import define, field
 
 from tools import place_models
 from tools.place_models import INCOMING, Asked, Placing, Refused, look, missing
+
+RUN = "run"
 
 
 def add(folder: Path, model: str, version: str, text: str = "", manifest: str = "") -> None:
@@ -88,15 +92,24 @@ def carry(here: Path, repository: Path, asked: dict[str, Asked]) -> list[str]:
     """Do what the playbook does between the two ends."""
     carried = missing(repository, asked)
     for each in carried:
-        source, place = here / each, repository / INCOMING / each
+        source, place = here / each, incoming(repository) / each
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            place.mkdir()
+            place.mkdir(exist_ok=True)
             for file in source.iterdir():
                 (place / file.name).write_bytes(file.read_bytes())
         else:
             place.write_bytes(source.read_bytes())
     return carried
+
+
+def incoming(repository: Path) -> Path:
+    """Return where a run carries to."""
+    return repository / INCOMING / RUN
+
+
+def placing(box: FakeAppliance, *verify: str, builds: bool = False) -> Placing:
+    return Placing(box.repository, incoming(box.repository), box, verify, builds=builds)
 
 
 def state(repository: Path) -> dict[str, str]:
@@ -115,17 +128,17 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
     add(here, "arm", "10")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == ["arm/10", "arm/model.toml"]
-    assert Placing(box.repository, box, ["--device=cpu"]).place("arm", asked["arm"])
-    incoming = str(box.repository / INCOMING)
+    assert placing(box, "--device=cpu").place("arm", asked["arm"])
+    where = str(incoming(box.repository))
     assert box.said == [
-        ["models", "verify", "arm", "10", "--device=cpu", "--models", incoming],
+        ["models", "verify", "arm", "10", "--device=cpu", "--models", where],
         ["models", "activate", "arm", "10", "--unverified", "--models", str(box.repository)],
     ]
     assert (box.repository / "arm/active.toml").read_text() == 'version = "10"\n'
-    assert not (box.repository / INCOMING / "arm").exists()
+    assert not (incoming(box.repository) / "arm").exists()
     box.said.clear()
     assert carry(here, box.repository, asked) == []
-    assert not Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert not placing(box).place("arm", asked["arm"])
     assert box.verbs == ["versions"]
 
 
@@ -139,9 +152,8 @@ def test_what_is_not_good_leaves_everything_as_it_was(
     asked = look(here, [], {})
     carry(here, box.repository, asked)
     box.refuses = refuses
-    placing = Placing(box.repository, box, [], builds=True)
     with pytest.raises(Refused, match=f"has failed; it says:\n{refuses} has failed"):
-        placing.place(model, asked[model])
+        placing(box, builds=True).place(model, asked[model])
     assert state(box.repository) == before
     assert not (box.repository / "new").exists()
     assert box.verbs[-1] == refuses
@@ -153,7 +165,7 @@ def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> N
     carry(here, box.repository, asked)
     box.refuses, box.ends = "activate", True
     with pytest.raises(Refused, match="It is active, and its files stay"):
-        Placing(box.repository, box, []).place("arm", asked["arm"])
+        placing(box).place("arm", asked["arm"])
     assert (box.repository / "arm/2/policy.py").exists()
 
 
@@ -163,7 +175,7 @@ def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
     add(here, "arm", "1", manifest="max_batch = 8\n")
     asked = look(here, ["arm"], {})
     assert carry(here, box.repository, asked) == ["arm/model.toml"]
-    assert Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert placing(box).place("arm", asked["arm"])
     assert box.verbs == ["verify", "activate"]
     assert box.manifests == ["max_batch = 8\n"]
     assert (box.repository / "arm/1/policy.py").read_text() == "# 1"
@@ -175,11 +187,11 @@ def test_a_version_that_is_there_is_activated_and_verified(here: Path, box: Fake
         add(folder, "arm", "2")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == []
-    assert Placing(box.repository, box, []).place("arm", asked["arm"])
+    assert placing(box).place("arm", asked["arm"])
     assert box.verbs == ["versions", "activate"]
     assert "--unverified" not in box.said[-1]
     back = look(here, [], {"arm": "1"})
-    assert Placing(box.repository, box, []).place("arm", back["arm"])
+    assert placing(box).place("arm", back["arm"])
     assert (box.repository / "arm/active.toml").read_text() == 'version = "1"\n'
 
 
@@ -200,9 +212,9 @@ def test_what_was_not_carried_whole_is_refused(here: Path, box: FakeAppliance) -
     add(here, "arm", "2")
     asked = look(here, [], {})
     carry(here, box.repository, asked)
-    (box.repository / INCOMING / "arm/2/policy.py").write_text("# ha")
+    (incoming(box.repository) / "arm/2/policy.py").write_text("# ha")
     with pytest.raises(Refused, match="was not carried whole"):
-        Placing(box.repository, box, []).place("arm", asked["arm"])
+        placing(box).place("arm", asked["arm"])
     assert box.said == []
     assert carry(here, box.repository, asked) == ["arm/2", "arm/model.toml"]
 
@@ -214,9 +226,9 @@ def test_a_manifest_that_was_not_carried_is_refused_and_nothing_moves(
     asked = look(here, [], {})
     carry(here, box.repository, asked)
     before = {**state(box.repository)}
-    (box.repository / INCOMING / "arm/model.toml").unlink()
+    (incoming(box.repository) / "arm/model.toml").unlink()
     with pytest.raises(Refused, match=r"arm/model.toml: was not carried whole"):
-        Placing(box.repository, box, []).place("arm", asked["arm"])
+        placing(box).place("arm", asked["arm"])
     assert box.said == []
     assert state(box.repository) == {k: v for k, v in before.items() if INCOMING not in k}
 
@@ -235,8 +247,43 @@ def test_a_command_that_cannot_be_run_leaves_everything_as_it_was(
         return box(words)
 
     with pytest.raises(subprocess.TimeoutExpired):
-        Placing(box.repository, run, []).place("arm", asked["arm"])
+        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
     assert state(box.repository) == before
+
+
+def test_what_came_and_is_not_asked_for_is_not_taken_in(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    half = incoming(box.repository) / "arm/3"
+    half.mkdir()
+    (half / "model.onnx").write_text("half of it")
+    assert placing(box).place("arm", asked["arm"])
+    assert not (box.repository / "arm/3").exists()
+    assert (box.repository / "arm/2/policy.py").exists()
+    assert not half.exists()
+
+
+def test_what_another_run_carries_stays_until_it_is_old(here: Path, box: FakeAppliance) -> None:
+    others = [box.repository / INCOMING / name / "arm/3" for name in ("now", "abandoned")]
+    for other in others:
+        other.mkdir(parents=True)
+        (other / "model.onnx").write_text("half of it")
+    ago_s = time.time() - place_models.KEPT_S - 1
+    for each in (other := others[1], other / "model.onnx", *other.parents[:2]):
+        os.utime(each, (ago_s, ago_s))
+    add(here, "arm", "1")
+    asked = look(here, [], {})
+    words = ["place", str(box.repository), f"--run={RUN}", f"--asked={json.dumps(asked)}"]
+    command = here.parent / "appliance"
+    found = {"name": "arm", "versions": ["1"], "active": "1"}
+    command.write_text(f"#!/bin/sh\necho '{json.dumps({'models': [found]})}'\n")
+    command.chmod(0o755)
+    run = [sys.executable, place_models.__file__, *words, f"--command={command}"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "unchanged\n", "")
+    assert [each.name for each in (box.repository / INCOMING).iterdir()] == ["now"]
+    assert (others[0] / "model.onnx").exists()
 
 
 ASKED = {"version": "1", "files": "", "manifest": ""}
@@ -260,10 +307,14 @@ ASKED = {"version": "1", "files": "", "manifest": ""}
             ["missing", "HERE", f"--asked={json.dumps({'arm': ASKED | {'version': '../..'}})}"],
             "'../..' cannot be the name",
         ),
-        (["place", "HERE/nowhere", "--asked={}"], "nowhere"),
-        (["place", "HERE", "--asked={}", "--verify=1"], "--verify: found '1'; wanted"),
+        (["place", "HERE/nowhere", "--run=1", "--asked={}"], "nowhere"),
+        (["place", "HERE", "--run=../1", "--asked={}"], "'../1' cannot be the name"),
+        (["place", "HERE", "--run=1", "--asked={}", "--verify=1"], "--verify: found '1'; wanted"),
         (
-            ["place", "HERE", f"--asked={json.dumps({'arm': ASKED})}", "--command=/nowhere"],
+            [
+                *("place", "HERE", "--run=1", f"--asked={json.dumps({'arm': ASKED})}"),
+                "--command=/nowhere",
+            ],
             "No such file or directory: '/nowhere'",
         ),
     ],
@@ -304,6 +355,6 @@ def test_a_version_of_what_is_not_asked_for_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("name", ["../arm", ".incoming", "a/b", ""])
 def test_a_name_is_no_path(box: FakeAppliance, name: str) -> None:
     with pytest.raises(Refused, match="cannot be the name"):
-        Placing(box.repository, box, []).place(name, {"version": "1"})
+        placing(box).place(name, {"version": "1"})
     with pytest.raises(Refused, match="cannot be the name"):
-        Placing(box.repository, box, []).place("arm", {"version": name})
+        placing(box).place("arm", {"version": name})

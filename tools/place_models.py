@@ -1,9 +1,10 @@
 """`python3 place_models.py look | missing | place`: new versions of models on a robot.
 
-A version that was carried to `REPOSITORY/.incoming/MODEL/` is verified there, by the appliance's
-own command. If it is good it goes among the others and is activated, by the appliance's own command
-again, on the appliance that runs. What is not good, or does not come up there, is removed, and
-`model.toml` and what is served are what they were.
+A version that was carried to `REPOSITORY/.incoming/RUN/MODEL/` is verified there, by the
+appliance's own command. If it is good it goes among the others and is activated, by the appliance's
+own command again, on the appliance that runs. What is not good, or does not come up there, is
+removed, and `model.toml` and what is served are what they were. RUN is named by what is asked for:
+who asks for something else carries to another folder, and the same run goes on with what has come.
 
 `look` tells, on the controller, what is asked for; `missing`, on the robot, what of that has to be
 carried there. Both print JSON. `place` prints what the commands say, and last a line that is
@@ -24,6 +25,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from typing import Any
 INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
 BLOCK = 1 << 20
 COMMAND_S = 3600
+KEPT_S = 86_400
+"""How long what was carried waits for a run that goes on with it."""
 WORDS, VERSIONS = '["WORD"]', '{"MODEL": "VERSION"}'
 _VERSION = re.compile(r'(?m)^version = "([^"]*)"')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -122,7 +126,7 @@ def checksum(path: Path) -> str:
 def _check_names(*names: str) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
-            raise Refused(f"{name!r} cannot be the name of a model or a version")
+            raise Refused(f"{name!r} cannot be the name of a model, a version or a run")
 
 
 def _directories(parent: Path) -> list[Path]:
@@ -144,14 +148,21 @@ class Placing:
     """Models of one repository, by an appliance's commands.
 
     Attributes:
+        incoming: Where what was carried is.
         verify: Further options of `appliance models verify`.
         builds: Engines for a GPU are built before a version is verified.
     """
 
     def __init__(
-        self, repository: Path, appliance: Appliance, verify: Sequence[str], *, builds: bool = False
+        self,
+        repository: Path,
+        incoming: Path,
+        appliance: Appliance,
+        verify: Sequence[str],
+        *,
+        builds: bool = False,
     ) -> None:
-        self.repository, self.appliance = repository, appliance
+        self.repository, self.incoming, self.appliance = repository, incoming, appliance
         self.verify, self.builds = verify, builds
 
     def place(self, model: str, asked: Asked) -> bool:
@@ -162,7 +173,7 @@ class Placing:
         """
         version = asked["version"]
         _check_names(model, version)
-        staged, there = self.repository / INCOMING / model, self.repository / model
+        staged, there = self.incoming / model, self.repository / model
         try:
             if not staged.is_dir():
                 return self._activate_one_that_is_there(model, version)
@@ -192,7 +203,7 @@ class Placing:
         return True
 
     def _verify(self, model: str, version: str) -> None:
-        where = ["--models", str(self.repository / INCOMING)]
+        where = ["--models", str(self.incoming)]
         if self.builds:
             self._run(model, ["models", "build", model, version, *where])
         self._run(model, ["models", "verify", model, version, *self.verify, *where])
@@ -203,21 +214,21 @@ class Placing:
         there.mkdir(mode=0o750, exist_ok=True)
         manifest = there / MANIFEST
         former = manifest.read_bytes() if manifest.is_file() else None
-        moved = [each for each in _directories(staged) if not (there / each.name).exists()]
+        is_new_version = not (there / version).exists()
         try:
-            for each in moved:
-                each.rename(there / each.name)
+            if is_new_version:
+                (staged / version).rename(there / version)
             (staged / MANIFEST).rename(manifest)
             os.sync()
             self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
         except (Refused, OSError, subprocess.TimeoutExpired) as failed:
-            if moved and _active(there) == version:
+            if is_new_version and _active(there) == version:
                 raise Refused(
                     f"{failed}\nIt is active, and its files stay: see `appliance models list` on"
                     " the box"
                 ) from None
-            for each in moved:
-                shutil.rmtree(there / each.name, ignore_errors=True)
+            if is_new_version:
+                shutil.rmtree(there / version, ignore_errors=True)
             if former is not None:
                 _write(manifest, former)
             else:
@@ -289,9 +300,24 @@ def by(command: str) -> Appliance:
 def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
     changed = False
     with _alone(placing.repository):
-        for model, each in asked.items():
-            changed |= placing.place(model, each)
+        _clear_old(placing)
+        try:
+            for model, each in asked.items():
+                changed |= placing.place(model, each)
+        finally:
+            shutil.rmtree(placing.incoming, ignore_errors=True)
     return changed
+
+
+def _clear_old(placing: Placing) -> None:
+    """Remove what was carried by other runs that were cut off, and that none has gone on with."""
+    before_s = time.time() - KEPT_S
+    for run in _directories(placing.repository / INCOMING):
+        if run == placing.incoming:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its own run has just removed it
+            if max(each.lstat().st_mtime for each in (run, *run.rglob("*"))) < before_s:
+                shutil.rmtree(run, ignore_errors=True)
 
 
 def _read(option: str, text: str, wanted: str, fits: Callable[[Any], bool]) -> Any:
@@ -339,6 +365,7 @@ def main() -> int:
         each.add_argument("directory", type=Path, metavar="DIRECTORY")
     for each in (carrying, placing):
         each.add_argument("--asked", required=True, help="what `look` said")
+    placing.add_argument("--run", required=True, help="name of the folder that it was carried to")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
     placing.add_argument("--verify", default="[]", help=WORDS)
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
@@ -355,7 +382,9 @@ def main() -> int:
             print(json.dumps(missing(directory, asked)))
             return 0
         verify = _read("--verify", arguments.verify, WORDS, _are_words)
-        place = Placing(directory, by(arguments.command), verify, builds=arguments.build)
+        _check_names(arguments.run)
+        incoming = directory / INCOMING / arguments.run
+        place = Placing(directory, incoming, by(arguments.command), verify, builds=arguments.build)
         print("changed" if _place_all(place, asked) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -101,6 +101,25 @@ class Unit:
 
 
 @frozen(kw_only=True)
+class Deployment:
+    """What deploys have left.
+
+    Attributes:
+        name: Of what `current` leads to.
+        is_whole: It is there, with its release.
+        is_switching: A switch is under way just now.
+        is_on_trial: It has not proven itself.
+        next_runs: The unit runs that a deployment is tried under.
+    """
+
+    name: str
+    is_whole: bool = True
+    is_switching: bool = False
+    is_on_trial: bool = False
+    next_runs: bool = False
+
+
+@frozen(kw_only=True)
 class Model:
     """One of the repository."""
 
@@ -170,6 +189,7 @@ class Facts:
         memlock_bytes: What may be locked in memory; -1: no limit.
         repository_error: Why the models cannot be read, or do not fit the configuration.
         unit: None: there is no systemd here.
+        deployment: None: nothing was deployed here.
     """
 
     config: str
@@ -197,4 +217,5 @@ class Facts:
     repository_error: str = ""
     engines: tuple[Engine, ...] = ()
     unit: Unit | None = None
+    deployment: Deployment | None = None
     running: Running = field(default=Running(answer="absent"))

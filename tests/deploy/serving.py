@@ -43,4 +43,4 @@ def refuses(
     versions = [{each["name"]: each["version"] for each in x["models"]} for x in (before, after)]
     assert versions[0] == versions[1]
     assert not list((robot.machine.root / "opt/appliance").glob("releases/.installing"))
-    assert not (robot.machine.root / "opt/appliance/incoming").exists()
+    assert not list((robot.machine.root / "opt/appliance").glob("incoming/*"))

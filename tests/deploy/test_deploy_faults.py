@@ -125,6 +125,26 @@ def test_a_new_model_that_is_not_good(
     assert not [*repository.glob("broken"), *repository.glob(".incoming/*")]
 
 
+def test_what_other_runs_carry_stays_until_it_is_old(
+    network: Lab, robot: Robot, workshop: Workshop, tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(workshop.models, tmp_path / "models"))
+    shutil.copytree(models / "clock", models / "second-clock")
+    root, run = robot.machine.root, robot.machine.run
+    places = ("opt/appliance/incoming", "var/lib/appliance/models/.incoming")
+    for place in places:
+        run("mkdir", "--parents", f"/{place}/under-way", f"/{place}/cut-off")
+        run("touch", f"/{place}/under-way/half", f"/{place}/cut-off/half")
+        run("touch", "--date=2 days ago", f"/{place}/cut-off")
+    release = workshop.release("1.6.0")
+    done = network.play("deploy.yml", workshop.variables(release, appliance_models=str(models)))
+    assert done.returncode == 0, done.stdout
+    assert is_healthy(robot, "1.6.0")
+    for place in places:
+        left = [str(each.relative_to(root / place)) for each in (root / place).rglob("*")]
+        assert sorted(left) == ["under-way", "under-way/half"]
+
+
 def test_a_full_disk(network: Lab, robot: Robot, workshop: Workshop) -> None:
     """What is written to the folder of releases goes to a small file system over it."""
     run, releases = robot.machine.run, "/opt/appliance/releases"

@@ -26,7 +26,7 @@ from appliance.doctor.gathering import running as asking
 
 Capture = pytest.CaptureFixture[str]
 
-OF_THE_MACHINE = {"clock", "unit", "hardening"}
+OF_THE_MACHINE = {"clock", "unit", "hardening", "deployment"}
 """What depends on the machine that runs the tests."""
 
 LISTEN = """

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.doctor.facts import (
     ConfiguredFile,
+    Deployment,
     Disk,
     Engine,
     Facts,
@@ -70,6 +71,7 @@ HEALTHY = Facts(
         user="appliance",
         exposure=1.8,
     ),
+    deployment=Deployment(name="1.1.0-5e1f0c2a"),
     running=Running(answer="answered", state="ready", pid=7, binds=("tcp://0.0.0.0:5555",)),
 )
 
@@ -81,6 +83,11 @@ def found(**changes: Any) -> dict[str, Finding]:
 def test_a_healthy_box_has_nothing_wrong() -> None:
     assert {each.level for each in judge(HEALTHY)} == {"ok"}
     assert not any(each.advice for each in judge(HEALTHY))
+
+
+def deployment(**changes: Any) -> Deployment:
+    assert HEALTHY.deployment is not None
+    return attrs.evolve(HEALTHY.deployment, **changes)
 
 
 def unit(**changes: Any) -> Unit:
@@ -205,6 +212,23 @@ def unit(**changes: Any) -> Unit:
         ("unit", "warning", "is disabled", {"unit": unit(enabled="disabled")}),
         ("hardening", "warning", "exposure 9.2, above 2.0", {"unit": unit(exposure=9.2)}),
         ("hardening", "skipped", "no unit", {"unit": None}),
+        ("deployment", "skipped", "nothing was deployed", {"deployment": None}),
+        (
+            *("deployment", "error", "leads to 1.1.0-5e1f0c2a, which is not whole"),
+            {"deployment": deployment(is_whole=False)},
+        ),
+        (
+            *("deployment", "warning", "1.1.0-5e1f0c2a is current and has not proven itself"),
+            {"deployment": deployment(is_on_trial=True)},
+        ),
+        (
+            *("deployment", "warning", "appliance-next runs, and no switch is under way"),
+            {"deployment": deployment(next_runs=True)},
+        ),
+        (
+            *("deployment", "ok", "a switch is under way"),
+            {"deployment": deployment(is_switching=True, is_on_trial=True, next_runs=True)},
+        ),
         (
             *("appliance", "warning", "degraded: cpu-0 is down"),
             {"running": Running(answer="answered", state="degraded", reasons=("cpu-0 is down",))},

@@ -13,6 +13,7 @@ from appliance.doctor.facts import Facts
 from appliance.doctor.gathering import (
     box,
     certificates,
+    deployments,
     devices,
     files,
     models,
@@ -55,6 +56,7 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
     driver, onnxruntime = processes.python(DRIVER), processes.python(ONNXRUNTIME)
     shown = systemd.properties(deadline)
     exposure = systemd.start_judging(shown)
+    next_unit = deployments.start_asking()
     config, config_error = _config(path)
     reader = devices.start_reading(config)
     base = _base(shown.get("WorkingDirectory", ""))
@@ -89,6 +91,7 @@ def gather(config_path: str | None, socket_path: str | None, default_socket: str
     return attrs.evolve(
         facts,
         unit=systemd.unit(shown, exposure, deadline),
+        deployment=deployments.deployment(next_unit, deadline),
         driver_error=processes.complaint(driver, deadline),
         devices=answer.devices or read,
         onnxruntime_error=processes.complaint(onnxruntime, deadline),

@@ -1,4 +1,4 @@
-"""Clock, ports, disk, the unit and the appliance itself."""
+"""Clock, ports, disk, the unit, the deployment and the appliance itself."""
 
 from __future__ import annotations
 
@@ -104,6 +104,27 @@ def hardening(facts: Facts) -> list[Remark]:
         advice = "see `systemd-analyze security appliance`, and which drop-in opens it"
         return [Remark("warning", f"{found}, above {MOST_EXPOSED:.1f}", advice)]
     return [Remark("ok", found)]
+
+
+def deployment(facts: Facts) -> list[Remark]:
+    """What a switch that was cut off has left."""
+    there = facts.deployment
+    if there is None:
+        return [Remark("skipped", "nothing was deployed here")]
+    if there.is_switching:
+        return [Remark("ok", "a switch is under way")]
+    advice = "deploy once more: that first brings to an end what was cut off"
+    remarks: list[Remark] = []
+    if not there.is_whole:
+        remarks.append(
+            Remark("error", f"current leads to {there.name}, which is not whole", advice)
+        )
+    if there.is_on_trial:
+        found = f"{there.name} is current and has not proven itself: the next boot leaves it"
+        remarks.append(Remark("warning", found, advice))
+    if there.next_runs:
+        remarks.append(Remark("warning", "appliance-next runs, and no switch is under way", advice))
+    return remarks or [Remark("ok", there.name)]
 
 
 def appliance(facts: Facts) -> list[Remark]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from appliance.doctor.facts import Facts
-from appliance.doctor.judging.box import appliance, clock, disk, hardening, ports, unit
+from appliance.doctor.judging.box import (
+    appliance,
+    clock,
+    deployment,
+    disk,
+    hardening,
+    ports,
+    unit,
+)
 from appliance.doctor.judging.computing import (
     engines,
     gpu,
@@ -50,5 +58,6 @@ CHECKS: dict[str, Callable[[Facts], list[Remark]]] = {
     "clock": clock,
     "unit": unit,
     "hardening": hardening,
+    "deployment": deployment,
     "appliance": appliance,
 }
