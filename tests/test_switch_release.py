@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,16 @@ from attrs import define, field
 from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Paths, Patience, Switch
 
 LOADING_S = 2.0
+SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "models by name while it stands by": lambda status: {**status, "models": {"m": {}}},
+    "a list while it stands by": lambda status: [status],
+    "no reasons while it serves": lambda status: {**status, "reasons": None},
+}
+"""What a release may take the status for that is not this one's."""
 PATIENCE = Patience(load=20.0, hand_over=10.0, hold=3.0)
 
 
-class PowerCut(Exception):
+class PowerCut(BaseException):
     """The machine went down."""
 
 
@@ -38,7 +46,8 @@ class FakeBox(Box):
 
     Attributes:
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
-            it began to serve; "broken model"; "old version", it says another one than it is.
+            it began to serve; "broken model"; "old version", it says another one than it is; one
+            of `SHAPES`, whose status is of another shape, "while it serves" or "stands by".
         cut_at: The step that is not done any more, but ends with `fault`.
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
         gaps: When nobody served, as seen by whoever looked.
@@ -50,7 +59,7 @@ class FakeBox(Box):
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
     cut_at: int = -1
-    fault: Exception = field(factory=PowerCut)
+    fault: BaseException = field(factory=PowerCut)
     silent_until_s: float = 0.0
     steps: int = 0
     gaps: list[tuple[float, float]] = field(factory=list)
@@ -105,28 +114,33 @@ class FakeBox(Box):
     def main_pid(self, unit: str) -> int:
         return id(self.processes[unit]) if unit in self.processes else 0
 
-    def status(self, *, standby: bool = False) -> dict[str, Any]:
+    def _ask(self, *, standby: bool) -> bytes:
+        return json.dumps(self._told(standby=standby)).encode()
+
+    def _told(self, *, standby: bool) -> Any:
         if self.time_s < self.silent_until_s:
-            return {}
+            return None
         for process in self.processes.values():
             kind, serves = self.kinds[process.deployment], process.served_s
             if standby == (serves is None):
                 version = process.deployment.partition("-")[0]
-                models = [{"state": "failed" if kind == "broken model" else "ready"}]
+                models = [{"name": "m", "state": "failed" if kind == "broken model" else "ready"}]
                 state = "standby" if self._is_loaded(process) else "starting"
                 if serves is not None:
                     broke = kind == "breaks" and self.time_s - serves >= 1.0
                     state = "degraded" if broke or kind == "broken model" else "ready"
                 if kind == "old version":
                     version = "0"
-                return {
+                status = {
                     "state": state,
                     "version": version,
                     "pid": id(process),
                     "models": models,
                     "reasons": ["told"],
                 }
-        return {}
+                when = "stands by" if standby else "serves"
+                return SHAPES[kind](status) if kind in SHAPES and kind.endswith(when) else status
+        return None
 
     def lay_units(self, deployment: str) -> None:
         self._step()
@@ -201,7 +215,9 @@ def attempt(robot: FakeBox, name: str) -> str:
     return ""
 
 
-BAD = ["crashes", "hangs", "breaks", "broken model", "old version"]
+BAD = ["crashes", "hangs", "breaks", "broken model", "old version", *SHAPES]
+BAD_ALONE = [kind for kind in BAD if not kind.endswith("stands by")]
+"""Those that are bad where nobody serves, so that there is nobody to stand by for."""
 
 
 def test_the_first_deployment(tmp_path: Path) -> None:
@@ -213,7 +229,7 @@ def test_the_first_deployment(tmp_path: Path) -> None:
     assert not switch(robot, "1-x")
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", BAD_ALONE)
 def test_a_first_deployment_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1=kind, v2="good")
     with pytest.raises(Failed, match="nothing served before, and it is stopped"):
@@ -334,7 +350,7 @@ def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     assert (robot.paths.units / UNIT).read_text() == "1-x"
     assert not robot.paths.trial.exists()
     assert robot.gaps == []
-    before = kind in ("crashes", "hangs", "broken model")
+    before = kind in ("crashes", "hangs", "broken model") or kind.endswith("stands by")
     assert ("1-x has served all the while" in str(failed.value)) == before
     assert ("1-x serves again, and is healthy" in str(failed.value)) != before
 
@@ -427,10 +443,14 @@ def test_a_boot_without_any_deployment(tmp_path: Path, capsys: pytest.CaptureFix
     assert not robot.paths.trial.exists()
 
 
-FAULTS = [OSError(errno.ENOSPC, "disk full"), subprocess.TimeoutExpired("systemctl", 30)]
+FAULTS = [
+    OSError(errno.ENOSPC, "disk full"),
+    subprocess.TimeoutExpired("systemctl", 30),
+    TypeError("a mistake"),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["disk full", "does not end"])
+@pytest.mark.parametrize("fault", FAULTS, ids=["disk full", "does not end", "mistake"])
 def test_an_upgrade_of_which_any_step_fails(tmp_path: Path, fault: Exception) -> None:
     for cut_at in range(1, 200):
         (place := tmp_path / str(cut_at)).mkdir()
@@ -560,7 +580,7 @@ def test_one_that_is_current_and_breaks_after_the_process_died(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("former", ["", "1-x"])
-@pytest.mark.parametrize("kind", ["good", *BAD])
+@pytest.mark.parametrize("kind", ["good", *BAD_ALONE])
 @pytest.mark.parametrize("name", ["2-x", "3-x"])
 def test_a_cold_start_whose_process_dies_at_any_step(
     tmp_path: Path, former: str, kind: str, name: str

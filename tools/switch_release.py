@@ -66,10 +66,6 @@ class Failed(Exception):
     """It was not switched; the message says why, and what serves now."""
 
 
-# What a step may end with: a disk that is full and a systemd that hangs are like any other failure.
-BROKE = (Failed, OSError, subprocess.SubprocessError)
-
-
 class Patience(NamedTuple):
     """How long is waited, in seconds.
 
@@ -152,7 +148,18 @@ class Box:
         return found.stdout.strip()
 
     def status(self, *, standby: bool = False) -> dict[str, Any]:
-        """Return the status of the appliance that serves, or stands by; empty: nobody answers."""
+        """Return the status of the appliance that serves, or stands by.
+
+        Empty: nobody answers, or not as an appliance does.
+        """
+        try:
+            found = json.loads(self._ask(standby=standby))
+        except (ValueError, RecursionError):
+            return {}
+        return found if _is_status(found) else {}
+
+    def _ask(self, *, standby: bool) -> bytes:
+        """Return what an appliance answers that is asked for its status; empty: nothing."""
         where = f"{self.paths.admin_socket}.standby" if standby else str(self.paths.admin_socket)
         connection = http.client.HTTPConnection("box", timeout=ASK_S)
         try:
@@ -160,12 +167,11 @@ class Box:
             connection.sock.settimeout(ASK_S)
             connection.sock.connect(where)
             connection.request("GET", "/v1/status")
-            found: dict[str, Any] = json.loads(connection.getresponse().read(MAX_STATUS_BYTES))
-        except (OSError, http.client.HTTPException, ValueError):
-            return {}
+            return connection.getresponse().read(MAX_STATUS_BYTES)
+        except (OSError, http.client.HTTPException):
+            return b""
         finally:
             connection.close()
-        return found
 
     def link(self, name: str, deployment: str) -> None:
         """Let a link lead to a deployment, from one moment to the next."""
@@ -388,10 +394,10 @@ class Switch:
                     self._prove("")
             else:
                 self.box.end_trial()
-        except BROKE as broke:
+        except Exception as broke:  # noqa: BLE001
             if self.paths.trial.exists() and self.paths.named_by("current") != proven:
-                raise Failed(str(broke)) from None
-            say(str(broke))
+                raise Failed(_told(broke)) from None
+            say(_told(broke))
         return proven if self.paths.named_by("current") == proven else ""
 
     def _start(self, deployment: str, former: str, *, is_rollback: bool) -> None:
@@ -447,19 +453,19 @@ class Switch:
 
     @contextlib.contextmanager
     def _else(self, undo: Callable[[], str]) -> Generator[None, None, None]:
-        """Undo steps of which one fails.
+        """Undo steps of which one fails, at whatever: a full disk, or a mistake in here.
 
         Raises:
             Failed: One did; it says what `undo` has said.
         """
         try:
             yield
-        except BROKE as broke:
+        except Exception as broke:  # noqa: BLE001
             try:
                 undone = undo()
-            except BROKE as also:
-                undone = f"AND IT IS NOT UNDONE: {also}"
-            raise Failed(f"{broke}; {undone}") from None
+            except Exception as also:  # noqa: BLE001
+                undone = f"AND IT IS NOT UNDONE: {_told(also)}"
+            raise Failed(f"{_told(broke)}; {undone}") from None
 
     def _prove(self, former: str) -> None:
         """What runs is what the next failure goes back to; `former` comes before it."""
@@ -594,7 +600,7 @@ class Switch:
         status = self.box.status(standby=standby)
         if not status:
             return f"it does not answer; it said: {self.box.last_words(unit)}"
-        reasons = "; ".join(map(str, status.get("reasons", []))) or "no reason given"
+        reasons = "; ".join(status["reasons"]) or "no reason given"
         return f"version {status.get('version')}, {status.get('state')}: {reasons}"
 
 
@@ -613,10 +619,27 @@ def _remove(folder: Path) -> bool:
     return True
 
 
+def _is_status(found: Any) -> bool:
+    """Whether that is the status of an appliance, as far as it is read here."""
+    try:
+        texts = [found["state"], found["version"], *found["reasons"]]
+        texts += [text for each in found["models"] for text in (each["name"], each["state"])]
+    except (TypeError, KeyError):
+        return False
+    return all(isinstance(text, str) for text in texts)
+
+
 def _is_loaded(status: dict[str, Any]) -> bool:
     """Whether one that stands by could serve everything."""
-    models = status.get("models", [])
-    return status.get("state") == "standby" and all(each["state"] == "ready" for each in models)
+    if status.get("state") != "standby":
+        return False
+    return all(each["state"] == "ready" for each in status["models"])
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, with its kind where nobody has foreseen it."""
+    foreseen = isinstance(error, Failed | OSError | subprocess.SubprocessError)
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
 
 
 def say(text: str) -> None:
@@ -677,8 +700,8 @@ def main() -> int:
                     changed = switch.revert()
             if arguments.keep is not None:
                 changed |= switch.prune(arguments.keep)
-    except BROKE as broke:
-        say(f"error: {broke}")
+    except Exception as broke:  # noqa: BLE001
+        say(f"error: {_told(broke)}")
         return 1
     done = "changed" if changed else "unchanged"
     _print(f"{done}: the deployment is {box.paths.named_by('current') or 'none'}", sys.stdout)
