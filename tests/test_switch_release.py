@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,23 @@ SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no reasons while it serves": lambda status: {**status, "reasons": None},
 }
 """What a release may take the status for that is not this one's."""
+KILLED = """
+import os, pathlib, signal, sys
+from tools.switch_release import Box, Paths, Patience, Switch
+
+unlink, left = os.unlink, [2]
+
+def unlink_or_end(*arguments, **options):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    unlink(*arguments, **options)
+
+os.unlink = unlink_or_end
+Switch(Box(Paths(pathlib.Path(sys.argv[1]))), Patience()).prune(2)
+"""
+"""A program that prunes a box, and is killed when it has removed one file and would another."""
+ROOT = Path(__file__).parents[1]
 PATIENCE = Patience(load=20.0, hand_over=10.0, hold=3.0)
 
 
@@ -195,6 +214,7 @@ def box(tmp_path: Path, **kinds: str) -> FakeBox:
         units = paths.deployments / name / "units"
         units.mkdir(parents=True)
         (units / UNIT).write_text(name)
+        (units.parent / "appliance.toml").touch()
         release = tmp_path / "releases" / name.partition("-")[0]
         (release / "bin").mkdir(parents=True)
         (release / "bin" / "appliance").touch()
@@ -703,6 +723,31 @@ def test_what_another_deploy_has_just_made_is_not_removed(tmp_path: Path) -> Non
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {"1", "2", "3"}
 
 
+def test_what_a_prune_leaves_that_is_killed_has_another_name(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        for each in (robot.paths.deployments / name, robot.paths.releases / name[0]):
+            os.utime(each, (number, number))
+    places = (robot.paths.deployments, robot.paths.releases)
+    whole = contents(*places)
+    ended: list[int] = []
+    while ended[-1:] != [0] and len(ended) < 20:
+        command = [sys.executable, "-c", KILLED, str(tmp_path)]
+        ended.append(subprocess.run(command, cwd=ROOT, check=False, timeout=60).returncode)
+        left = contents(*(each for place in places for each in place.glob("[!.]*")))
+        for each in {path.relative_to(tmp_path).parts[1] for path in left}:
+            is_of = [path for path in whole if path.relative_to(tmp_path).parts[1] == each]
+            assert all(path in left for path in is_of)
+    assert ended[:-1]
+    assert {*ended[:-1]} == {-signal.SIGKILL}
+    assert {each.name for place in places for each in place.iterdir()} == {"2-x", "3-x", "2", "3"}
+
+
+def contents(*folders: Path) -> set[Path]:
+    return {each for folder in folders for each in folder.rglob("*") if not each.is_dir()}
+
+
 def test_half_made_ones_do_not_count(tmp_path: Path) -> None:
     robot = box(tmp_path, v1="good", v2="good", v3="good")
     for number, name in enumerate(("1-x", "2-x", "3-x")):
@@ -723,15 +768,16 @@ def test_what_cannot_be_removed_is_said(
     remove = shutil.rmtree
 
     def refuse(folder: Path) -> None:
-        if folder.name == "1-x":
+        if folder.name == ".removed-1-x":
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         remove(folder)
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
-    assert not Switch(robot, PATIENCE).prune(2)
-    said = capsys.readouterr().err
-    assert f"{robot.paths.deployments / '1-x'} is not needed, and cannot be removed" in said
-    assert (tmp_path / "releases/1").is_dir()  # what is there of it needs that
+    left = robot.paths.deployments / ".removed-1-x"
+    for changed in (True, False):
+        assert Switch(robot, PATIENCE).prune(2) == changed
+        assert f"{left} is not needed, and cannot be removed" in capsys.readouterr().err
     monkeypatch.undo()
-    assert Switch(robot, PATIENCE).prune(2)
+    assert not Switch(robot, PATIENCE).prune(2)
+    assert not left.exists()
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {"2", "3"}

@@ -44,6 +44,7 @@ from typing import Any, NamedTuple, TextIO
 UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
 ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
 UNITS, TRANSIENT_UNITS = Path("/etc/systemd/system"), Path("/run/systemd/system")
+REMOVED = ".removed-"  # begins the name of what is being removed, so that its own is free at once
 LOOK_S = 0.1
 ASK_S = 2.0
 SYSTEMCTL_S = 120.0
@@ -92,6 +93,11 @@ class Paths(NamedTuple):
     def deployments(self) -> Path:
         """All of them, by name."""
         return self.root / "deployments"
+
+    @property
+    def releases(self) -> Path:
+        """What deployments are made of, by version."""
+        return self.root / "releases"
 
     @property
     def trial(self) -> Path:
@@ -335,6 +341,9 @@ class Switch:
         What cannot be removed is said, and stays. So does a release that no deployment is made of
         yet: it is newer than the oldest one that is kept.
         """
+        for folder in (self.paths.deployments, self.paths.releases):
+            for left in folder.glob(f"{REMOVED}*"):  # of a run that was cut short
+                _discard(left)
         used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
         newest = self._newest()
         kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
@@ -342,7 +351,7 @@ class Switch:
         had = {_release_of(each) for each in newest}
         removed = [_remove(each) for each in newest if each not in kept]
         needed = {_release_of(each) for each in self._newest()}
-        for each in (self.paths.root / "releases").glob("[!.]*"):
+        for each in self.paths.releases.glob("[!.]*"):
             is_waiting = each.name not in had and each.stat().st_mtime > kept_s
             if each.name not in needed and not is_waiting:
                 removed.append(_remove(each))
@@ -361,7 +370,7 @@ class Switch:
         if not _NAME.fullmatch(deployment) or not path.is_dir():
             there = sorted(each.name for each in self._newest())
             return f"{path}: no such deployment; there are: {', '.join(there) or 'none'}"
-        needed = (path / "release" / "bin" / "appliance", path / "units" / UNIT)
+        needed = (path / "release/bin/appliance", path / "appliance.toml", path / "units" / UNIT)
         return next((f"{each}: is missing" for each in needed if not each.exists()), "")
 
     def _resume(self) -> str:
@@ -609,13 +618,27 @@ def _release_of(deployment: Path) -> str:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove what is not needed any more; return whether it is gone."""
+    """Remove what is not needed any more; return whether it is not there by its name.
+
+    What is there by its name is whole, also where this is cut short.
+    """
+    removed = folder.with_name(f"{REMOVED}{folder.name}")
     try:
-        shutil.rmtree(folder)
+        folder.rename(removed)
     except OSError as error:
         say(f"{folder} is not needed, and cannot be removed: {error}")
         return False
-    say(f"removed {folder}")
+    if _discard(removed):
+        say(f"removed {folder}")
+    return True
+
+
+def _discard(removed: Path) -> bool:
+    try:
+        shutil.rmtree(removed)
+    except OSError as error:
+        say(f"{removed} is not needed, and cannot be removed: {error}")
+        return False
     return True
 
 
