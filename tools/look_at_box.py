@@ -21,6 +21,7 @@ ROOT, CONFIGURATION = Path("/opt/appliance"), Path("/etc/appliance")
 MODELS = Path("/var/lib/appliance/models")
 UNITS = Path("/etc/systemd/system")
 REVERT = "appliance-revert.service"
+OF_A_DEPLOYMENT = ("release/bin/appliance", "appliance.toml", "units/appliance.service")
 USER, GPU_GROUP = "appliance", "render"
 FOLDERS = (
     *("/etc/appliance", "/var/lib/appliance", "/var/lib/appliance/models"),
@@ -34,7 +35,7 @@ SERVICES = ("nftables.service",)
 
 
 def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = UNITS) -> Any:
-    """Return what is there; a part that is not there is empty."""
+    """Return what is there; a part that is not there is empty. What is damaged is not there."""
     keys = configuration / "keys"
     link = configuration / "appliance.toml"
     return {
@@ -50,8 +51,13 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
         "releases": {
             path.parent.name: _wheelhouse(path)
             for path in sorted((root / "releases").glob("[!.]*/release.json"))
+            if (path.parent / "bin/appliance").is_file()
         },
-        "deployments": [path.name for path in sorted((root / "deployments").glob("[!.]*"))],
+        "deployments": [
+            path.name
+            for path in sorted((root / "deployments").glob("[!.]*"))
+            if all((path / each).exists() for each in OF_A_DEPLOYMENT)
+        ],
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
         "held": {
