@@ -142,7 +142,10 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text("secret")
     point(etc / "appliance.toml", root)
+    assert look(root, etc, tmp_path)["serves"] == ""
+    (root / "current").symlink_to("deployments/1.0.0-ab")
     found = look(root, etc, tmp_path)
+    assert found["serves"] == "1.0.0"
     assert "secret" not in json.dumps(found)
     assert found["releases"] == {"1.0.0": "abc"}
     assert found["deployments"] == ["1.0.0-ab"]

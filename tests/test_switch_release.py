@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Paths, Patience, Switch
+from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Health, Paths, Patience, Switch
 
 LOADING_S = 2.0
 SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -56,6 +56,7 @@ class Process:
     deployment: str
     since_s: float
     standby: bool
+    models: dict[str, str]
     served_s: float | None = None
 
 
@@ -67,6 +68,8 @@ class FakeBox(Box):
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
             it began to serve; "broken model"; "old version", it says another one than it is; one
             of `SHAPES`, whose status is of another shape, "while it serves" or "stands by".
+        models: Those of the repository, which a process loads when it starts.
+        fails: Deployments that cannot load a model, by its name.
         cut_at: The step that is not done any more, but ends with `fault`.
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
         gaps: When nobody served, as seen by whoever looked.
@@ -74,6 +77,8 @@ class FakeBox(Box):
 
     paths: Paths
     kinds: dict[str, str]
+    models: list[str] = field(factory=lambda: ["clock"])
+    fails: dict[str, list[str]] = field(factory=dict)
     processes: dict[str, Process] = field(factory=dict)
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
@@ -101,7 +106,9 @@ class FakeBox(Box):
                 link = "next" if unit == NEXT_UNIT else "current"
                 made = self.paths.named_by(link)
                 if self.kinds[made] != "crashes":
-                    self.processes[unit] = Process(made, self.time_s, bool(self.processes))
+                    models = {name: self._loads(made, name) for name in self.models}
+                    standby = bool(self.processes)
+                    self.processes[unit] = Process(made, self.time_s, standby, models)
         elif verb == "stop":
             self.processes.pop(unit, None)
         elif verb == "enable":
@@ -110,6 +117,9 @@ class FakeBox(Box):
             self.enabled.discard(unit)
         self._settle()
         return True
+
+    def _loads(self, deployment: str, model: str) -> str:
+        return "failed" if deployment in self.fails.get(model, ()) else "ready"
 
     def _settle(self) -> None:
         """Let who is loaded serve, if nobody does; note while nobody does."""
@@ -143,19 +153,23 @@ class FakeBox(Box):
             kind, serves = self.kinds[process.deployment], process.served_s
             if standby == (serves is None):
                 version = process.deployment.partition("-")[0]
-                models = [{"name": "m", "state": "failed" if kind == "broken model" else "ready"}]
+                models = dict(process.models)
+                if kind == "broken model":
+                    models["clock"] = "failed"
+                reasons = [f"model {name} failed" for name in models if models[name] == "failed"]
                 state = "standby" if self._is_loaded(process) else "starting"
                 if serves is not None:
                     broke = kind == "breaks" and self.time_s - serves >= 1.0
-                    state = "degraded" if broke or kind == "broken model" else "ready"
+                    reasons += ["it broke"] if broke else []
+                    state = "degraded" if reasons else "ready"
                 if kind == "old version":
                     version = "0"
                 status = {
                     "state": state,
                     "version": version,
                     "pid": id(process),
-                    "models": models,
-                    "reasons": ["told"],
+                    "models": [{"name": name, "state": models[name]} for name in models],
+                    "reasons": reasons,
                 }
                 when = "stands by" if standby else "serves"
                 return SHAPES[kind](status) if kind in SHAPES and kind.endswith(when) else status
@@ -373,6 +387,95 @@ def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     before = kind in ("crashes", "hangs", "broken model") or kind.endswith("stands by")
     assert ("1-x has served all the while" in str(failed.value)) == before
     assert ("1-x serves again, and is healthy" in str(failed.value)) != before
+
+
+def with_a_new_model(tmp_path: Path, kind: str) -> FakeBox:
+    """Return a box that serves 1-x, with a model that came since and that only 2-x can load."""
+    robot = box(tmp_path, v1="good", v2=kind)
+    switch(robot, "1-x")
+    robot.models.append("new")
+    robot.fails["new"] = ["1-x"]
+    robot.gaps.clear()
+    return robot
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_former_one_is_not_asked_for_a_model_that_came_since(tmp_path: Path, kind: str) -> None:
+    robot = with_a_new_model(tmp_path, kind)
+    failed = attempt(robot, "2-x")
+    assert "NOT" not in failed
+    assert failed
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+    assert robot.gaps == []
+    robot.kinds["2-x"] = "good"
+    assert not attempt(robot, "2-x")
+
+
+def test_a_rollback_leaves_a_model_that_came_since(tmp_path: Path) -> None:
+    robot = with_a_new_model(tmp_path, "good")
+    switch(robot, "2-x")
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+    assert robot.gaps == []
+    assert "1-x does not become healthy" in attempt(robot, "1-x")  # a deploy asks for all
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_former_one_that_was_degraded_is_so_again(tmp_path: Path, kind: str) -> None:
+    robot = with_a_new_model(tmp_path, kind)
+    robot.systemctl("restart", UNIT)
+    robot.sleep(LOADING_S)
+    assert robot.status()["state"] == "degraded"
+    failed = attempt(robot, "2-x")
+    assert failed
+    assert "NOT" not in failed
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert not robot.paths.trial.exists()
+
+
+@pytest.mark.parametrize(("model", "kind"), [("clock", "good"), ("", "breaks")])
+def test_a_former_one_that_is_worse_than_it_was_is_not_healthy(
+    tmp_path: Path, model: str, kind: str
+) -> None:
+    robot = with_a_new_model(tmp_path, "breaks")
+    robot.fails[model] = ["1-x"]
+    robot.kinds["1-x"] = kind
+    robot.processes[UNIT].served_s = robot.time_s if kind == "good" else robot.time_s + 1e9
+    assert "AND 1-x IS NOT HEALTHY AGAIN" in attempt(robot, "2-x")
+    assert robot.paths.trial.exists()
+
+
+@pytest.mark.parametrize("kind", ["good", "breaks"])
+def test_a_process_that_dies_at_any_step_with_a_model_that_came_since(
+    tmp_path: Path, kind: str
+) -> None:
+    for step in range(1, 200):
+        (place := tmp_path / str(step)).mkdir()
+        robot = with_a_new_model(place, kind)
+        robot.steps, robot.cut_at = 0, step
+        try:
+            attempt(robot, "2-x")
+        except PowerCut:
+            robot.cut_at = -1
+        else:
+            break
+        if robot.paths.trial.exists() or robot.paths.named_by("current") == "2-x":
+            assert Switch(robot, PATIENCE).back(), step
+        assert robot.serving == robot.paths.named_by("current") == "1-x", step
+        assert not robot.paths.trial.exists()
+    assert 5 < step < 199
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"1-x": 1}', '{"1-x": [1, 2]}', "\xff", "[" * 99_999])
+def test_notes_of_how_it_served_that_are_damaged_are_none(tmp_path: Path, text: str) -> None:
+    robot = with_a_new_model(tmp_path, "good")
+    robot.paths.served.write_text(text, encoding="latin-1")
+    switch(robot, "2-x")
+    assert robot.noted() == {"1-x": Health(is_ready=True, models=frozenset({"clock"}))}
 
 
 @pytest.mark.parametrize("kind", ["good", *BAD])

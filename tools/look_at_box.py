@@ -58,6 +58,7 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             for path in sorted((root / "deployments").glob("[!.]*"))
             if all((path / each).exists() for each in OF_A_DEPLOYMENT)
         ],
+        "serves": _release_of(root / "current"),
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
         "held": {
@@ -71,6 +72,12 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             "tls": (configuration / "tls" / "pushed").is_dir(),
         },
     }
+
+
+def _release_of(deployment: Path) -> str:
+    """Return the name of the release that a deployment is made of; empty: there is none."""
+    command = deployment / "release/bin/appliance"
+    return (deployment / "release").resolve().name if command.is_file() else ""
 
 
 def _base() -> dict[str, Any]:

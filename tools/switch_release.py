@@ -8,12 +8,16 @@
     units/appliance.service, units/appliance.service.d/*.conf
 /opt/appliance/current, previous -> deployments/...
 /opt/appliance/trial                             there while `current` is not proven; names what is
+/opt/appliance/served.json                       how each served when another one was to take over
 ```
 
 The next deployment stands by beside the one that serves, and loads its models. Only when it is up
 does the other one end; then it serves, and is watched for a while. What does not become healthy is
 ended, and the former one serves again: for a failure before the handover it never stopped. When
 `current` has been switched, the unit of the box takes over in the same way.
+
+A deployment has to be ready, with all models. One that is gone back to has to be as well as it was
+when it served.
 
 What is done here goes on when whoever started it is gone. After a power cut in the middle,
 `revert`, which runs before the appliance at each boot, goes back to what was proven. Where only
@@ -81,6 +85,33 @@ class Patience(NamedTuple):
     hold: float = 3.0
 
 
+class Health(NamedTuple):
+    """How a deployment served.
+
+    Attributes:
+        is_ready: Everything was well.
+        models: Those that were ready, by name.
+    """
+
+    is_ready: bool
+    models: frozenset[str]
+
+    @classmethod
+    def of(cls, status: dict[str, Any]) -> Health:
+        """Return that of one that serves."""
+        return cls(status["state"] == "ready", frozenset(_models(status, "ready")))
+
+    def is_kept_by(self, status: dict[str, Any]) -> bool:
+        """Return whether one that serves, or stands by, is as well; it has loaded its models.
+
+        A model that was not ready then does not count, be it that it came since.
+        """
+        if not self.models <= _models(status, "ready") or _models(status, "loading"):
+            return False
+        is_only_for_models = len(status["reasons"]) == len(_models(status, "failed"))
+        return not self.is_ready or is_only_for_models
+
+
 class Paths(NamedTuple):
     """Where everything is on a robot."""
 
@@ -103,6 +134,11 @@ class Paths(NamedTuple):
     def trial(self) -> Path:
         """Names what to go back to."""
         return self.root / "trial"
+
+    @property
+    def served(self) -> Path:
+        """Says how deployments served."""
+        return self.root / "served.json"
 
     def tried(self) -> tuple[str, bool]:
         """Return what a trial goes back to, if to anything, and whether it is a rollback itself."""
@@ -194,6 +230,25 @@ class Box:
         made.rename(self.paths.trial)
         self._sync()
 
+    def noted(self) -> dict[str, Health]:
+        """Return how deployments served, by name, as far as that can be read."""
+        try:
+            found = json.loads(self.paths.served.read_bytes())
+            return {name: Health(bool(a), frozenset(map(str, b))) for name, (a, b) in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def note(self, deployment: str, health: Health) -> None:
+        """Write down how a deployment serves."""
+        notes = {**self.noted(), deployment: health}
+        known = {n: (a, sorted(b)) for n, (a, b) in notes.items() if self._is_there(n)}
+        made = self.paths.root / ".served.json"
+        made.write_text(json.dumps(known))
+        made.rename(self.paths.served)
+
+    def _is_there(self, deployment: str) -> bool:
+        return (self.paths.deployments / deployment).is_dir()
+
     def end_trial(self) -> None:
         """What runs is proven."""
         self.paths.trial.unlink(missing_ok=True)
@@ -257,6 +312,8 @@ class Switch:
 
     def __init__(self, box: Box, patience: Patience) -> None:
         self.box, self.patience, self.paths = box, patience, box.paths
+        # Of those that have to be only as well as they were: how that is.
+        self._were: dict[str, Health] = {}
 
     def to(self, deployment: str, *, is_rollback: bool = False) -> bool:
         """Run a deployment; return whether another one, or none, ran before.
@@ -269,13 +326,15 @@ class Switch:
         is_resumed = self.paths.trial.exists()
         self._resume()
         former = self.paths.named_by("current")
-        serves = bool(former) and self._wait_serving(former)
+        self._ask_no_more_than_before(deployment if is_rollback else "")
+        status = self._wait_serving(former) if former else {}
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
             return is_resumed
-        if serves:
+        if status:
+            self._were[former] = Health.of(status)
             self._upgrade(deployment, former, is_rollback=is_rollback)
         else:
             self._start(deployment, former, is_rollback=is_rollback)
@@ -292,7 +351,7 @@ class Switch:
         _, was_rollback = self.paths.tried()
         undone = self._resume()
         if undone and not was_rollback:
-            self.to(undone)
+            self.to(undone, is_rollback=True)
             return True
         previous, current = self.paths.named_by("previous"), self.paths.named_by("current")
         if not previous:
@@ -386,9 +445,10 @@ class Switch:
         """
         if not self.paths.trial.exists():
             return ""
-        proven, current = self.paths.tried()[0], self.paths.named_by("current")
+        (proven, was_rollback), current = self.paths.tried(), self.paths.named_by("current")
         if self._lack(proven):
             proven = ""
+        self._ask_no_more_than_before(proven, current if was_rollback else "")
         say(f"a switch was cut short here: {current or 'nothing'} is current")
         try:
             if proven == current and proven:
@@ -442,6 +502,7 @@ class Switch:
         """Let a deployment take over from one that serves."""
         self._clear()
         with self._else(lambda: self._withdraw(former)):
+            self.box.note(former, self._were[former])
             self._stand_by(deployment)
             self.box.begin_trial(former, is_rollback=is_rollback)
         with self._else(lambda: self._restore(former)):
@@ -522,6 +583,10 @@ class Switch:
         self._clear()
         return f"{former} serves again, and is healthy"
 
+    def _ask_no_more_than_before(self, *deployments: str) -> None:
+        """Let these be as they were when they served, and all others be ready."""
+        self._were = {n: was for n, was in self.box.noted().items() if n in deployments}
+
     def _use(self, deployment: str) -> None:
         self.box.link("current", deployment)
         self.box.lay_units(deployment)
@@ -535,23 +600,24 @@ class Switch:
 
     # ------------------------------------------------------------------------------------ waits
 
-    def _wait_serving(self, deployment: str) -> bool:
-        """Return whether the box serves; wait while it loads, or is slow to answer.
+    def _wait_serving(self, deployment: str) -> dict[str, Any]:
+        """Return the status of what serves; wait while it loads, or is slow to answer.
 
-        One that is up and does not answer at all, for as long as a handover may take, does not.
+        Empty: nothing does. One that is up and does not answer at all, for as long as a handover
+        may take, does not.
         """
         until_s = self.box.now_s() + self.patience.load
         silent_until_s = self.box.now_s() + self.patience.hand_over
         while self.box.is_up(UNIT):
-            if self.box.status().get("state") in ("ready", "degraded"):
-                return True
+            if (status := self.box.status()).get("state") in ("ready", "degraded"):
+                return status
             if self.box.status(standby=True):
                 silent_until_s = self.box.now_s() + self.patience.hand_over
             if self.box.now_s() >= min(until_s, silent_until_s):
                 say(f"{deployment} does not serve: {self._why(UNIT, standby=True)}")
-                return False
+                return {}
             self.box.sleep(LOOK_S)
-        return False
+        return {}
 
     def _wait_healthy(
         self, unit: str, deployment: str, patience_s: float, *, hold: bool = True
@@ -571,21 +637,35 @@ class Switch:
     def _wait_loaded(self, unit: str, deployment: str) -> None:
         """Wait until it could take over; or has, if who served has died meanwhile."""
         self._wait(
-            lambda: _is_loaded(self.box.status(standby=True)) or self._is_ready(unit, deployment),
+            lambda: self._is_loaded(deployment) or self._is_ready(unit, deployment),
             unit,
             self.patience.load,
             f"{deployment} does not load",
             standby=True,
         )
 
+    def _is_loaded(self, deployment: str) -> bool:
+        """Return whether one that stands by could serve everything."""
+        status = self.box.status(standby=True)
+        return status.get("state") == "standby" and self._is_well(deployment, status)
+
     def _is_ready(self, unit: str, deployment: str) -> bool:
         """Return whether a unit serves a deployment, and everything is well."""
         release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
         version = release.partition("-")[0]
-        if status.get("state") != "ready" or status.get("version") != version:
+        if status.get("state") not in ("ready", "degraded") or status.get("version") != version:
             return False
-        return status.get("pid") == self.box.main_pid(unit)
+        is_this = status.get("pid") == self.box.main_pid(unit)
+        return is_this and self._is_well(deployment, status)
+
+    def _is_well(self, deployment: str, status: dict[str, Any]) -> bool:
+        was = self._were.get(deployment)
+        if was and was.is_kept_by(status):
+            return True
+        if status["state"] == "standby":
+            return len(_models(status, "ready")) == len(status["models"])
+        return status["state"] == "ready"
 
     def _wait(
         self,
@@ -652,11 +732,8 @@ def _is_status(found: Any) -> bool:
     return all(isinstance(text, str) for text in texts)
 
 
-def _is_loaded(status: dict[str, Any]) -> bool:
-    """Whether one that stands by could serve everything."""
-    if status.get("state") != "standby":
-        return False
-    return all(each["state"] == "ready" for each in status["models"])
+def _models(status: dict[str, Any], state: str) -> set[str]:
+    return {each["name"] for each in status["models"] if each["state"] == state}
 
 
 def _told(error: Exception) -> str:
