@@ -639,6 +639,83 @@ def test_a_disk_that_is_full_while_a_unit_is_written(
     assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
 
 
+def drop_ins(robot: FakeBox, version: str, *names: str) -> None:
+    """Give a deployment these drop-ins."""
+    folder = robot.paths.deployments / f"{version}-x" / "units" / f"{UNIT}.d"
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.conf").write_text(version)
+
+
+def laid(folder: Path) -> dict[str, str]:
+    return {each.stem: each.read_text() for each in folder.iterdir()}
+
+
+def test_a_sites_own_drop_ins_stay_and_hold_for_one_on_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    drop_ins(robot, "1", "gpu", "realtime")
+    drop_ins(robot, "2", "gpu", "credentials")
+    there = robot.paths.units / f"{UNIT}.d"
+    there.mkdir()
+    (there / "override.conf").write_text("own")
+    (there / "off.conf").symlink_to("/dev/null")
+    own = {"override": "own", "off": ""}
+    switch(robot, "1-x")
+    assert laid(there) == {**own, "gpu": "1", "realtime": "1"}
+
+    on_trial: list[dict[str, str]] = []
+
+    def see(deployment: str) -> None:
+        Box.lay_next_unit(robot, deployment)
+        on_trial.append(laid(robot.paths.transient_units / f"{NEXT_UNIT}.d"))
+
+    monkeypatch.setattr(robot, "lay_next_unit", see)
+    switch(robot, "2-x")
+    assert laid(there) == {**own, "gpu": "2", "credentials": "2"}
+    assert (there / "off.conf").is_symlink()
+    ((name, _),) = on_trial[0].items() - laid(there).items()
+    assert name == "zz-next"
+    assert {**on_trial[0], name: ""} == {**laid(there), name: ""}
+    assert Switch(robot, PATIENCE).back()
+    assert laid(there) == {**own, "gpu": "1", "realtime": "1"}
+
+
+def test_a_sites_own_drop_ins_stay_wherever_laying_them_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+    for cut_at in range(1, 20):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = box(place, v1="good", v2="good")
+        drop_ins(robot, "1", "realtime")
+        switch(robot, "1-x")
+        there = robot.paths.units / f"{UNIT}.d"
+        (there / "override.conf").write_text("own")
+        left = [cut_at]
+
+        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise PowerCut
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", cut)
+        try:
+            robot.lay_units("2-x")
+        except PowerCut:
+            pass
+        else:
+            break
+        finally:
+            monkeypatch.setattr(Path, "rename", rename)
+        robot.lay_units("2-x")
+        assert laid(there) == {"override": "own"}
+        assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+    assert 3 < cut_at < 19
+
+
 def killed_at(place: Path, kind: str, step: int) -> FakeBox | None:
     """Return a box whose switch from 1-x to 2-x was killed, and nothing else; None: it was over."""
     place.mkdir()

@@ -258,20 +258,40 @@ class Box:
         os.sync()  # a power cut is not to bring back a link without what it leads to
 
     def lay_units(self, deployment: str) -> None:
-        """Make the unit of a deployment that of the box."""
-        made, units = self.paths.deployments / deployment / "units", self.paths.units
-        beside, unit = units / f".{UNIT}.d", units / f".{UNIT}"
-        shutil.rmtree(beside, ignore_errors=True)  # of one that was cut short
-        beside.mkdir()
-        if (made / f"{UNIT}.d").is_dir():
-            shutil.copytree(made / f"{UNIT}.d", beside, dirs_exist_ok=True)
-        shutil.copyfile(made / UNIT, unit)
+        """Make the unit of a deployment that of the box; a site's own drop-ins stay."""
+        units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
+        beside, former, unit = units / f".{UNIT}.d", units / f".{UNIT}.d.former", units / f".{UNIT}"
+        if beside.is_dir() and not laid.exists():
+            beside.rename(laid)  # one that was cut short between the renames below
+        for left in (beside, former):
+            shutil.rmtree(left, ignore_errors=True)
+        self._lay_drop_ins(deployment, beside)
+        shutil.copyfile(self.paths.deployments / deployment / "units" / UNIT, unit)
+        self._sync()
         # All of it is written: what follows needs no space.
-        shutil.rmtree(units / f"{UNIT}.d", ignore_errors=True)
-        beside.rename(units / f"{UNIT}.d")
+        if laid.exists():
+            laid.rename(former)
+        beside.rename(laid)
         unit.rename(units / UNIT)
         self._sync()
+        shutil.rmtree(former, ignore_errors=True)
         self.systemctl("daemon-reload")
+
+    def _lay_drop_ins(self, deployment: str, folder: Path) -> None:
+        """Make a folder of a deployment's drop-ins, and of those that no deployment laid."""
+        made = self.paths.deployments / deployment / "units" / f"{UNIT}.d"
+        ours = {each.name for each in self.paths.deployments.glob(f"[!.]*/units/{UNIT}.d/*")}
+        folder.mkdir()
+        if (laid := self.paths.units / f"{UNIT}.d").is_dir():
+            shutil.copytree(
+                laid,
+                folder,
+                symlinks=True,
+                ignore=lambda _, names: ours.intersection(names),
+                dirs_exist_ok=True,
+            )
+        if made.is_dir():
+            shutil.copytree(made, folder, dirs_exist_ok=True)
 
     def lay_next_unit(self, deployment: str) -> None:
         """Make a unit, until the next boot, by which a deployment stands by."""
@@ -279,9 +299,7 @@ class Box:
         made, units = self.paths.deployments / deployment / "units", self.paths.transient_units
         units.mkdir(parents=True, exist_ok=True)
         beside = units / f"{NEXT_UNIT}.d"
-        if (made / f"{UNIT}.d").is_dir():
-            shutil.copytree(made / f"{UNIT}.d", beside)
-        beside.mkdir(exist_ok=True)
+        self._lay_drop_ins(deployment, beside)
         (beside / "zz-next.conf").write_text(NEXT.format(root=self.paths.root))
         shutil.copyfile(made / UNIT, units / NEXT_UNIT)
         self.systemctl("daemon-reload")
