@@ -675,8 +675,9 @@ def test_a_sites_own_drop_ins_stay_and_hold_for_one_on_trial(
     switch(robot, "2-x")
     assert laid(there) == {**own, "gpu": "2", "credentials": "2"}
     assert (there / "off.conf").is_symlink()
-    ((name, _),) = on_trial[0].items() - laid(there).items()
+    ((name, text),) = on_trial[0].items() - laid(there).items()
     assert name == "zz-next"
+    assert "OOMScoreAdjust=" in text
     assert {**on_trial[0], name: ""} == {**laid(there), name: ""}
     assert Switch(robot, PATIENCE).back()
     assert laid(there) == {**own, "gpu": "1", "realtime": "1"}

@@ -14,7 +14,20 @@
 The next deployment stands by beside the one that serves, and loads its models. Only when it is up
 does the other one end; then it serves, and is watched for a while. What does not become healthy is
 ended, and the former one serves again: for a failure before the handover it never stopped. When
-`current` has been switched, the unit of the box takes over in the same way.
+`current` has been switched, the unit of the box takes over in the same way. Phase by phase, the
+last one where nothing serves:
+
+```
+phase        current  trial   appliance.service         appliance-next.service   undone by
+stands by    former   -       former serves             next loads, stands by    _withdraw
+on trial     former   former  former stands by again    next serves, is watched  _restore
+taken over   next     former  next loads, stands by     next serves              _restore
+watched      next     former  next serves, is watched   -                        _restore
+proven       next     -       next serves               -                        back
+started      next     former  next loads, is watched    -                        _stop
+```
+
+`previous` leads to the former one once the next is proven, unless it is a rollback.
 
 A deployment has to be ready, with all models. One that is gone back to has to be as well as it was
 when it served.
@@ -63,6 +76,8 @@ Description=Inference appliance, the next deployment
 ExecStart=
 ExecStart={root}/next/release/bin/appliance serve --standby --config {root}/next/appliance.toml
 Restart=no
+# Both have all models loaded: where memory is short, this one goes, and not the one that serves.
+OOMScoreAdjust=500
 """
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
 
