@@ -142,10 +142,7 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text("secret")
     point(etc / "appliance.toml", root)
-    assert look(root, etc, tmp_path)["serves"] == ""
-    (root / "current").symlink_to("deployments/1.0.0-ab")
     found = look(root, etc, tmp_path)
-    assert found["serves"] == "1.0.0"
     assert "secret" not in json.dumps(found)
     assert found["releases"] == {"1.0.0": "abc"}
     assert found["deployments"] == ["1.0.0-ab"]
@@ -156,6 +153,23 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
         "outgoing": ["main/arm"],
         "tls": False,
     }
+
+
+def test_only_a_release_that_is_up_serves(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    (tmp_path / "systemctl").write_text(
+        f'#!/bin/sh\n[ "$3" = appliance.service ] && [ -e {root}/up ]\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (root / "up").touch()
+    assert look(root, tmp_path, tmp_path)["serves"] == ""
+    (root / "current").symlink_to("deployments/1.0.0-ab")
+    assert look(root, tmp_path, tmp_path)["serves"] == "1.0.0"
+    (root / "up").unlink()
+    assert look(root, tmp_path, tmp_path)["serves"] == ""
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])

@@ -20,7 +20,7 @@ from typing import Any
 ROOT, CONFIGURATION = Path("/opt/appliance"), Path("/etc/appliance")
 MODELS = Path("/var/lib/appliance/models")
 UNITS = Path("/etc/systemd/system")
-REVERT = "appliance-revert.service"
+UNIT, REVERT = "appliance.service", "appliance-revert.service"
 OF_A_DEPLOYMENT = ("release/bin/appliance", "appliance.toml", "units/appliance.service")
 USER, GPU_GROUP = "appliance", "render"
 FOLDERS = (
@@ -58,7 +58,7 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             for path in sorted((root / "deployments").glob("[!.]*"))
             if all((path / each).exists() for each in OF_A_DEPLOYMENT)
         ],
-        "serves": _release_of(root / "current"),
+        "serves": _release_of(root / "current") if _systemctl("is-active", unit=UNIT) else "",
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
         "held": {
