@@ -318,6 +318,42 @@ def test_another_release_of_the_same_version_is_refused(release: Release) -> Non
     assert release.installed() == ["1.0"]
 
 
+@pytest.mark.parametrize("link", ["previous", "current", "next"])
+@pytest.mark.parametrize("damaged", ["release.json", "bin/appliance"])
+def test_one_that_is_damaged_is_replaced_unless_it_runs(
+    release: Release, damaged: str, link: str
+) -> None:
+    assert release.install().returncode == 0
+    final = release.root / "releases/1.0"
+    (final / damaged).unlink()
+    deployment = release.root / "deployments/1.0-x"
+    deployment.mkdir(parents=True)
+    (deployment / "release").symlink_to("../../releases/1.0")
+    (release.root / link).symlink_to("deployments/1.0-x")
+    again = release.install()
+    if link == "previous":
+        assert (again.returncode, again.stdout) == (0, f"installed {final}\n"), again.stderr
+        assert (final / damaged).exists()
+    else:
+        assert again.returncode == 1
+        needs = f"{final}: is damaged, and {release.root / link} needs it"
+        assert needs in again.stderr
+        assert not (final / damaged).exists()
+    assert release.installed() == ["1.0"]
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", "null", '{"sha256": 1}'])
+def test_one_whose_record_is_damaged_is_replaced(release: Release, record: str) -> None:
+    assert release.install().returncode == 0
+    path = release.root / "releases/1.0/release.json"
+    whole = path.read_text()
+    path.write_text(record)
+    again = release.install()
+    assert again.stdout == f"installed {path.parent}\n", again.stderr
+    assert path.read_text() == whole
+    assert release.install().stdout == f"unchanged {path.parent}\n"
+
+
 def gated(directory: Path) -> str:
     """An installer that waits in the middle, once `gate` is there, and says so in `reached`."""
     os.mkfifo(directory / "reached")

@@ -45,6 +45,27 @@ def test_it_is_made_once_and_whole(root: Path) -> None:
     assert [each.name for each in (root / "deployments").iterdir()] == ["1.0.0-ab"]
 
 
+@pytest.mark.parametrize("damaged", ["release", "appliance.toml", "units/appliance.service"])
+def test_one_that_is_damaged_is_not_there_and_is_made_anew(
+    root: Path, tmp_path: Path, damaged: str
+) -> None:
+    make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    path = root / "deployments/1.0.0-ab" / damaged
+    path.unlink()
+    assert look(root, tmp_path, tmp_path)["deployments"] == []
+    assert make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    assert path.exists()
+    assert look(root, tmp_path, tmp_path)["deployments"] == ["1.0.0-ab"]
+    assert [each.name for each in (root / "deployments").iterdir()] == ["1.0.0-ab"]
+
+
+def test_a_release_without_its_command_is_not_there(root: Path, tmp_path: Path) -> None:
+    make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    (root / "releases/1.0.0/bin/appliance").unlink()
+    found = look(root, tmp_path, tmp_path)
+    assert (found["releases"], found["deployments"]) == ({}, [])
+
+
 @pytest.mark.parametrize(
     ("name", "release", "files", "said"),
     [
@@ -132,6 +153,23 @@ def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
         "outgoing": ["main/arm"],
         "tls": False,
     }
+
+
+def test_only_a_release_that_is_up_serves(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
+    (tmp_path / "systemctl").write_text(
+        f'#!/bin/sh\n[ "$3" = appliance.service ] && [ -e {root}/up ]\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (root / "up").touch()
+    assert look(root, tmp_path, tmp_path)["serves"] == ""
+    (root / "current").symlink_to("deployments/1.0.0-ab")
+    assert look(root, tmp_path, tmp_path)["serves"] == "1.0.0"
+    (root / "up").unlink()
+    assert look(root, tmp_path, tmp_path)["serves"] == ""
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "\xff"])

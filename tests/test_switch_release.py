@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import define, field
 
-from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Paths, Patience, Switch
+from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Health, Paths, Patience, Switch
 
 LOADING_S = 2.0
+SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "models by name while it stands by": lambda status: {**status, "models": {"m": {}}},
+    "a list while it stands by": lambda status: [status],
+    "no reasons while it serves": lambda status: {**status, "reasons": None},
+}
+"""What a release may take the status for that is not this one's."""
+KILLED = """
+import os, pathlib, signal, sys
+from tools.switch_release import Box, Paths, Patience, Switch
+
+unlink, left = os.unlink, [2]
+
+def unlink_or_end(*arguments, **options):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    unlink(*arguments, **options)
+
+os.unlink = unlink_or_end
+Switch(Box(Paths(pathlib.Path(sys.argv[1]))), Patience()).prune(2)
+"""
+"""A program that prunes a box, and is killed when it has removed one file and would another."""
+ROOT = Path(__file__).parents[1]
 PATIENCE = Patience(load=20.0, hand_over=10.0, hold=3.0)
 
 
-class PowerCut(Exception):
+class PowerCut(BaseException):
     """The machine went down."""
 
 
@@ -29,6 +56,7 @@ class Process:
     deployment: str
     since_s: float
     standby: bool
+    models: dict[str, str]
     served_s: float | None = None
 
 
@@ -38,7 +66,10 @@ class FakeBox(Box):
 
     Attributes:
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
-            it began to serve; "broken model"; "old version", it says another one than it is.
+            it began to serve; "broken model"; "old version", it says another one than it is; one
+            of `SHAPES`, whose status is of another shape, "while it serves" or "stands by".
+        models: Those of the repository, which a process loads when it starts.
+        fails: Deployments that cannot load a model, by its name.
         cut_at: The step that is not done any more, but ends with `fault`.
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
         gaps: When nobody served, as seen by whoever looked.
@@ -46,11 +77,13 @@ class FakeBox(Box):
 
     paths: Paths
     kinds: dict[str, str]
+    models: list[str] = field(factory=lambda: ["clock"])
+    fails: dict[str, list[str]] = field(factory=dict)
     processes: dict[str, Process] = field(factory=dict)
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
     cut_at: int = -1
-    fault: Exception = field(factory=PowerCut)
+    fault: BaseException = field(factory=PowerCut)
     silent_until_s: float = 0.0
     steps: int = 0
     gaps: list[tuple[float, float]] = field(factory=list)
@@ -73,7 +106,9 @@ class FakeBox(Box):
                 link = "next" if unit == NEXT_UNIT else "current"
                 made = self.paths.named_by(link)
                 if self.kinds[made] != "crashes":
-                    self.processes[unit] = Process(made, self.time_s, bool(self.processes))
+                    models = {name: self._loads(made, name) for name in self.models}
+                    standby = bool(self.processes)
+                    self.processes[unit] = Process(made, self.time_s, standby, models)
         elif verb == "stop":
             self.processes.pop(unit, None)
         elif verb == "enable":
@@ -82,6 +117,9 @@ class FakeBox(Box):
             self.enabled.discard(unit)
         self._settle()
         return True
+
+    def _loads(self, deployment: str, model: str) -> str:
+        return "failed" if deployment in self.fails.get(model, ()) else "ready"
 
     def _settle(self) -> None:
         """Let who is loaded serve, if nobody does; note while nobody does."""
@@ -105,28 +143,37 @@ class FakeBox(Box):
     def main_pid(self, unit: str) -> int:
         return id(self.processes[unit]) if unit in self.processes else 0
 
-    def status(self, *, standby: bool = False) -> dict[str, Any]:
+    def _ask(self, *, standby: bool) -> bytes:
+        return json.dumps(self._told(standby=standby)).encode()
+
+    def _told(self, *, standby: bool) -> Any:
         if self.time_s < self.silent_until_s:
-            return {}
+            return None
         for process in self.processes.values():
             kind, serves = self.kinds[process.deployment], process.served_s
             if standby == (serves is None):
                 version = process.deployment.partition("-")[0]
-                models = [{"state": "failed" if kind == "broken model" else "ready"}]
+                models = dict(process.models)
+                if kind == "broken model":
+                    models["clock"] = "failed"
+                reasons = [f"model {name} failed" for name in models if models[name] == "failed"]
                 state = "standby" if self._is_loaded(process) else "starting"
                 if serves is not None:
                     broke = kind == "breaks" and self.time_s - serves >= 1.0
-                    state = "degraded" if broke or kind == "broken model" else "ready"
+                    reasons += ["it broke"] if broke else []
+                    state = "degraded" if reasons else "ready"
                 if kind == "old version":
                     version = "0"
-                return {
+                status = {
                     "state": state,
                     "version": version,
                     "pid": id(process),
-                    "models": models,
-                    "reasons": ["told"],
+                    "models": [{"name": name, "state": models[name]} for name in models],
+                    "reasons": reasons,
                 }
-        return {}
+                when = "stands by" if standby else "serves"
+                return SHAPES[kind](status) if kind in SHAPES and kind.endswith(when) else status
+        return None
 
     def lay_units(self, deployment: str) -> None:
         self._step()
@@ -181,6 +228,7 @@ def box(tmp_path: Path, **kinds: str) -> FakeBox:
         units = paths.deployments / name / "units"
         units.mkdir(parents=True)
         (units / UNIT).write_text(name)
+        (units.parent / "appliance.toml").touch()
         release = tmp_path / "releases" / name.partition("-")[0]
         (release / "bin").mkdir(parents=True)
         (release / "bin" / "appliance").touch()
@@ -201,7 +249,9 @@ def attempt(robot: FakeBox, name: str) -> str:
     return ""
 
 
-BAD = ["crashes", "hangs", "breaks", "broken model", "old version"]
+BAD = ["crashes", "hangs", "breaks", "broken model", "old version", *SHAPES]
+BAD_ALONE = [kind for kind in BAD if not kind.endswith("stands by")]
+"""Those that are bad where nobody serves, so that there is nobody to stand by for."""
 
 
 def test_the_first_deployment(tmp_path: Path) -> None:
@@ -213,7 +263,7 @@ def test_the_first_deployment(tmp_path: Path) -> None:
     assert not switch(robot, "1-x")
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", BAD_ALONE)
 def test_a_first_deployment_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1=kind, v2="good")
     with pytest.raises(Failed, match="nothing served before, and it is stopped"):
@@ -334,9 +384,98 @@ def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     assert (robot.paths.units / UNIT).read_text() == "1-x"
     assert not robot.paths.trial.exists()
     assert robot.gaps == []
-    before = kind in ("crashes", "hangs", "broken model")
+    before = kind in ("crashes", "hangs", "broken model") or kind.endswith("stands by")
     assert ("1-x has served all the while" in str(failed.value)) == before
     assert ("1-x serves again, and is healthy" in str(failed.value)) != before
+
+
+def with_a_new_model(tmp_path: Path, kind: str) -> FakeBox:
+    """Return a box that serves 1-x, with a model that came since and that only 2-x can load."""
+    robot = box(tmp_path, v1="good", v2=kind)
+    switch(robot, "1-x")
+    robot.models.append("new")
+    robot.fails["new"] = ["1-x"]
+    robot.gaps.clear()
+    return robot
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_former_one_is_not_asked_for_a_model_that_came_since(tmp_path: Path, kind: str) -> None:
+    robot = with_a_new_model(tmp_path, kind)
+    failed = attempt(robot, "2-x")
+    assert "NOT" not in failed
+    assert failed
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+    assert robot.gaps == []
+    robot.kinds["2-x"] = "good"
+    assert not attempt(robot, "2-x")
+
+
+def test_a_rollback_leaves_a_model_that_came_since(tmp_path: Path) -> None:
+    robot = with_a_new_model(tmp_path, "good")
+    switch(robot, "2-x")
+    assert Switch(robot, PATIENCE).back()
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+    assert robot.gaps == []
+    assert "1-x does not become healthy" in attempt(robot, "1-x")  # a deploy asks for all
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_former_one_that_was_degraded_is_so_again(tmp_path: Path, kind: str) -> None:
+    robot = with_a_new_model(tmp_path, kind)
+    robot.systemctl("restart", UNIT)
+    robot.sleep(LOADING_S)
+    assert robot.status()["state"] == "degraded"
+    failed = attempt(robot, "2-x")
+    assert failed
+    assert "NOT" not in failed
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert not robot.paths.trial.exists()
+
+
+@pytest.mark.parametrize(("model", "kind"), [("clock", "good"), ("", "breaks")])
+def test_a_former_one_that_is_worse_than_it_was_is_not_healthy(
+    tmp_path: Path, model: str, kind: str
+) -> None:
+    robot = with_a_new_model(tmp_path, "breaks")
+    robot.fails[model] = ["1-x"]
+    robot.kinds["1-x"] = kind
+    robot.processes[UNIT].served_s = robot.time_s if kind == "good" else robot.time_s + 1e9
+    assert "AND 1-x IS NOT HEALTHY AGAIN" in attempt(robot, "2-x")
+    assert robot.paths.trial.exists()
+
+
+@pytest.mark.parametrize("kind", ["good", "breaks"])
+def test_a_process_that_dies_at_any_step_with_a_model_that_came_since(
+    tmp_path: Path, kind: str
+) -> None:
+    for step in range(1, 200):
+        (place := tmp_path / str(step)).mkdir()
+        robot = with_a_new_model(place, kind)
+        robot.steps, robot.cut_at = 0, step
+        try:
+            attempt(robot, "2-x")
+        except PowerCut:
+            robot.cut_at = -1
+        else:
+            break
+        if robot.paths.trial.exists() or robot.paths.named_by("current") == "2-x":
+            assert Switch(robot, PATIENCE).back(), step
+        assert robot.serving == robot.paths.named_by("current") == "1-x", step
+        assert not robot.paths.trial.exists()
+    assert 5 < step < 199
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"1-x": 1}', '{"1-x": [1, 2]}', "\xff", "[" * 99_999])
+def test_notes_of_how_it_served_that_are_damaged_are_none(tmp_path: Path, text: str) -> None:
+    robot = with_a_new_model(tmp_path, "good")
+    robot.paths.served.write_text(text, encoding="latin-1")
+    switch(robot, "2-x")
+    assert robot.noted() == {"1-x": Health(is_ready=True, models=frozenset({"clock"}))}
 
 
 @pytest.mark.parametrize("kind", ["good", *BAD])
@@ -427,10 +566,14 @@ def test_a_boot_without_any_deployment(tmp_path: Path, capsys: pytest.CaptureFix
     assert not robot.paths.trial.exists()
 
 
-FAULTS = [OSError(errno.ENOSPC, "disk full"), subprocess.TimeoutExpired("systemctl", 30)]
+FAULTS = [
+    OSError(errno.ENOSPC, "disk full"),
+    subprocess.TimeoutExpired("systemctl", 30),
+    TypeError("a mistake"),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["disk full", "does not end"])
+@pytest.mark.parametrize("fault", FAULTS, ids=["disk full", "does not end", "mistake"])
 def test_an_upgrade_of_which_any_step_fails(tmp_path: Path, fault: Exception) -> None:
     for cut_at in range(1, 200):
         (place := tmp_path / str(cut_at)).mkdir()
@@ -494,6 +637,84 @@ def test_a_disk_that_is_full_while_a_unit_is_written(
     switch(robot, "2-x")
     assert [each.read_text() for each in laid] == ["2-x", "2-x"]
     assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+
+
+def drop_ins(robot: FakeBox, version: str, *names: str) -> None:
+    """Give a deployment these drop-ins."""
+    folder = robot.paths.deployments / f"{version}-x" / "units" / f"{UNIT}.d"
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.conf").write_text(version)
+
+
+def laid(folder: Path) -> dict[str, str]:
+    return {each.stem: each.read_text() for each in folder.iterdir()}
+
+
+def test_a_sites_own_drop_ins_stay_and_hold_for_one_on_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    drop_ins(robot, "1", "gpu", "realtime")
+    drop_ins(robot, "2", "gpu", "credentials")
+    there = robot.paths.units / f"{UNIT}.d"
+    there.mkdir()
+    (there / "override.conf").write_text("own")
+    (there / "off.conf").symlink_to("/dev/null")
+    own = {"override": "own", "off": ""}
+    switch(robot, "1-x")
+    assert laid(there) == {**own, "gpu": "1", "realtime": "1"}
+
+    on_trial: list[dict[str, str]] = []
+
+    def see(deployment: str) -> None:
+        Box.lay_next_unit(robot, deployment)
+        on_trial.append(laid(robot.paths.transient_units / f"{NEXT_UNIT}.d"))
+
+    monkeypatch.setattr(robot, "lay_next_unit", see)
+    switch(robot, "2-x")
+    assert laid(there) == {**own, "gpu": "2", "credentials": "2"}
+    assert (there / "off.conf").is_symlink()
+    ((name, text),) = on_trial[0].items() - laid(there).items()
+    assert name == "zz-next"
+    assert "OOMScoreAdjust=" in text
+    assert {**on_trial[0], name: ""} == {**laid(there), name: ""}
+    assert Switch(robot, PATIENCE).back()
+    assert laid(there) == {**own, "gpu": "1", "realtime": "1"}
+
+
+def test_a_sites_own_drop_ins_stay_wherever_laying_them_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+    for cut_at in range(1, 20):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = box(place, v1="good", v2="good")
+        drop_ins(robot, "1", "realtime")
+        switch(robot, "1-x")
+        there = robot.paths.units / f"{UNIT}.d"
+        (there / "override.conf").write_text("own")
+        left = [cut_at]
+
+        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise PowerCut
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", cut)
+        try:
+            robot.lay_units("2-x")
+        except PowerCut:
+            pass
+        else:
+            break
+        finally:
+            monkeypatch.setattr(Path, "rename", rename)
+        robot.lay_units("2-x")
+        assert laid(there) == {"override": "own"}
+        assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+    assert 3 < cut_at < 19
 
 
 def killed_at(place: Path, kind: str, step: int) -> FakeBox | None:
@@ -560,7 +781,7 @@ def test_one_that_is_current_and_breaks_after_the_process_died(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("former", ["", "1-x"])
-@pytest.mark.parametrize("kind", ["good", *BAD])
+@pytest.mark.parametrize("kind", ["good", *BAD_ALONE])
 @pytest.mark.parametrize("name", ["2-x", "3-x"])
 def test_a_cold_start_whose_process_dies_at_any_step(
     tmp_path: Path, former: str, kind: str, name: str
@@ -683,6 +904,31 @@ def test_what_another_deploy_has_just_made_is_not_removed(tmp_path: Path) -> Non
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {"1", "2", "3"}
 
 
+def test_what_a_prune_leaves_that_is_killed_has_another_name(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good", v3="good")
+    for number, name in enumerate(("1-x", "2-x", "3-x")):
+        switch(robot, name)
+        for each in (robot.paths.deployments / name, robot.paths.releases / name[0]):
+            os.utime(each, (number, number))
+    places = (robot.paths.deployments, robot.paths.releases)
+    whole = contents(*places)
+    ended: list[int] = []
+    while ended[-1:] != [0] and len(ended) < 20:
+        command = [sys.executable, "-c", KILLED, str(tmp_path)]
+        ended.append(subprocess.run(command, cwd=ROOT, check=False, timeout=60).returncode)
+        left = contents(*(each for place in places for each in place.glob("[!.]*")))
+        for each in {path.relative_to(tmp_path).parts[1] for path in left}:
+            is_of = [path for path in whole if path.relative_to(tmp_path).parts[1] == each]
+            assert all(path in left for path in is_of)
+    assert ended[:-1]
+    assert {*ended[:-1]} == {-signal.SIGKILL}
+    assert {each.name for place in places for each in place.iterdir()} == {"2-x", "3-x", "2", "3"}
+
+
+def contents(*folders: Path) -> set[Path]:
+    return {each for folder in folders for each in folder.rglob("*") if not each.is_dir()}
+
+
 def test_half_made_ones_do_not_count(tmp_path: Path) -> None:
     robot = box(tmp_path, v1="good", v2="good", v3="good")
     for number, name in enumerate(("1-x", "2-x", "3-x")):
@@ -703,15 +949,16 @@ def test_what_cannot_be_removed_is_said(
     remove = shutil.rmtree
 
     def refuse(folder: Path) -> None:
-        if folder.name == "1-x":
+        if folder.name == ".removed-1-x":
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         remove(folder)
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
-    assert not Switch(robot, PATIENCE).prune(2)
-    said = capsys.readouterr().err
-    assert f"{robot.paths.deployments / '1-x'} is not needed, and cannot be removed" in said
-    assert (tmp_path / "releases/1").is_dir()  # what is there of it needs that
+    left = robot.paths.deployments / ".removed-1-x"
+    for changed in (True, False):
+        assert Switch(robot, PATIENCE).prune(2) == changed
+        assert f"{left} is not needed, and cannot be removed" in capsys.readouterr().err
     monkeypatch.undo()
-    assert Switch(robot, PATIENCE).prune(2)
+    assert not Switch(robot, PATIENCE).prune(2)
+    assert not left.exists()
     assert {each.name for each in (tmp_path / "releases").iterdir()} == {"2", "3"}

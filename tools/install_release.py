@@ -8,9 +8,10 @@ sees the system's packages.
 
 It is built under another name and renamed last: a folder with the name of a version is complete,
 whatever happened. What was cut short is cleared away by the next run. Which release is used
-(`ROOT/current`) is somebody else's business.
+(`ROOT/current`) is somebody else's business. One that was damaged since is replaced, unless what
+runs is made of it.
 
-Prints one line: `installed FOLDER`, or `unchanged FOLDER` if that release was there already.
+Prints one line: `installed FOLDER`, or `unchanged FOLDER` if that release was there already, whole.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import IO, Any, NamedTuple
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 NAMESPACE = "appliance-release"  # a signature for another purpose does not count
-RECORD = "release.json"
+RECORD, COMMAND = "release.json", "bin/appliance"
 SYSTEM = "-system"  # no version has a dash: the two kinds of one version are beside each other
 BLOCK = 1 << 20
 MAX_SUMS_BYTES = 1 << 20
@@ -322,7 +323,7 @@ def _alone(releases: Path) -> Generator[Path, None, None]:
 def install(
     house: Wheelhouse, root: Path, *, signer: str | None, system_site_packages: bool
 ) -> tuple[Path, bool]:
-    """Install a wheelhouse; return its folder, and whether it was not there before.
+    """Install a wheelhouse; return its folder, and whether it was not there before, or not whole.
 
     Raises:
         Refused: It cannot be installed; nothing of it is left then.
@@ -336,30 +337,45 @@ def install(
     }
     final = root / "releases" / f"{house.version}{SYSTEM if system_site_packages else ''}"
     with _alone(final.parent) as scratch, open_checked(house.path, house.sha256) as tar:
-        if final.exists():
-            found = _read_record(final)
-            if found != record:
-                raise Refused(
-                    f"{final}: another release of this version is installed: {found}, this is"
-                    f" {record}; give it a version of its own"
-                )
+        found = _read_record(final)
+        is_whole = found is not None and (final / COMMAND).is_file()
+        if found not in (None, record):
+            raise Refused(
+                f"{final}: another release of this version is installed: {found}, this is"
+                f" {record}; give it a version of its own"
+            )
+        if is_whole:
             return final, False
+        if link := _link_to(final, root):
+            raise Refused(
+                f"{final}: is damaged, and {root / link} needs it; deploy another version, and then"
+                " this one again"
+            )
         unpack(tar, scratch)
         check_room(scratch / "wheels")
         made = make_environment(scratch, system_site_packages=system_site_packages)
         (made / RECORD).write_text(json.dumps(record, indent=2) + "\n")
         os.sync()  # else a power cut could leave the name without what is in it
+        if final.exists():  # and is damaged
+            final.rename(scratch / "damaged")
         made.rename(final)
         _sync_folder(final.parent)
     return final, True
 
 
 def _read_record(release: Path) -> dict[str, Any] | None:
+    """Return what a release is made of; None: nobody knows."""
     try:
-        record: dict[str, Any] = json.loads((release / RECORD).read_bytes())
-    except (OSError, ValueError):
+        record: Any = json.loads((release / RECORD).read_bytes())
+        return record if isinstance(record["sha256"], str) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return record
+
+
+def _link_to(release: Path, root: Path) -> str:
+    """Return the link to what runs, if it is made of a release; else nothing."""
+    links = ("current", "next")
+    return next((each for each in links if (root / each / "release").resolve() == release), "")
 
 
 def _sync_folder(folder: Path) -> None:

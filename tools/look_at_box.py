@@ -20,7 +20,8 @@ from typing import Any
 ROOT, CONFIGURATION = Path("/opt/appliance"), Path("/etc/appliance")
 MODELS = Path("/var/lib/appliance/models")
 UNITS = Path("/etc/systemd/system")
-REVERT = "appliance-revert.service"
+UNIT, REVERT = "appliance.service", "appliance-revert.service"
+OF_A_DEPLOYMENT = ("release/bin/appliance", "appliance.toml", "units/appliance.service")
 USER, GPU_GROUP = "appliance", "render"
 FOLDERS = (
     *("/etc/appliance", "/var/lib/appliance", "/var/lib/appliance/models"),
@@ -34,7 +35,7 @@ SERVICES = ("nftables.service",)
 
 
 def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = UNITS) -> Any:
-    """Return what is there; a part that is not there is empty."""
+    """Return what is there; a part that is not there is empty. What is damaged is not there."""
     keys = configuration / "keys"
     link = configuration / "appliance.toml"
     return {
@@ -50,8 +51,14 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
         "releases": {
             path.parent.name: _wheelhouse(path)
             for path in sorted((root / "releases").glob("[!.]*/release.json"))
+            if (path.parent / "bin/appliance").is_file()
         },
-        "deployments": [path.name for path in sorted((root / "deployments").glob("[!.]*"))],
+        "deployments": [
+            path.name
+            for path in sorted((root / "deployments").glob("[!.]*"))
+            if all((path / each).exists() for each in OF_A_DEPLOYMENT)
+        ],
+        "serves": _release_of(root / "current") if _systemctl("is-active", unit=UNIT) else "",
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
         "held": {
@@ -65,6 +72,12 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             "tls": (configuration / "tls" / "pushed").is_dir(),
         },
     }
+
+
+def _release_of(deployment: Path) -> str:
+    """Return the name of the release that a deployment is made of; empty: there is none."""
+    command = deployment / "release/bin/appliance"
+    return (deployment / "release").resolve().name if command.is_file() else ""
 
 
 def _base() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The document is JSON: `release`, the version of one that is installed; `files`, the text of each by
 its path in the deployment. `ROOT/deployments/NAME` is made of them if that release accepts the
-configuration. It is written under another name and renamed last: what has the name is complete.
+configuration. It is written under another name and renamed last: what has the name is complete,
+and what was damaged since is replaced.
 
 Runs as root; needs Python 3.10 and nothing else. Prints one line, which begins with `changed` or
 `unchanged`.
@@ -25,6 +26,7 @@ from typing import Any
 
 ROOT, LINK = Path("/opt/appliance"), Path("/etc/appliance/appliance.toml")
 CONFIGURATION, UNIT, RELEASE = "appliance.toml", "units/appliance.service", "release"
+COMMAND = "bin/appliance"
 GROUP = "appliance"
 CHECK_S = 60
 MAX_BYTES = 4 << 20
@@ -37,7 +39,7 @@ class Refused(Exception):
 
 
 def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int) -> bool:
-    """Make a deployment; return whether it was not there.
+    """Make a deployment; return whether it was not there, or not whole.
 
     Args:
         gid: The group that may read the configuration, beside root.
@@ -50,16 +52,16 @@ def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int
             raise Refused(f"{each!r} cannot be the name of a deployment or a release")
     if lacking := [each for each in (CONFIGURATION, UNIT) if each not in files]:
         raise Refused(f"files: found {sorted(files)}, wanted {' and '.join(lacking)} as well")
-    made, partial = root / "deployments" / name, root / "deployments" / f".{name}"
-    if made.is_dir():
+    made = root / "deployments" / name
+    partial, removed = made.with_name(f".{name}"), made.with_name(f".removed-{name}")
+    if all((made / each).exists() for each in (f"{RELEASE}/{COMMAND}", CONFIGURATION, UNIT)):
         return False
-    command = root / "releases" / release / "bin" / "appliance"
+    command = root / "releases" / release / COMMAND
     if not command.exists():
         raise Refused(f"{command}: is missing; deploy the release again")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was cut short
     try:
-        partial.mkdir(mode=0o755)
+        _cleared(partial).mkdir(mode=0o755)
         (partial / RELEASE).symlink_to(Path("../../releases", release))
         for path, text in files.items():
             _write(partial, path, text)
@@ -68,11 +70,19 @@ def make(name: str, release: str, files: Mapping[str, str], root: Path, gid: int
         configuration.chmod(0o640)
         _check(command, configuration)
         os.sync()  # else a power cut could leave the name without what is in it
+        if made.exists():  # and is damaged
+            made.rename(_cleared(removed))
         partial.rename(made)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        for each in (partial, removed):
+            _cleared(each)
     return True
+
+
+def _cleared(path: Path) -> Path:
+    """Return a path where nothing is any more, be it of one that was cut short."""
+    shutil.rmtree(path, ignore_errors=True)
+    return path
 
 
 def read(text: bytes) -> tuple[str, dict[str, str]]:

@@ -8,12 +8,29 @@
     units/appliance.service, units/appliance.service.d/*.conf
 /opt/appliance/current, previous -> deployments/...
 /opt/appliance/trial                             there while `current` is not proven; names what is
+/opt/appliance/served.json                       how each served when another one was to take over
 ```
 
 The next deployment stands by beside the one that serves, and loads its models. Only when it is up
 does the other one end; then it serves, and is watched for a while. What does not become healthy is
 ended, and the former one serves again: for a failure before the handover it never stopped. When
-`current` has been switched, the unit of the box takes over in the same way.
+`current` has been switched, the unit of the box takes over in the same way. Phase by phase, the
+last one where nothing serves:
+
+```
+phase        current  trial   appliance.service         appliance-next.service   undone by
+stands by    former   -       former serves             next loads, stands by    _withdraw
+on trial     former   former  former stands by again    next serves, is watched  _restore
+taken over   next     former  next loads, stands by     next serves              _restore
+watched      next     former  next serves, is watched   -                        _restore
+proven       next     -       next serves               -                        back
+started      next     former  next loads, is watched    -                        _stop
+```
+
+`previous` leads to the former one once the next is proven, unless it is a rollback.
+
+A deployment has to be ready, with all models. One that is gone back to has to be as well as it was
+when it served.
 
 What is done here goes on when whoever started it is gone. After a power cut in the middle,
 `revert`, which runs before the appliance at each boot, goes back to what was proven. Where only
@@ -44,6 +61,7 @@ from typing import Any, NamedTuple, TextIO
 UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
 ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
 UNITS, TRANSIENT_UNITS = Path("/etc/systemd/system"), Path("/run/systemd/system")
+REMOVED = ".removed-"  # begins the name of what is being removed, so that its own is free at once
 LOOK_S = 0.1
 ASK_S = 2.0
 SYSTEMCTL_S = 120.0
@@ -58,16 +76,14 @@ Description=Inference appliance, the next deployment
 ExecStart=
 ExecStart={root}/next/release/bin/appliance serve --standby --config {root}/next/appliance.toml
 Restart=no
+# Both have all models loaded: where memory is short, this one goes, and not the one that serves.
+OOMScoreAdjust=500
 """
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]*")
 
 
 class Failed(Exception):
     """It was not switched; the message says why, and what serves now."""
-
-
-# What a step may end with: a disk that is full and a systemd that hangs are like any other failure.
-BROKE = (Failed, OSError, subprocess.SubprocessError)
 
 
 class Patience(NamedTuple):
@@ -84,6 +100,33 @@ class Patience(NamedTuple):
     hold: float = 3.0
 
 
+class Health(NamedTuple):
+    """How a deployment served.
+
+    Attributes:
+        is_ready: Everything was well.
+        models: Those that were ready, by name.
+    """
+
+    is_ready: bool
+    models: frozenset[str]
+
+    @classmethod
+    def of(cls, status: dict[str, Any]) -> Health:
+        """Return that of one that serves."""
+        return cls(status["state"] == "ready", frozenset(_models(status, "ready")))
+
+    def is_kept_by(self, status: dict[str, Any]) -> bool:
+        """Return whether one that serves, or stands by, is as well; it has loaded its models.
+
+        A model that was not ready then does not count, be it that it came since.
+        """
+        if not self.models <= _models(status, "ready") or _models(status, "loading"):
+            return False
+        is_only_for_models = len(status["reasons"]) == len(_models(status, "failed"))
+        return not self.is_ready or is_only_for_models
+
+
 class Paths(NamedTuple):
     """Where everything is on a robot."""
 
@@ -98,9 +141,19 @@ class Paths(NamedTuple):
         return self.root / "deployments"
 
     @property
+    def releases(self) -> Path:
+        """What deployments are made of, by version."""
+        return self.root / "releases"
+
+    @property
     def trial(self) -> Path:
         """Names what to go back to."""
         return self.root / "trial"
+
+    @property
+    def served(self) -> Path:
+        """Says how deployments served."""
+        return self.root / "served.json"
 
     def tried(self) -> tuple[str, bool]:
         """Return what a trial goes back to, if to anything, and whether it is a rollback itself."""
@@ -152,7 +205,18 @@ class Box:
         return found.stdout.strip()
 
     def status(self, *, standby: bool = False) -> dict[str, Any]:
-        """Return the status of the appliance that serves, or stands by; empty: nobody answers."""
+        """Return the status of the appliance that serves, or stands by.
+
+        Empty: nobody answers, or not as an appliance does.
+        """
+        try:
+            found = json.loads(self._ask(standby=standby))
+        except (ValueError, RecursionError):
+            return {}
+        return found if _is_status(found) else {}
+
+    def _ask(self, *, standby: bool) -> bytes:
+        """Return what an appliance answers that is asked for its status; empty: nothing."""
         where = f"{self.paths.admin_socket}.standby" if standby else str(self.paths.admin_socket)
         connection = http.client.HTTPConnection("box", timeout=ASK_S)
         try:
@@ -160,12 +224,11 @@ class Box:
             connection.sock.settimeout(ASK_S)
             connection.sock.connect(where)
             connection.request("GET", "/v1/status")
-            found: dict[str, Any] = json.loads(connection.getresponse().read(MAX_STATUS_BYTES))
-        except (OSError, http.client.HTTPException, ValueError):
-            return {}
+            return connection.getresponse().read(MAX_STATUS_BYTES)
+        except (OSError, http.client.HTTPException):
+            return b""
         finally:
             connection.close()
-        return found
 
     def link(self, name: str, deployment: str) -> None:
         """Let a link lead to a deployment, from one moment to the next."""
@@ -182,6 +245,25 @@ class Box:
         made.rename(self.paths.trial)
         self._sync()
 
+    def noted(self) -> dict[str, Health]:
+        """Return how deployments served, by name, as far as that can be read."""
+        try:
+            found = json.loads(self.paths.served.read_bytes())
+            return {name: Health(bool(a), frozenset(map(str, b))) for name, (a, b) in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def note(self, deployment: str, health: Health) -> None:
+        """Write down how a deployment serves."""
+        notes = {**self.noted(), deployment: health}
+        known = {n: (a, sorted(b)) for n, (a, b) in notes.items() if self._is_there(n)}
+        made = self.paths.root / ".served.json"
+        made.write_text(json.dumps(known))
+        made.rename(self.paths.served)
+
+    def _is_there(self, deployment: str) -> bool:
+        return (self.paths.deployments / deployment).is_dir()
+
     def end_trial(self) -> None:
         """What runs is proven."""
         self.paths.trial.unlink(missing_ok=True)
@@ -191,20 +273,40 @@ class Box:
         os.sync()  # a power cut is not to bring back a link without what it leads to
 
     def lay_units(self, deployment: str) -> None:
-        """Make the unit of a deployment that of the box."""
-        made, units = self.paths.deployments / deployment / "units", self.paths.units
-        beside, unit = units / f".{UNIT}.d", units / f".{UNIT}"
-        shutil.rmtree(beside, ignore_errors=True)  # of one that was cut short
-        beside.mkdir()
-        if (made / f"{UNIT}.d").is_dir():
-            shutil.copytree(made / f"{UNIT}.d", beside, dirs_exist_ok=True)
-        shutil.copyfile(made / UNIT, unit)
+        """Make the unit of a deployment that of the box; a site's own drop-ins stay."""
+        units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
+        beside, former, unit = units / f".{UNIT}.d", units / f".{UNIT}.d.former", units / f".{UNIT}"
+        if beside.is_dir() and not laid.exists():
+            beside.rename(laid)  # one that was cut short between the renames below
+        for left in (beside, former):
+            shutil.rmtree(left, ignore_errors=True)
+        self._lay_drop_ins(deployment, beside)
+        shutil.copyfile(self.paths.deployments / deployment / "units" / UNIT, unit)
+        self._sync()
         # All of it is written: what follows needs no space.
-        shutil.rmtree(units / f"{UNIT}.d", ignore_errors=True)
-        beside.rename(units / f"{UNIT}.d")
+        if laid.exists():
+            laid.rename(former)
+        beside.rename(laid)
         unit.rename(units / UNIT)
         self._sync()
+        shutil.rmtree(former, ignore_errors=True)
         self.systemctl("daemon-reload")
+
+    def _lay_drop_ins(self, deployment: str, folder: Path) -> None:
+        """Make a folder of a deployment's drop-ins, and of those that no deployment laid."""
+        made = self.paths.deployments / deployment / "units" / f"{UNIT}.d"
+        ours = {each.name for each in self.paths.deployments.glob(f"[!.]*/units/{UNIT}.d/*")}
+        folder.mkdir()
+        if (laid := self.paths.units / f"{UNIT}.d").is_dir():
+            shutil.copytree(
+                laid,
+                folder,
+                symlinks=True,
+                ignore=lambda _, names: ours.intersection(names),
+                dirs_exist_ok=True,
+            )
+        if made.is_dir():
+            shutil.copytree(made, folder, dirs_exist_ok=True)
 
     def lay_next_unit(self, deployment: str) -> None:
         """Make a unit, until the next boot, by which a deployment stands by."""
@@ -212,9 +314,7 @@ class Box:
         made, units = self.paths.deployments / deployment / "units", self.paths.transient_units
         units.mkdir(parents=True, exist_ok=True)
         beside = units / f"{NEXT_UNIT}.d"
-        if (made / f"{UNIT}.d").is_dir():
-            shutil.copytree(made / f"{UNIT}.d", beside)
-        beside.mkdir(exist_ok=True)
+        self._lay_drop_ins(deployment, beside)
         (beside / "zz-next.conf").write_text(NEXT.format(root=self.paths.root))
         shutil.copyfile(made / UNIT, units / NEXT_UNIT)
         self.systemctl("daemon-reload")
@@ -245,6 +345,8 @@ class Switch:
 
     def __init__(self, box: Box, patience: Patience) -> None:
         self.box, self.patience, self.paths = box, patience, box.paths
+        # Of those that have to be only as well as they were: how that is.
+        self._were: dict[str, Health] = {}
 
     def to(self, deployment: str, *, is_rollback: bool = False) -> bool:
         """Run a deployment; return whether another one, or none, ran before.
@@ -257,13 +359,15 @@ class Switch:
         is_resumed = self.paths.trial.exists()
         self._resume()
         former = self.paths.named_by("current")
-        serves = bool(former) and self._wait_serving(former)
+        self._ask_no_more_than_before(deployment if is_rollback else "")
+        status = self._wait_serving(former) if former else {}
         if former == deployment and self.box.is_up(UNIT):
             self._wait_healthy(UNIT, deployment, self.patience.hand_over, hold=False)
             self.box.end_trial()
             self._clear()
             return is_resumed
-        if serves:
+        if status:
+            self._were[former] = Health.of(status)
             self._upgrade(deployment, former, is_rollback=is_rollback)
         else:
             self._start(deployment, former, is_rollback=is_rollback)
@@ -280,7 +384,7 @@ class Switch:
         _, was_rollback = self.paths.tried()
         undone = self._resume()
         if undone and not was_rollback:
-            self.to(undone)
+            self.to(undone, is_rollback=True)
             return True
         previous, current = self.paths.named_by("previous"), self.paths.named_by("current")
         if not previous:
@@ -329,6 +433,9 @@ class Switch:
         What cannot be removed is said, and stays. So does a release that no deployment is made of
         yet: it is newer than the oldest one that is kept.
         """
+        for folder in (self.paths.deployments, self.paths.releases):
+            for left in folder.glob(f"{REMOVED}*"):  # of a run that was cut short
+                _discard(left)
         used = {self.paths.named_by(link) for link in ("current", "previous", "next")}
         newest = self._newest()
         kept = [each for place, each in enumerate(newest) if place < keep or each.name in used]
@@ -336,7 +443,7 @@ class Switch:
         had = {_release_of(each) for each in newest}
         removed = [_remove(each) for each in newest if each not in kept]
         needed = {_release_of(each) for each in self._newest()}
-        for each in (self.paths.root / "releases").glob("[!.]*"):
+        for each in self.paths.releases.glob("[!.]*"):
             is_waiting = each.name not in had and each.stat().st_mtime > kept_s
             if each.name not in needed and not is_waiting:
                 removed.append(_remove(each))
@@ -355,7 +462,7 @@ class Switch:
         if not _NAME.fullmatch(deployment) or not path.is_dir():
             there = sorted(each.name for each in self._newest())
             return f"{path}: no such deployment; there are: {', '.join(there) or 'none'}"
-        needed = (path / "release" / "bin" / "appliance", path / "units" / UNIT)
+        needed = (path / "release/bin/appliance", path / "appliance.toml", path / "units" / UNIT)
         return next((f"{each}: is missing" for each in needed if not each.exists()), "")
 
     def _resume(self) -> str:
@@ -371,9 +478,10 @@ class Switch:
         """
         if not self.paths.trial.exists():
             return ""
-        proven, current = self.paths.tried()[0], self.paths.named_by("current")
+        (proven, was_rollback), current = self.paths.tried(), self.paths.named_by("current")
         if self._lack(proven):
             proven = ""
+        self._ask_no_more_than_before(proven, current if was_rollback else "")
         say(f"a switch was cut short here: {current or 'nothing'} is current")
         try:
             if proven == current and proven:
@@ -388,10 +496,10 @@ class Switch:
                     self._prove("")
             else:
                 self.box.end_trial()
-        except BROKE as broke:
+        except Exception as broke:  # noqa: BLE001
             if self.paths.trial.exists() and self.paths.named_by("current") != proven:
-                raise Failed(str(broke)) from None
-            say(str(broke))
+                raise Failed(_told(broke)) from None
+            say(_told(broke))
         return proven if self.paths.named_by("current") == proven else ""
 
     def _start(self, deployment: str, former: str, *, is_rollback: bool) -> None:
@@ -427,6 +535,7 @@ class Switch:
         """Let a deployment take over from one that serves."""
         self._clear()
         with self._else(lambda: self._withdraw(former)):
+            self.box.note(former, self._were[former])
             self._stand_by(deployment)
             self.box.begin_trial(former, is_rollback=is_rollback)
         with self._else(lambda: self._restore(former)):
@@ -447,19 +556,19 @@ class Switch:
 
     @contextlib.contextmanager
     def _else(self, undo: Callable[[], str]) -> Generator[None, None, None]:
-        """Undo steps of which one fails.
+        """Undo steps of which one fails, at whatever: a full disk, or a mistake in here.
 
         Raises:
             Failed: One did; it says what `undo` has said.
         """
         try:
             yield
-        except BROKE as broke:
+        except Exception as broke:  # noqa: BLE001
             try:
                 undone = undo()
-            except BROKE as also:
-                undone = f"AND IT IS NOT UNDONE: {also}"
-            raise Failed(f"{broke}; {undone}") from None
+            except Exception as also:  # noqa: BLE001
+                undone = f"AND IT IS NOT UNDONE: {_told(also)}"
+            raise Failed(f"{_told(broke)}; {undone}") from None
 
     def _prove(self, former: str) -> None:
         """What runs is what the next failure goes back to; `former` comes before it."""
@@ -507,6 +616,10 @@ class Switch:
         self._clear()
         return f"{former} serves again, and is healthy"
 
+    def _ask_no_more_than_before(self, *deployments: str) -> None:
+        """Let these be as they were when they served, and all others be ready."""
+        self._were = {n: was for n, was in self.box.noted().items() if n in deployments}
+
     def _use(self, deployment: str) -> None:
         self.box.link("current", deployment)
         self.box.lay_units(deployment)
@@ -520,23 +633,24 @@ class Switch:
 
     # ------------------------------------------------------------------------------------ waits
 
-    def _wait_serving(self, deployment: str) -> bool:
-        """Return whether the box serves; wait while it loads, or is slow to answer.
+    def _wait_serving(self, deployment: str) -> dict[str, Any]:
+        """Return the status of what serves; wait while it loads, or is slow to answer.
 
-        One that is up and does not answer at all, for as long as a handover may take, does not.
+        Empty: nothing does. One that is up and does not answer at all, for as long as a handover
+        may take, does not.
         """
         until_s = self.box.now_s() + self.patience.load
         silent_until_s = self.box.now_s() + self.patience.hand_over
         while self.box.is_up(UNIT):
-            if self.box.status().get("state") in ("ready", "degraded"):
-                return True
+            if (status := self.box.status()).get("state") in ("ready", "degraded"):
+                return status
             if self.box.status(standby=True):
                 silent_until_s = self.box.now_s() + self.patience.hand_over
             if self.box.now_s() >= min(until_s, silent_until_s):
                 say(f"{deployment} does not serve: {self._why(UNIT, standby=True)}")
-                return False
+                return {}
             self.box.sleep(LOOK_S)
-        return False
+        return {}
 
     def _wait_healthy(
         self, unit: str, deployment: str, patience_s: float, *, hold: bool = True
@@ -556,21 +670,35 @@ class Switch:
     def _wait_loaded(self, unit: str, deployment: str) -> None:
         """Wait until it could take over; or has, if who served has died meanwhile."""
         self._wait(
-            lambda: _is_loaded(self.box.status(standby=True)) or self._is_ready(unit, deployment),
+            lambda: self._is_loaded(deployment) or self._is_ready(unit, deployment),
             unit,
             self.patience.load,
             f"{deployment} does not load",
             standby=True,
         )
 
+    def _is_loaded(self, deployment: str) -> bool:
+        """Return whether one that stands by could serve everything."""
+        status = self.box.status(standby=True)
+        return status.get("state") == "standby" and self._is_well(deployment, status)
+
     def _is_ready(self, unit: str, deployment: str) -> bool:
         """Return whether a unit serves a deployment, and everything is well."""
         release = _release_of(self.paths.deployments / deployment)
         status = self.box.status()
         version = release.partition("-")[0]
-        if status.get("state") != "ready" or status.get("version") != version:
+        if status.get("state") not in ("ready", "degraded") or status.get("version") != version:
             return False
-        return status.get("pid") == self.box.main_pid(unit)
+        is_this = status.get("pid") == self.box.main_pid(unit)
+        return is_this and self._is_well(deployment, status)
+
+    def _is_well(self, deployment: str, status: dict[str, Any]) -> bool:
+        was = self._were.get(deployment)
+        if was and was.is_kept_by(status):
+            return True
+        if status["state"] == "standby":
+            return len(_models(status, "ready")) == len(status["models"])
+        return status["state"] == "ready"
 
     def _wait(
         self,
@@ -594,7 +722,7 @@ class Switch:
         status = self.box.status(standby=standby)
         if not status:
             return f"it does not answer; it said: {self.box.last_words(unit)}"
-        reasons = "; ".join(map(str, status.get("reasons", []))) or "no reason given"
+        reasons = "; ".join(status["reasons"]) or "no reason given"
         return f"version {status.get('version')}, {status.get('state')}: {reasons}"
 
 
@@ -603,20 +731,48 @@ def _release_of(deployment: Path) -> str:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove what is not needed any more; return whether it is gone."""
+    """Remove what is not needed any more; return whether it is not there by its name.
+
+    What is there by its name is whole, also where this is cut short.
+    """
+    removed = folder.with_name(f"{REMOVED}{folder.name}")
     try:
-        shutil.rmtree(folder)
+        folder.rename(removed)
     except OSError as error:
         say(f"{folder} is not needed, and cannot be removed: {error}")
         return False
-    say(f"removed {folder}")
+    if _discard(removed):
+        say(f"removed {folder}")
     return True
 
 
-def _is_loaded(status: dict[str, Any]) -> bool:
-    """Whether one that stands by could serve everything."""
-    models = status.get("models", [])
-    return status.get("state") == "standby" and all(each["state"] == "ready" for each in models)
+def _discard(removed: Path) -> bool:
+    try:
+        shutil.rmtree(removed)
+    except OSError as error:
+        say(f"{removed} is not needed, and cannot be removed: {error}")
+        return False
+    return True
+
+
+def _is_status(found: Any) -> bool:
+    """Whether that is the status of an appliance, as far as it is read here."""
+    try:
+        texts = [found["state"], found["version"], *found["reasons"]]
+        texts += [text for each in found["models"] for text in (each["name"], each["state"])]
+    except (TypeError, KeyError):
+        return False
+    return all(isinstance(text, str) for text in texts)
+
+
+def _models(status: dict[str, Any], state: str) -> set[str]:
+    return {each["name"] for each in status["models"] if each["state"] == state}
+
+
+def _told(error: Exception) -> str:
+    """Return what an error says, with its kind where nobody has foreseen it."""
+    foreseen = isinstance(error, Failed | OSError | subprocess.SubprocessError)
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
 
 
 def say(text: str) -> None:
@@ -677,8 +833,8 @@ def main() -> int:
                     changed = switch.revert()
             if arguments.keep is not None:
                 changed |= switch.prune(arguments.keep)
-    except BROKE as broke:
-        say(f"error: {broke}")
+    except Exception as broke:  # noqa: BLE001
+        say(f"error: {_told(broke)}")
         return 1
     done = "changed" if changed else "unchanged"
     _print(f"{done}: the deployment is {box.paths.named_by('current') or 'none'}", sys.stdout)
