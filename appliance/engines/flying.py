@@ -40,6 +40,10 @@ class Flying:
         overtaking.account_for(batch, self._batches, now_ns)
         self._batches.remove(batch)
 
+    def has(self, model: int) -> bool:
+        """Tell whether one of a model is there."""
+        return any(each.model == model for each in self._batches)
+
     def remaining_ns(self) -> int:
         """Return how long the one that was submitted first will still take."""
         first = self._batches[0]

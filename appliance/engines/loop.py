@@ -285,7 +285,7 @@ class Worker:
         if gathered is not None and gathered.buffers is not None and gathered.rows:
             self._submit(staged, gathered, gathered.buffers)
             return
-        self._finish_all()
+        self._finish_before(staged.stage.model)
         message = done_of(staged, time.monotonic_ns())
         if gathered is not None:
             if gathered.rows:
@@ -307,7 +307,7 @@ class Worker:
             model.submit(gathered)
         except EngineError as error:
             release(gathered)
-            self._finish_all()
+            self._finish_before(index)
             self._ledger.failed(index, rows)
             message = done_of(staged, submitted_ns)
             message.done.error = self._explain(index, error)
@@ -328,6 +328,17 @@ class Worker:
     def _finish_all(self) -> None:
         """Say Done of all that is on a device: the next Done is not theirs."""
         while self._flying:
+            self._finish(self._flying.wait())
+
+    def _finish_before(self, index: int) -> None:
+        """Say Done of what is on a device and comes before a batch of a model that needs no device.
+
+        If it is urgent that is what runs of its own model, else all.
+        """
+        model = self._models.get(index)
+        if model is None or not model.is_urgent:
+            self._finish_all()
+        while self._flying.has(index):
             self._finish(self._flying.wait())
 
     def _finish(self, batch: Submitted) -> None:

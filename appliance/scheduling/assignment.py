@@ -118,7 +118,7 @@ class Assignment:
     def overtaken(self, worker: Worker, batch: Batch, event: BatchDone, now_ns: int) -> None:
         """Note that a worker was done with a batch before what it executes."""
         if batch is worker.committed:
-            self._begin(batch, max(worker.committed_ns, now_ns - event.busy_ns))
+            self._begin(worker, batch, max(worker.committed_ns, now_ns - event.busy_ns))
         worker.overtook(batch, event, now_ns)
 
     def retire(self, worker: Worker, now_ns: int) -> None:
@@ -303,6 +303,8 @@ class Assignment:
         contenders = [
             each for each in self._contenders(worker, now_ns) if each.lane.model in waiting
         ]
+        if not contenders:
+            return  # what waits may not risk this worker, or may not be loaded there
         decided = self.strategy.choose(contenders, now_ns + worker.delay_ns)
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)
@@ -311,11 +313,13 @@ class Assignment:
                 self._revoke(worker, worker.staged, now_ns)
             batch = worker.beside = self._take(worker, decided)
             batch.committed = True
-            self._begin(batch, now_ns)
+            self._begin(worker, batch, now_ns)
             self.queue.effects.append(Stage(batch, go=True))
 
-    def _begin(self, batch: Batch, begun_ns: int) -> None:
+    def _begin(self, worker: Worker, batch: Batch, begun_ns: int) -> None:
         """Note that a batch runs that is not what its worker executes."""
+        if worker.loads is not None:
+            worker.loads.start(batch.lane.model)
         batch.started_ns = begun_ns
         for request in batch.requests:
             request.started_ns = begun_ns

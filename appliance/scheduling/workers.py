@@ -63,6 +63,7 @@ class Worker:
         executing: Started and not yet done.
         staged: Sent, not started.
         beside: Started while `executing` runs, and run before it.
+        overtaken_ns: For how long others ran while `executing` had to wait for them.
         committed_ns: When it was told to start `staged` behind `executing`; 0: it was not.
         free_ns: When `executing` is expected to be done.
         soonest_ns: When it might be done at the earliest.
@@ -85,6 +86,7 @@ class Worker:
     executing: Batch | None = None
     staged: Batch | None = None
     beside: Batch | None = None
+    overtaken_ns: int = 0
     committed_ns: int = 0
     free_ns: int = 0
     soonest_ns: int = 0
@@ -118,6 +120,7 @@ class Worker:
         """
         return (
             self.executing is not None
+            and model in self.models
             and model in self.urgent
             and self.executing.lane.model not in self.urgent
             and self.beside is None
@@ -147,6 +150,7 @@ class Worker:
             self.beside = None
         else:
             self.staged, self.committed_ns = None, 0
+        self.overtaken_ns += event.busy_ns
         self.free_ns += event.busy_ns
         self.likely_ns += event.busy_ns
         finished_ns = min(event.finished_ns or now_ns, now_ns)
@@ -155,8 +159,6 @@ class Worker:
     def done(self, event: BatchDone, now_ns: int) -> None:
         """Note that it is done with what it executed; what ran beside that goes on."""
         batch, self.executing, self.beside = self.executing, self.beside, None
-        if self.executing is not None:
-            self.likely_ns = self.free_ns = now_ns + self.executing.expected_ns
         if event.load_ns and batch is not None and self.loads is not None:
             self.loads.loaded(batch.lane.model, event.load_ns, event.resident)
         self.finished_ns = min(event.finished_ns or now_ns, now_ns)
@@ -165,12 +167,15 @@ class Worker:
         elif batch is not None:
             self.reporting.observe(now_ns - self.finished_ns + event.answering_ns)
             if not batch.committed:
-                begun_ns = self.finished_ns - event.busy_ns - event.load_ns
+                begun_ns = self.finished_ns - event.busy_ns - event.load_ns - self.overtaken_ns
                 self.starting.observe(begun_ns - batch.started_ns)
+        self.overtaken_ns = 0
+        if self.executing is not None:
+            self.likely_ns = self.free_ns = now_ns + self.executing.expected_ns
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:
         """Note that it was told to run `batch` from now on, and about how long that takes."""
-        self.executing = batch
+        self.executing, self.overtaken_ns = batch, 0
         begins_ns = now_ns if batch.committed else now_ns + self.starting.usual_ns
         self.likely_ns = begins_ns + likely_ns
         self.free_ns = begins_ns + batch.expected_ns

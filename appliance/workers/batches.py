@@ -18,6 +18,9 @@ from appliance.wire.pb import worker_pb2
 from appliance.wire.types import ITEM_BYTES, DType
 from appliance.workers.hang import HangBound
 
+OVERTAKEN_BOUNDS = 4
+"""A batch that is overtaken is hung so many bounds after its turn came."""
+
 
 @define(eq=False)
 class _Batch:
@@ -44,6 +47,7 @@ class Batches:
         self._staged: dict[int, _Batch] = {}
         self._running: dict[int, _Batch] = {}  # in the order they were told to execute
         self._done_ns = now_ns  # of the latest Done
+        self._first_ns = now_ns  # when what runs longest by now came first
 
     def stage(self, message: worker_pb2.Stage, now_ns: int) -> None:
         """Hold a batch, to be executed at once or on `go`.
@@ -57,8 +61,7 @@ class Batches:
         offset = message.output_offset
         batch = _Batch(message.model, len(message.rows), offset, offset + message.output_bytes)
         if message.go:
-            batch.since_ns, batch.latest_start_ns = now_ns, message.latest_start_ns
-            self._running[batch_id] = batch
+            self._run(batch_id, batch, message.latest_start_ns, now_ns)
         else:
             self._staged[batch_id] = batch
 
@@ -68,8 +71,7 @@ class Batches:
         Raises:
             LocalProtocolError: It is not staged.
         """
-        batch = self._running[batch_id] = self._unstage(batch_id)
-        batch.since_ns, batch.latest_start_ns = now_ns, latest_start_ns
+        self._run(batch_id, self._unstage(batch_id), latest_start_ns, now_ns)
 
     def revoke(self, batch_id: int) -> None:
         """Forget a staged batch.
@@ -89,6 +91,8 @@ class Batches:
         batch, running = self._running.get(message.batch_id), list(self._running.values())
         if batch is None or batch not in overtaking.may_be_next(running):
             raise PeerProtocolError(f"batch {message.batch_id} is done but was not to be run")
+        if batch is running[0]:
+            self._first_ns = now_ns
         del self._running[message.batch_id]
         overtaking.account_for(batch, running, now_ns)
         self._done_ns = now_ns
@@ -135,13 +139,23 @@ class Batches:
     def overdue(self, now_ns: int) -> tuple[int, int, int] | None:
         """Return the number, model and bound of a batch that runs longer than it may, if one does.
 
-        The bound is in nanoseconds.
+        The bound is in nanoseconds. What others took that overtook it does not count, but no more
+        than so many bounds of them: else those who go on would hide one that does not.
         """
-        for batch_id, batch in self._running.items():
-            bound_ns = self._bound_ns(batch.model)
-            took_ns = now_ns - batch.since_ns
-            return (batch_id, batch.model, bound_ns) if took_ns > bound_ns else None
-        return None
+        if not self._running:
+            return None
+        batch_id, batch = next(iter(self._running.items()))
+        bound_ns = self._bound_ns(batch.model)
+        if now_ns - batch.since_ns > bound_ns:
+            return batch_id, batch.model, bound_ns
+        bound_ns *= OVERTAKEN_BOUNDS
+        return (batch_id, batch.model, bound_ns) if now_ns - self._first_ns > bound_ns else None
+
+    def _run(self, batch_id: int, batch: _Batch, latest_start_ns: int, now_ns: int) -> None:
+        if not self._running:
+            self._first_ns = now_ns
+        batch.since_ns, batch.latest_start_ns = now_ns, latest_start_ns
+        self._running[batch_id] = batch
 
     def _bound_ns(self, model: int) -> int:
         loads = self.resident is not None and model not in self.resident

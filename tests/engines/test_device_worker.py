@@ -182,6 +182,26 @@ def test_a_batch_of_an_urgent_model_is_done_before_one_that_runs(
     assert worker.ledger("arm") == worker.ledger("guard") == (3, 3, 0)
 
 
+def test_a_bad_row_of_an_urgent_model_waits_for_no_other_model(
+    root: Path, start_fake: StartFake
+) -> None:
+    shutil.copytree(root / "arm", root / "guard")
+    (root / "guard" / "model.toml").write_text(f"urgent = true\n{MANIFEST}")
+    worker = start_fake(root)
+    generator = np.random.default_rng(1)
+    held = rows_of(generator, 1)
+    held[0][0][0] = 2 * HELD  # it runs until two of the other model have run
+    first = Sent(worker, held, go=True)
+    short = worker_pb2.Row(feeds=[worker.feed(held[0][0]), worker.feed(np.zeros(4, np.uint8))])
+    bad = worker.stage("guard", [short])
+    done = worker.done()
+    assert (done.batch_id, [error.row for error in done.row_errors]) == (bad, [0])
+    urgent = [Sent(worker, rows_of(generator, 1), go=True, model="guard") for _ in range(2)]
+    last = {done.batch_id: done for done in (worker.done() for _ in range(3))}
+    for each in (*urgent, first):
+        each.check(worker, last[each.id])
+
+
 def test_a_graph_that_gives_something_else_is_not_used(
     root: Path, start_fake: StartFake, tmp_path: Path
 ) -> None:

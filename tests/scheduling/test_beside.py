@@ -18,13 +18,17 @@ from appliance.scheduling.events import (
     Revoke,
     Stage,
     WorkerLost,
+    WorkerMemory,
     WorkerReady,
     WorkerRef,
+    WorkerRetired,
 )
 
 W = WorkerRef("gpu", 1)
 SLOW, QUICK = ModelRef("slow", "1"), ModelRef("quick", "1")
+THIRD = ModelRef("third", "1")
 SLOW_NS, QUICK_NS = 100 * MS, 2 * MS
+TIMES_NS = {SLOW: {1: SLOW_NS}, QUICK: {1: QUICK_NS}, THIRD: {1: 10 * MS}}
 
 
 class Box:
@@ -32,10 +36,13 @@ class Box:
 
     def __init__(self, *urgent: ModelRef) -> None:
         self.scheduler = Scheduler()
-        times_ns = {SLOW: {1: SLOW_NS}, QUICK: {1: QUICK_NS}}
-        most = dict.fromkeys(times_ns, 1)
-        self.scheduler.handle([WorkerReady(W, times_ns, most, urgent=frozenset(urgent))], 0)
+        self.urgent = frozenset(urgent)
+        self.scheduler.handle([self.ready(W)], 0)
         self.count = 0
+
+    def ready(self, worker: WorkerRef, memory: WorkerMemory | None = None) -> WorkerReady:
+        most = dict.fromkeys(TIMES_NS, 1)
+        return WorkerReady(worker, TIMES_NS, most, memory, self.urgent)
 
     def ask(
         self, model: ModelRef, now_ns: int, *, tier: int = 1, budget_ns: int = SECOND
@@ -142,3 +149,62 @@ def test_a_worker_that_dies_takes_both() -> None:
     effects = box.scheduler.handle([WorkerLost(W)], 11 * MS).effects
     found = [(each.request.id, each.outcome) for each in effects if isinstance(each, Answer)]
     assert found == [(1, Outcome.WORKER_LOST), (2, Outcome.WORKER_LOST)]
+
+
+def test_a_worker_that_has_a_successor_runs_nothing_beside() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    successor = WorkerRef("gpu", 2)
+    box.scheduler.handle([box.ready(successor), WorkerRetired(W)], MS)
+    box.ask(SLOW, 2 * MS)
+    [stage] = box.ask(QUICK, 3 * MS, tier=0)
+    assert isinstance(stage, Stage)
+    assert stage.batch.worker == successor
+    assert box.ask(QUICK, 4 * MS, tier=0) == []
+
+
+def test_what_killed_a_worker_is_not_run_beside_on_the_last_one() -> None:
+    box = Box(QUICK)
+    other = WorkerRef("gpu-1", 1)
+    box.scheduler.handle([box.ready(other)], 0)
+    box.ask(SLOW, 0)
+    [stage] = box.ask(QUICK, MS, tier=0)
+    assert isinstance(stage, Stage)
+    busy = W if stage.batch.worker == other else other
+    effects = box.scheduler.handle([WorkerLost(stage.batch.worker)], 2 * MS).effects
+    assert all(getattr(each, "batch", stage.batch).worker != busy for each in effects)
+
+
+def test_what_is_overtaken_does_not_seem_to_have_begun_late() -> None:
+    box, now_ns = Box(QUICK), 0
+    for _ in range(30):
+        [slow] = box.ask(SLOW, now_ns, budget_ns=10 * SECOND)
+        assert isinstance(slow, Stage)
+        for beside in range(3):
+            begun_ns = now_ns + (10 + 10 * beside) * MS
+            [quick] = box.ask(QUICK, begun_ns, tier=0, budget_ns=50 * MS)
+            assert isinstance(quick, Stage)
+            box.done(quick.batch.id, begun_ns + QUICK_NS, QUICK_NS)
+        now_ns += SLOW_NS + 3 * QUICK_NS
+        box.done(slow.batch.id, now_ns, SLOW_NS)
+        now_ns += 20 * MS
+    [stage] = box.ask(QUICK, now_ns, tier=0, budget_ns=QUICK_NS + MS)
+    assert isinstance(stage, Stage)
+
+
+def test_what_ran_beside_was_used_last() -> None:
+    box = Box(QUICK)
+    memory = WorkerMemory(
+        20, dict.fromkeys(TIMES_NS, 10), dict.fromkeys(TIMES_NS, SLOW_NS), (QUICK, SLOW)
+    )
+    box.scheduler.handle([WorkerLost(W), box.ready(WorkerRef("gpu", 2), memory)], 0)
+    worker = WorkerRef("gpu", 2)
+    box.ask(SLOW, 0)
+    box.ask(QUICK, 10 * MS, tier=0)
+    for number, busy_ns in ((2, QUICK_NS), (1, SLOW_NS)):
+        event = BatchDone(worker, number, busy_ns, finished_ns=110 * MS)
+        box.scheduler.handle([event], 110 * MS)
+    box.ask(THIRD, 120 * MS)  # it is loaded where `slow` was
+    [stage] = box.ask(QUICK, 130 * MS, tier=0, budget_ns=5 * MS)
+    assert isinstance(stage, Stage)
+    assert stage.batch.lane.model is QUICK

@@ -338,6 +338,31 @@ def test_a_batch_that_waits_for_another_is_not_running() -> None:
     assert conversation.overdue(1 << 60) is None
 
 
+def test_a_batch_that_hangs_is_found_whatever_overtakes_it() -> None:
+    conversation = up()
+    conversation.stage(stage(1), 0)
+    now_ns = 0
+    for batch_id in range(2, 100):
+        conversation.stage(stage(batch_id, model=1), now_ns)
+        now_ns += 30
+        conversation.received(done(batch_id), now_ns)
+        if now_ns <= 400:
+            assert conversation.overdue(now_ns) is None
+        if late := conversation.overdue(now_ns + 1):
+            assert late == "hung: batch 1 of a runs for more than 4e-07 s"
+            break
+    assert 400 <= now_ns <= 430
+
+
+def test_a_batch_that_has_waited_long_is_not_hung_when_its_turn_comes() -> None:
+    conversation = up(times_ns={1: 200})
+    conversation.stage(stage(1), 0)
+    conversation.stage(stage(2, model=1), 0)
+    conversation.received(done(1), 1900)
+    assert conversation.overdue(3800) is None
+    assert conversation.overdue(3901) is not None
+
+
 def test_an_idle_worker_is_asked_for_a_sign_of_life() -> None:
     conversation = up(now_ns=100)
     assert conversation.ping(99 + PING_PERIOD_NS) is None
