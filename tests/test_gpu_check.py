@@ -176,7 +176,7 @@ def test_a_section_that_runs_out_of_its_time_says_so(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(program, "PATIENCE_ON_CPU", 1.0)
-    monkeypatch.setattr(program, "SECTIONS", {"swap": program.Section(0.2, "swap")})
+    monkeypatch.setattr(program, "SECTIONS", {"swap under load": program.Section(0.2, "swap")})
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     assert not program.run(order(tmp_path, models=["policy"]))
     [line] = json.loads((tmp_path / "results.json").read_text())["sections"].values()
