@@ -24,8 +24,8 @@ def grpc_address(running: Box) -> str:
 
 
 @contextmanager
-def channel(running: Box) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(grpc_address(running)) as channel:
+def channel(running: Box, *options: tuple[str, int]) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(grpc_address(running), options=options) as channel:
         yield channel
 
 
