@@ -27,7 +27,7 @@ from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.registry import ENGINES
 from appliance.engines.tensorrt import loading
 from appliance.engines.tensorrt.engine import TensorRTEngine
-from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, Flavour
+from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.precision import in_precision
 from appliance.engines.tensorrt.tensors import Tensor
 from appliance.errors import EngineError
@@ -56,6 +56,13 @@ from tools.gpu_check.wheels import SHIPPED, ShippedModel
 
 ROOT = Path(__file__).parent.parent
 HAS_GPU = Path("/dev/nvidiactl").exists()
+TYPED = SimpleNamespace(STRONGLY_TYPED=1)
+FLAVOUR = Flavour(RTX, "1.7.1", SimpleNamespace(NetworkDefinitionCreationFlag=TYPED))
+UNTYPED = SimpleNamespace(
+    NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0),
+    BuilderFlag=SimpleNamespace(FP16=0),
+)
+OLD_FLAVOUR = Flavour(TENSORRT, "8.5.3", UNTYPED)
 
 
 def finding(*, on_gpu: bool) -> Finding:
@@ -109,20 +116,25 @@ def order(tmp_path: Path, **changed: Any) -> Order:
 
 
 def test_the_sections_have_no_more_time_than_there_is(tmp_path: Path) -> None:
-    chosen = order(tmp_path, device="cuda:0").chosen()
-    assert chosen == SECTIONS
-    total_s = program.MODELS_S + sum(each.most_s for each in chosen.values())
-    assert total_s <= program.BUDGET_S <= 470
+    on_gpu = order(tmp_path, device="cuda:0")
+    assert on_gpu.chosen(None) == on_gpu.chosen(FLAVOUR) == SECTIONS
+    old = on_gpu.chosen(OLD_FLAVOUR)
+    assert old.keys() == {name for name in SECTIONS if "bf16" not in name}
+    assert old["build"].most_s > 2 * SECTIONS["build"].most_s
+    for chosen in (SECTIONS, old):
+        total_s = program.MODELS_S + sum(each.most_s for each in chosen.values())
+        assert total_s <= program.BUDGET_S <= 470
 
 
 def test_only_what_can_be_run_is_chosen(tmp_path: Path) -> None:
-    named = [*order(tmp_path).chosen()]
+    named = [*order(tmp_path).chosen(FLAVOUR)]
+    assert "build" in named
+    assert "build" not in order(tmp_path).chosen(None)
     assert "outputs, graphs on" in named
     on_gpu = {"health", "preprocessing", "outputs, graphs off", "outputs in fp16"}
     assert not on_gpu.intersection(named)
-    assert list(order(tmp_path, words=["speed"], models=["camera"]).chosen()) == [
-        "speed of camera, 4"
-    ]
+    some = order(tmp_path, words=["speed"], models=["camera"])
+    assert list(some.chosen(FLAVOUR)) == ["speed of camera, 4"]
 
 
 # -------------------------------------------------------------------------------- for real

@@ -281,6 +281,8 @@ def _tell(
         )
     times = ", ".join(f"{size}: {milliseconds(ns / 1000)}" for size, ns in found.times_ns.items())
     print(f"time of a batch, ms: {times}")
+    if found.without_graphs:
+        print(plain(f"without CUDA graphs: {found.without_graphs}"))
     verdict = "good" if found.is_good else f"NOT good: {found.problem}"
     print(plain(f"{entry.name}: version {version} is {verdict}"))
 

@@ -132,11 +132,13 @@ class DeviceEngine(Engine, Protocol):
     Attributes:
         precision: What it computes in, where the model's file has float32.
         is_urgent: What it runs comes before what other engines run meanwhile.
+        without_graphs: Why batches are not run as CUDA graphs, in words; empty: they are.
         has_buffers: `buffers` returns some.
     """
 
     precision: Precision
     is_urgent: bool
+    without_graphs: str
 
     @property
     def has_buffers(self) -> bool:

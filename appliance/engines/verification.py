@@ -78,12 +78,15 @@ class Verification:
     Attributes:
         reference: What it was compared with, in words.
         precision: What the engine computes in.
+        without_graphs: Why its batches were not run as CUDA graphs, in words; empty: they were, or
+            it is none of a GPU.
         batches: The sizes of the batches that were run.
         times_ns: Median time of a batch by size, as the scheduler would plan with.
     """
 
     reference: str
     precision: Precision
+    without_graphs: str
     batches: tuple[int, ...]
     times_ns: Mapping[int, int]
     outputs: tuple[OutputVerdict, ...]
@@ -151,7 +154,8 @@ def _compared(
         Random(np.random.default_rng(seed)),
         None if recorded is None else recorded(resolved.spec),
     )
-    precision = engine.precision if isinstance(engine, DeviceEngine) else "fp32"
+    device = engine if isinstance(engine, DeviceEngine) else None
+    precision = device.precision if device is not None else "fp32"
     comparison = Comparison(resolved, precision)
     # Batches of every size are formed: also one that falls short of its bucket.
     sizes = tuple(sorted({size for most in resolved.buckets for size in (most, max(1, most - 1))}))
@@ -160,7 +164,14 @@ def _compared(
         for _ in range(rounds):
             batch, singles = rows.next(size)
             comparison.add(engine.run(batch), [reference.run(single) for single in singles])
-    return Verification(told, precision, sizes, loaded.times_ns, comparison.verdicts())
+    return Verification(
+        reference=told,
+        precision=precision,
+        without_graphs=device.without_graphs if device is not None else "",
+        batches=sizes,
+        times_ns=loaded.times_ns,
+        outputs=comparison.verdicts(),
+    )
 
 
 def _reference(engine: Engine, directory: Path) -> tuple[Engine, str]:

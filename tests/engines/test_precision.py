@@ -194,6 +194,45 @@ def test_what_takes_a_number_that_float16_cannot_hold_stays_float32(
     np.testing.assert_allclose(y, 3, rtol=0.05)
 
 
+def test_float16_holds_what_is_infinite(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(_scaled(-np.inf), path)
+    half = loaded(path, "fp16")
+    (by,) = (numpy_helper.to_array(each) for each in half.graph.initializer)
+    assert by.dtype == np.float16
+    assert by == -np.inf
+
+
+def _branching(by: float, *, deep: bool) -> onnx.ModelProto:
+    """A model that multiplies in a branch, or in a branch of a branch."""
+    value, node = helper.make_tensor_value_info, helper.make_node
+    large = numpy_helper.from_array(np.array(by, np.float32), "by")
+    constant, product = node("Constant", [], ["by"], value=large), node("Mul", ["x", "by"], ["y0"])
+    nodes, yes = [constant, product], numpy_helper.from_array(np.array(True), "yes")  # noqa: FBT003
+    for number in range(1 + deep):
+        output = value(f"y{number}", TensorProto.FLOAT, ["N", 4])
+        branch = helper.make_graph(nodes, f"branch {number}", [], [output])
+        name = "y" if number == deep else f"y{number + 1}"
+        both = {"then_branch": branch, "else_branch": branch}
+        nodes = [node("If", ["yes"], [name], name=f"if {number}", **both)]
+    x, y = (value(name, TensorProto.FLOAT, ["N", 4]) for name in "xy")
+    return onnx.load_from_string(onnx_file(helper.make_graph(nodes, "if", [x], [y], [yes])))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_float16_cannot_hold_is_refused_where_it_cannot_stay(
+    tmp_path: Path, *, deep: bool
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(_branching(1e6, deep=deep), path)
+    with pytest.raises(EngineError, match=r"If 'if \d' holds 1e\+06 inside, .*: take \"bf16\""):
+        loaded(path, "fp16")
+    onnx.save(_branching(1e3, deep=deep), path)
+    session = ort.InferenceSession(loaded(path, "fp16").SerializeToString())
+    (y,) = session.run(None, {"x": np.full((2, 4), 3, np.float32)})
+    np.testing.assert_allclose(y, 3e3, rtol=0.01)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_weights_may_lie_beside_the_file(tmp_path: Path, precision: Precision) -> None:
     path = tmp_path / "model.onnx"

@@ -158,9 +158,27 @@ class Engine:
         return Context(self, runtime_config) if self.api.has_memory else None
 
 
+class OldEngine(Engine):
+    """One of TensorRT 8.5."""
+
+    def create_execution_context_without_device_memory(self) -> Context:
+        assert not self.api.contexts, "the profile belongs to another context"
+        self.api.contexts += 1
+        return Context(self, None)
+
+
 class Gpu(FakeCuda):
     def stream_of(self, handle: int) -> Any:
         return next(each for each in self._streams if each.handle == handle)
+
+
+class Empty(Gpu):
+    """Its graphs do nothing."""
+
+    def capture(self, stream: FakeStream, work: Callable[[], None]) -> FakeGraph:
+        graph = super().capture(stream, work)
+        graph.works.clear()
+        return graph
 
 
 class Api:
@@ -174,6 +192,7 @@ class Api:
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user managed")
+    NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, STRONGLY_TYPED=1)
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -205,6 +224,17 @@ def executor(
     return made
 
 
+def check_answers(engine: TensorRTEngine) -> None:
+    generator = np.random.default_rng(0)
+    for count in (1, 3, 8, 5):
+        inputs = {
+            name: generator.standard_normal(of_batch(SHAPES[name], count)).astype(np.float32)
+            for name in ("x", "state")
+        }
+        for name, wanted in compute(inputs).items():
+            np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize("package", [RTX, TENSORRT])
 @pytest.mark.parametrize("sizes", [(), (1, 4)])
 def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
@@ -215,19 +245,30 @@ def test_one_path_for_both(package: str, sizes: tuple[int, ...]) -> None:
     engine.prepare(sizes)
     assert engine.sizes == ((1, 4, 8) if sizes else ())
     assert engine.without_graphs == ("" if sizes else "switched off")
-    generator = np.random.default_rng(0)
-    for count in (1, 3, 8, 5):
-        inputs = {
-            name: generator.standard_normal(of_batch(SHAPES[name], count)).astype(np.float32)
-            for name in ("x", "state")
-        }
-        for name, wanted in compute(inputs).items():
-            np.testing.assert_allclose(engine.run(inputs)[name], wanted, rtol=1e-5)
+    check_answers(engine)
     # One for each graph: of three sizes, in two sets; else one for all.
     assert api.contexts == (6 if sizes else 1)
     engine.close()
     assert api.outlived == 0
     assert api.gpu.held == []
+
+
+@pytest.mark.parametrize("gpu", [Gpu, Empty])
+def test_all_graphs_are_of_one_context_where_there_is_but_one(gpu: type[Gpu]) -> None:
+    api = Api(TENSORRT)
+    # As 8.5 is; 8.6 can be told to share profiles.
+    api.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0)
+    api.ExecutionContextAllocationStrategy = None
+    api.engine = OldEngine(api)
+    api.gpu = gpu(random.Random(0))
+    engine = TensorRTEngine(executor(api), api.gpu)
+    check_answers(engine)
+    engine.prepare((1, 4))
+    assert bool(engine.without_graphs) == (gpu is Empty)
+    check_answers(engine)
+    assert api.contexts == 1
+    api.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="sharing")
+    assert Flavour(TENSORRT, "8.6.1", api).shares_profiles
 
 
 def test_what_was_compiled_is_kept_and_found_again() -> None:
@@ -259,15 +300,6 @@ def test_an_engine_that_there_is_no_memory_for_leaves_nothing() -> None:
     with pytest.raises(EngineError, match="no memory left"):
         TensorRTEngine(made, api.gpu)
     assert api.gpu.held == []
-
-
-class Empty(Gpu):
-    """Its graphs do nothing."""
-
-    def capture(self, stream: FakeStream, work: Callable[[], None]) -> FakeGraph:
-        graph = super().capture(stream, work)
-        graph.works.clear()
-        return graph
 
 
 class Remembering(Gpu):

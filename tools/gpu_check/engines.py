@@ -14,6 +14,7 @@ from appliance.errors import EngineError
 from appliance.models.engine_cache import EngineCache, default_cache
 from appliance.models.manifest import Precision, parse_manifest
 from appliance.models.repository import Repository
+from tools.gpu_check.models import MANIFESTS
 
 
 @frozen(kw_only=True)
@@ -48,7 +49,8 @@ def attempts(
             file, or it cannot be kept.
     """
     flavour, cache = find_flavour(), EngineCache(default_cache())
-    for entry in Repository(root).scan():
+    first = list(MANIFESTS)
+    for entry in sorted(Repository(root).scan(), key=lambda it: [*first, it.name].index(it.name)):
         manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
         manifest = evolve(manifest, precision=precision or manifest.precision)
         for version in entry.versions:

@@ -17,6 +17,7 @@ MADE: dict[str, Callable[[Path], None]] = {
 MANIFESTS = {
     "policy": "max_batch = 16\n",
     "camera": "max_batch = 8\n",
+    "resnet": "max_batch = 16\n",
     "recurrent": """\
 max_batch = 8
 [[state]]
@@ -24,7 +25,6 @@ input = "state"
 output = "stateN"
 batch_axis = 1
 """,
-    "resnet": "max_batch = 16\n",
     "voice": """\
 max_batch = 1
 [[state]]
@@ -48,7 +48,8 @@ shape = [3, 320, 320]
     "file_type": "max_batch = 8\n",
     "resnet_light": "max_batch = 1\n",
 }
-"""All models by name: what they take, and up to which batch."""
+"""All models by name: what they take, and up to which batch. Those that most sections need come
+first."""
 
 
 def make(root: Path, names: Sequence[str], *, picture_side: int) -> list[str]:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from appliance.engines.cuda.driver import CPU, find_device, ordinal_of
+from appliance.engines.tensorrt.flavour import Flavour, find_flavour
 from appliance.errors import ApplianceError, DeviceMissing
 from appliance.models.engine_cache import CACHE_VARIABLE
 from tools.gpu_check.finding import Finding
@@ -52,7 +52,7 @@ class Section:
     module: str
     options: Mapping[str, Any] = field(factory=dict[str, Any])
     models: tuple[str, ...] = ()
-    needs: Literal["", "gpu", "tensorrt"] = ""
+    needs: Literal["", "gpu", "tensorrt", "bf16"] = ""
 
 
 def _speed(most_s: float, model: str, size: int, runs: int) -> Section:
@@ -80,8 +80,8 @@ SECTIONS: Mapping[str, Section] = {
     "W1 on real engines": Section(43, "fleet"),
     "build in fp16": Section(22, "build", {"precision": "fp16"}, needs="tensorrt"),
     "outputs in fp16": Section(24, "outputs", {"precision": "fp16"}, needs="gpu"),
-    "build in bf16": Section(22, "build", {"precision": "bf16"}, needs="tensorrt"),
-    "outputs in bf16": Section(24, "outputs", {"precision": "bf16"}, needs="gpu"),
+    "build in bf16": Section(22, "build", {"precision": "bf16"}, needs="bf16"),
+    "outputs in bf16": Section(24, "outputs", {"precision": "bf16"}, needs="bf16"),
 }
 """By name. Their times are not more than there is, so that none takes another's; what matters most
 comes first all the same."""
@@ -139,18 +139,38 @@ class Order:
         """Whether engines are TensorRT's."""
         return self.device != CPU
 
-    def chosen(self) -> dict[str, Section]:
-        """Return the sections to run."""
-        there = {"", "gpu", "tensorrt"} if self.on_gpu else {""}
-        if find_spec("tensorrt_rtx") is not None:  # it builds without a GPU, too
+    def chosen(self, flavour: Flavour | None) -> dict[str, Section]:
+        """Return the sections to run.
+
+        Args:
+            flavour: The TensorRT that is there; None: there is none, and a GPU's sections say so.
+        """
+        there = {""}
+        if self.on_gpu:
+            there |= {"gpu", "tensorrt", "bf16"}
+        elif flavour is not None and flavour.builds_for_others:
             there.add("tensorrt")
-        return {
+        if flavour is not None and not flavour.builds_in("bf16"):
+            there.discard("bf16")
+        found = {
             name: section
             for name, section in SECTIONS.items()
             if (not self.words or any(word in name for word in self.words))
             and set(section.models) <= set(self.models)
             and section.needs in there
         }
+        if "build" in found and self.on_gpu and "bf16" not in there:
+            # Before 10 it measures every way to compute each layer.
+            free_s = sum(each.most_s for each in SECTIONS.values() if each.needs == "bf16")
+            found["build"] = evolve(found["build"], most_s=found["build"].most_s + free_s)
+        return found
+
+
+def _flavour() -> Flavour | None:
+    try:
+        return find_flavour()
+    except ApplianceError:
+        return None
 
 
 def run(order: Order) -> bool:
@@ -172,7 +192,7 @@ def run(order: Order) -> bool:
         }
         arguments = ["--work", name, "--device", order.device, "--share", str(order.share)]
         patience = 1.0 if order.on_gpu else PATIENCE_ON_CPU
-        for title, section in order.chosen().items():
+        for title, section in order.chosen(_flavour()).items():
             left_s = patience * BUDGET_S - (time.monotonic() - begun)
             sections[title] = (
                 _by_itself(title, arguments, min(patience * section.most_s, left_s), log)

@@ -14,6 +14,7 @@ from appliance.engines.cuda.ports import Cuda, Event, Stream
 from appliance.engines.tensorrt.graphs import CapturedRun
 from appliance.engines.tensorrt.places import Place
 from appliance.engines.tensorrt.tensors import padded, runs_of
+from appliance.errors import EngineError
 
 
 @define(eq=False)
@@ -98,6 +99,13 @@ class BufferSet:
 
     def submit(self, inputs: Mapping[str, NDArray[Any]], count: int) -> None:
         """See `base.Buffers`."""
+        try:
+            self._submit(inputs, count)
+        except EngineError:
+            self._streams.wait()  # what was put there so far is still of these buffers
+            raise
+
+    def _submit(self, inputs: Mapping[str, NDArray[Any]], count: int) -> None:
         copy_in, compute, copy_out = (
             self._streams.copy_in,
             self._streams.compute,

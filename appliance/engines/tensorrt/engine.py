@@ -60,10 +60,9 @@ class TensorRTEngine:
 
     Attributes:
         cuda: The GPU.
-        precision, is_urgent: See `base.DeviceEngine`.
+        precision, is_urgent, without_graphs: See `base.DeviceEngine`.
         max_batch: The most rows of a batch.
         sizes: Of batches that have graphs, ascending; none: batches run as they come.
-        without_graphs: Why there are none, in words; empty while there are.
     """
 
     keeps_inputs = False
@@ -241,6 +240,7 @@ class TensorRTEngine:
             self.without_graphs = "switched off"
             return
         wanted = tuple(sorted({*sizes, self.max_batch}))
+        self._run = self._bound = None  # its context may be one that is captured of
         try:
             capture(self._executor, self._sets, wanted, self.cuda, self.streams.compute)
         except EngineError as error:

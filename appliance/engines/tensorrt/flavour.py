@@ -70,6 +70,21 @@ class Flavour:
         return f"{self.package} {self.version}"
 
     @property
+    def shares_profiles(self) -> bool:
+        """Whether contexts of an engine may have the same profile: of before 8.6 only one has."""
+        return self._is_strongly_typed or self._profile_sharing is not None
+
+    @property
+    def _is_strongly_typed(self) -> bool:
+        """Whether the types of the file are those of the engine: from 10 on."""
+        return hasattr(self.api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+    @property
+    def _profile_sharing(self) -> Any:
+        """What an engine of 8.6 is built with, so that its contexts may; None: not known."""
+        return getattr(getattr(self.api, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+
+    @property
     def reports_progress(self) -> bool:
         """Whether a build says how far it is, and can be ended."""
         return hasattr(self.api, "IProgressMonitor")
@@ -132,15 +147,16 @@ class Flavour:
         named = [name for name, member in known.items() if int(member) & int(reasons)]
         return ", ".join(named) or UNEXPLAINED
 
-    def new_compilation_cache(self, engine: Any, kept: bytes) -> Any:
+    def new_compilation_cache(self, config: Any, kept: bytes) -> Any:
         """Return where contexts of an engine find kernels compiled; None: this flavour has none.
 
         Args:
+            config: Of `new_runtime_config`; it should live as long as the cache.
             kept: What one had by the end; TensorRT leaves it if it is of another GPU or version.
         """
-        if self.package != RTX:
+        if config is None:
             return None
-        cache = engine.create_runtime_config().create_runtime_cache()
+        cache = config.create_runtime_cache()
         if kept:
             cache.deserialize(kept)
         return cache
@@ -149,12 +165,13 @@ class Flavour:
         """Return what a context of an engine is made with; None: nothing, in this flavour.
 
         Args:
-            cache: Of `new_compilation_cache`.
+            cache: Of `new_compilation_cache`; None: none yet.
         """
         if self.package != RTX:
             return None
         config = engine.create_runtime_config()
-        config.set_runtime_cache(cache)
+        if cache is not None:
+            config.set_runtime_cache(cache)
         config.set_execution_context_allocation_strategy(
             self.api.ExecutionContextAllocationStrategy.USER_MANAGED
         )
@@ -216,9 +233,11 @@ class Flavour:
                 raise EngineError(
                     f"{self.package} builds for the GPU that is there; leave capabilities out"
                 )
-            if not hasattr(self.api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-                config.set_tactic_sources(0)  # of before 10: cuBLAS and cuDNN need not be there
+            if not self._is_strongly_typed:
+                config.set_tactic_sources(0)  # cuBLAS and cuDNN need not be there
                 self._allow(config, precision)
+                if self._profile_sharing is not None:
+                    config.set_preview_feature(self._profile_sharing, True)  # noqa: FBT003
             return
         # Without this, executions cannot be captured in a CUDA graph.
         config.set_flag(self.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -236,12 +255,15 @@ class Flavour:
 
     def _allow(self, config: Any, precision: Precision) -> None:
         """Let kernels of a precision be chosen: before 10, the types of the file do not say it."""
-        if precision == "fp32":
-            return
-        flag = getattr(self.api.BuilderFlag, precision.upper(), None)
-        if flag is None:
+        if not self.builds_in(precision):
             raise EngineError(f"{self.package} {self.version} does not build in {precision}")
-        config.set_flag(flag)
+        if precision != "fp32":
+            config.set_flag(getattr(self.api.BuilderFlag, precision.upper()))
+
+    def builds_in(self, precision: Precision) -> bool:
+        """Return whether it builds engines of a precision."""
+        is_plain = precision == "fp32" or self._is_strongly_typed
+        return is_plain or hasattr(self.api.BuilderFlag, precision.upper())
 
     def capabilities(self) -> dict[str, Any]:
         """Return the compute capabilities that can be named, and TensorRT's own names for them."""

@@ -2,7 +2,9 @@
 
 A graph is what its execution context was when it was captured: shapes, addresses, and where the
 engine keeps what lies between its layers. TensorRT's documentation has one context for each graph,
-and one memory for all: so the context of a graph is never changed again.
+and one memory for all: so the context of a graph is never changed again. TensorRT of before 8.6 has
+but one: there graphs outlive changes of it, which is documented nowhere, so it is the more tried:
+all graphs are replayed after the last one was captured, in no order, before any is used.
 """
 
 from __future__ import annotations

@@ -51,6 +51,8 @@ class Executor(Protocol):
     def new_run(self) -> Run:
         """Return an execution context. All of them share memory, so only one may run at a time.
 
+        Where TensorRT has but one for an engine, that one is returned each time.
+
         Raises:
             EngineError: There is not enough memory.
         """

@@ -8,12 +8,13 @@ looked after more than `onnxconverter-common`, of which it was made. NVIDIA's Mo
 bfloat16, too, and chooses by itself what stays float32; but it takes PyTorch, CuPy, and one version
 of ONNX and of ONNX Runtime. So bfloat16 is the same conversion with the other type written in, and
 the numbers taken from the file once more: those that float16 cannot hold are why one wants it.
-In float16, what takes such a number (a variance, mostly) stays float32.
+In float16, what takes such a number (a variance, mostly) stays float32; in a loop's body or a
+branch, where the converter cannot keep a node as it is, the number is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import zip_longest
@@ -22,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.errors import EngineError, ExtraMissing
 from appliance.models.manifest import Precision
@@ -33,6 +35,7 @@ UNCONVERTED: tuple[Precision, ...] = ("fp32", "tf32")
 """What the builder does with the file as it is."""
 UNSUPPORTED_IN_BF16 = ("ConvTranspose",)
 """TensorRT for RTX 1.7 finds no kernel for these."""
+_FLOAT16_MOST = float(np.finfo(np.float16).max)
 
 
 @contextmanager
@@ -110,22 +113,43 @@ def _lift_constants(graph: GraphProto) -> None:
 
 
 def _too_large_for_float16(graph: GraphProto) -> list[str]:
-    """Return the names of the nodes that take a number which float16 does not hold."""
-    from onnx import TensorProto, numpy_helper  # noqa: PLC0415  see above
+    """Return the names of the nodes that take a number which float16 does not hold.
 
-    most = float(np.finfo(np.float16).max)
-    large = {
-        weight.name
-        for weight in graph.initializer
-        if weight.data_type == TensorProto.FLOAT
-        and np.max(np.abs(numpy_helper.to_array(weight)), initial=0.0) > most
-    }
+    Raises:
+        ValueError: There is one inside of a node.
+    """
+    large = {weight.name for weight in graph.initializer if _largest(weight) > _FLOAT16_MOST}
     found: list[str] = []
     for index, node in enumerate(graph.node):
+        within = max(map(_largest, _weights_within(node)), default=0.0)
+        if within > _FLOAT16_MOST:
+            raise ValueError(
+                f"{node.op_type} {node.name!r} holds {within:g} inside, and float16 ends at "
+                f'{_FLOAT16_MOST:g}: take "bf16" or "fp32"'
+            )
         if large.intersection(node.input):
             node.name = node.name or f"kept {index}"
             found.append(node.name)
     return found
+
+
+def _weights_within(node: NodeProto) -> Iterator[TensorProto]:
+    """Yield what the graphs inside of a node hold: branches of an `If`, the body of a `Loop`."""
+    for attribute in node.attribute:
+        yield from attribute.g.initializer
+        for inner in attribute.g.node:
+            yield from (each.t for each in inner.attribute if each.HasField("t"))
+            yield from _weights_within(inner)
+
+
+def _largest(weight: TensorProto) -> float:
+    """Return the largest number of a float32 weight that is finite, without its sign; or 0."""
+    from onnx import TensorProto, numpy_helper  # noqa: PLC0415  see above
+
+    if weight.data_type != TensorProto.FLOAT:
+        return 0.0
+    numbers: NDArray[np.float32] = numpy_helper.to_array(weight)
+    return float(np.max(np.abs(numbers), initial=0.0, where=np.isfinite(numbers)))
 
 
 # --------------------------------------------------------------------------------- bfloat16

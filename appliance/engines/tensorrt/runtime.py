@@ -1,6 +1,7 @@
 """TensorRT's own runtime objects, behind `ports.Executor`. They are made in the worker only.
 
 Contexts of an engine share the memory between its layers, as they never run at the same time.
+TensorRT of before 8.6 has one context only: graphs are all captured of it (`ports.Executor`).
 TensorRT for RTX compiles kernels when a context first meets a shape; what it compiled, it finds
 again in the cache that all contexts of an engine have, and the next process in the one that was
 kept. Nothing of this was run on a GPU; names and calls are those of the installed packages.
@@ -102,8 +103,9 @@ class TensorRTExecutor:
             )
         self._engine: Any = engine
         self._compiled, self._keep = compiled, keep
-        self._cache: Any = flavour.new_compilation_cache(engine, compiled)
-        self._configs: list[Any] = []  # each has to live as long as the context made with it
+        # Each has to live as long as the context, or the cache, that was made with it.
+        self._configs: list[Any] = [flavour.new_runtime_config(engine, None)]
+        self._cache: Any = flavour.new_compilation_cache(self._configs[0], compiled)
         # All of the memory that a context needs for the largest shapes.
         self._memory: DeviceMemory | None = cuda.allocate(flavour.context_bytes(engine))
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -111,13 +113,14 @@ class TensorRTExecutor:
         self._inputs = [each.name for each in declared if each.is_input]
         self._names = names
         self.max_batch = self._most_rows()
-        self._first: TensorRTRun | None = self._new_run()
-        self.tensors = tensors_of(declared, self._shapes_of(self._first), self.max_batch)
+        self._next: TensorRTRun | None = self._new_run()
+        self.tensors = tensors_of(declared, self._shapes_of(self._next), self.max_batch)
 
     def new_run(self) -> TensorRTRun:
         """See `ports.Executor`."""
-        first, self._first = self._first, None
-        return first or self._new_run()
+        run = self._next or self._new_run()
+        self._next = None if self._flavour.shares_profiles else run
+        return run
 
     def _new_run(self) -> TensorRTRun:
         flavour, engine, memory = self._flavour, self._engine, self._memory
@@ -177,7 +180,7 @@ class TensorRTExecutor:
     def close(self) -> None:
         """See `ports.Executor`."""
         # In this order: each lives in the one after it.
-        self._first = None
+        self._next = None
         self._configs.clear()
         self._cache = None
         self._memory = None

@@ -42,7 +42,10 @@ def check(
         lines += "cuda_graphs = false\n"
     with setting.opened() as device:
         for entry in setting.entries():
-            compare(finding, entry, device, lines + fewer_sizes(entry, precision))
+            ran = compare(finding, entry, device, lines + fewer_sizes(entry, precision))
+            if setting.on_gpu and graphs and ran is not None:
+                words = f"{entry.name} ran without graphs: {ran.without_graphs}"
+                finding.expect(not ran.without_graphs, words)
 
 
 def fewer_sizes(entry: ModelEntry, precision: Precision) -> str:
@@ -55,11 +58,16 @@ def fewer_sizes(entry: ModelEntry, precision: Precision) -> str:
     return f"buckets = [{parse_manifest(entry.manifest, str(entry.manifest_path)).max_batch}]\n"
 
 
-def compare(finding: Finding, entry: ModelEntry, device: Device, lines: str) -> None:
+def compare(
+    finding: Finding, entry: ModelEntry, device: Device, lines: str
+) -> verification.Verification | None:
     """Compare one model.
 
     Args:
         lines: Of the manifest, before its own.
+
+    Returns:
+        None: it could not be run, which was found.
     """
     path = worker_pb2.ModelPath(
         name=entry.name,
@@ -80,7 +88,7 @@ def compare(finding: Finding, entry: ModelEntry, device: Device, lines: str) -> 
         )
     except ApplianceError as error:
         finding.problems.append(f"{entry.name}: {error}")
-        return
+        return None
     is_edgy = entry.name in TAKES_PAGES and verdict.precision in ("fp16", "bf16")
     for each in verdict.outputs:
         limit = Limit("<=", each.tolerance * (EDGES if is_edgy else 1))
@@ -92,6 +100,7 @@ def compare(finding: Finding, entry: ModelEntry, device: Device, lines: str) -> 
         "rows": {each.name: each.rows for each in verdict.outputs},
         "warm_up_us": {size: ns // 1000 for size, ns in verdict.times_ns.items()},
     }
+    return verdict
 
 
 def _byte_rows(spec: ModelSpec) -> list[list[Sample]]:
