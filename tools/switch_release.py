@@ -192,17 +192,20 @@ class Box:
         return done.returncode == 0
 
     def is_up(self, unit: str) -> bool:
-        """Return whether a unit runs, be it that it still starts."""
-        return self._shown(unit, "ActiveState") in ("active", "activating", "reloading")
+        """Return whether a unit runs, starts, or is to start; what cannot be known is taken so."""
+        shown = self._shown(unit)
+        return shown.get("ActiveState") not in ("inactive", "failed") or "Job" in shown
 
     def main_pid(self, unit: str) -> int:
         """Return the process of a unit; 0: it has none."""
-        return int(self._shown(unit, "MainPID") or 0)
+        return int(self._shown(unit).get("MainPID") or 0)
 
-    def _shown(self, unit: str, name: str) -> str:
-        words = ["systemctl", "show", "--value", f"--property={name}", unit]
+    def _shown(self, unit: str) -> dict[str, str]:
+        """Return what systemd says of a unit; `Job` only if there is one, be it still to begin."""
+        words = ["systemctl", "show", "--property=ActiveState,Job,MainPID", unit]
         found = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
-        return found.stdout.strip()
+        said = (line.partition("=") for line in found.stdout.splitlines())
+        return {name: value for name, _, value in said if value}
 
     def status(self, *, standby: bool = False) -> dict[str, Any]:
         """Return the status of the appliance that serves, or stands by.

@@ -143,6 +143,7 @@ def test_what_other_runs_carry_stays_until_it_is_old(
     for place in places:
         left = [str(each.relative_to(root / place)) for each in (root / place).rglob("*")]
         assert sorted(left) == ["under-way", "under-way/half"]
+        run("rm", "--recursive", f"/{place}/under-way")
 
 
 def test_a_full_disk(network: Lab, robot: Robot, workshop: Workshop) -> None:

@@ -54,6 +54,16 @@ import signal, socket
 with socket.create_server(("127.0.0.1", 5555)):
     signal.pause()
 """
+LONG = "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n"
+BEHIND = "[Unit]\nAfter=long.service\n[Service]\nExecStart=/bin/sleep infinity\n"
+IS_UP = """
+import pathlib, sys
+sys.path.insert(0, "/srv")
+from switch_release import Box, Paths
+box = Box(Paths(pathlib.Path("/opt/appliance")))
+print(*(box.is_up(unit) for unit in sys.argv[1:]))
+"""
+SWITCH = Path(__file__).parents[2] / "tools" / "switch_release.py"
 Boot = Callable[..., Machine]
 
 
@@ -316,3 +326,24 @@ def test_a_drained_one_stays_down(boot: Boot) -> None:
     assert asked(box, "olga", "drain", "--wait")[0] == 0
     box.wait_until(lambda: shown(box, "ActiveState") == "inactive", 20, "it ends")
     assert shown(box, "NRestarts") == "0"
+
+
+def test_what_is_yet_to_start_counts_as_up(robot: Machine) -> None:
+    """A switch looks at a unit as soon as it has asked for its start: others may come first."""
+    robot.write("/srv/switch_release.py", SWITCH.read_text())
+    robot.write("/etc/systemd/system/long.service", LONG)
+    robot.write("/etc/systemd/system/behind.service", BEHIND)
+    units = ("long", "behind")
+
+    def are_up() -> str:
+        return robot.run("python3", "-c", IS_UP, *units).stdout.strip()
+
+    robot.run("systemctl", "daemon-reload")
+    assert are_up() == "False False"
+    robot.run("systemctl", "start", "--no-block", *units)
+    found = robot.run("systemctl", "show", "--value", "--property=ActiveState", *units).stdout
+    assert found.split() == ["activating", "inactive"]
+    assert are_up() == "True True"
+    robot.run("systemctl", "stop", *units)
+    robot.run("systemctl", "reset-failed", *units, check=False)
+    assert are_up() == "False False"
