@@ -262,7 +262,7 @@ def test_what_tensorrt_refuses_to_build_is_a_result(
         assert told["target"] == "9.0"
         assert f"no engine of {model}: {told['refused']}" in found.problems
     assert found.state.startswith(BAD)
-    with pytest.raises(EngineError, match="no engine of camera: tensorrt_rtx"):
+    with pytest.raises(EngineError, match="no engine of policy: tensorrt_rtx"):
         build_all(setting.root)
 
 
