@@ -47,7 +47,7 @@ def account_for(batch: Batch, running: Iterable[Batch], now_ns: int) -> None:
     for each in running:
         if each is batch:
             is_behind = True
-        elif is_behind:
+        elif is_behind:  # its turn comes now
             each.since_ns = max(each.since_ns, now_ns)
-        else:
+        else:  # it lost that time, but no more than it has had by now
             each.since_ns = min(each.since_ns + took_ns, max(each.since_ns, now_ns))
