@@ -101,6 +101,22 @@ def test_what_does_not_stay_ready_in_time_is_left_for_the_other(
     assert 910 <= uptime_s(tmp_path) <= 930
 
 
+@pytest.mark.parametrize("tries", ["1", "2"])
+def test_another_that_was_not_called_good_since_its_last_boot_is_gone_to(
+    tmp_path: Path, tries: str
+) -> None:
+    tried = OTHER_GOOD.replace("B_TRY=0", f"B_TRY={tries}")
+    said, _ = run_gate(tmp_path, "refused", "failed", grubenv=tried)
+    assert said.endswith("bad; restarting into slot B\n")
+
+
+def test_another_that_grub_does_not_take_is_not_gone_to(tmp_path: Path) -> None:
+    tried = OTHER_GOOD.replace("B_TRY=0", "B_TRY=3")
+    said, called = run_gate(tmp_path, "refused " * 3 + "ready", "failed", grubenv=tried)
+    assert "this one stays up" in said
+    assert called == "rauc status mark-good booted"
+
+
 def test_a_unit_that_has_failed_is_not_waited_for(tmp_path: Path) -> None:
     _, called = run_gate(tmp_path, "refused", "failed")
     assert called == "rauc status mark-bad booted; systemctl --no-block reboot"

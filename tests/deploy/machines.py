@@ -24,7 +24,7 @@ from attrs import define
 SUITE = "bookworm"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "procps", "nftables", "iproute2"),
-    *("python3", "python3-venv", "openssh-server"),
+    *("python3", "python3-venv", "openssh-server", "sudo", "python3-apt"),
 )
 TOOLS = ("systemd-nspawn", "mmdebstrap", "nsenter")
 
