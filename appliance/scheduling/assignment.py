@@ -196,6 +196,7 @@ class Assignment:
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
         ) or not self._contenders.may_run(batch.lane, batch.requests, worker):
             self._revoke(worker, batch, now_ns)
+            self.queue.refuse_hopeless(now_ns)  # before anybody is chosen: some may run dry by it
             return
         if is_news:
             self._choose_again(worker, batch, now_ns, now_ns)

@@ -625,6 +625,18 @@ def test_what_is_likely_too_late_is_not_committed() -> None:
     assert worker.committed is None
 
 
+def test_who_runs_dry_because_its_answer_would_be_heard_too_late_is_started_at_once() -> None:
+    before = [ask(f"robot {n}", budget=5000) for n in range(20)]
+    runs_out = ask("runs out", at=301, budget=26, firm=True, runs_out=True)
+    asks = (*before, ask("busy", at=300), runs_out)
+    world = simulation(Trace(models=(ONE,), asks=asks, report_ns=3 * MS))
+    world.run(until_ns=round(308.9 * MS))
+    busy = world.record.starts[-1].batch
+    late = BatchDone(busy.worker, busy.id, 12 * MS, finished_ns=312 * MS)
+    kinds = [type(effect) for effect in world.scheduler.handle([late], 315 * MS).effects]
+    assert kinds == [Answer, Revoke, Stage]
+
+
 def test_who_is_skipped_has_had_no_turn() -> None:
     before = [ask(f"robot {n}", budget=5000) for n in range(20)]
     runs_out = ask("runs out", at=301, budget=22, firm=True, runs_out=True)
