@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from attrs import Factory, define, field
 
-from appliance.scheduling.choice import Choice, Strategy, Wait
+from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.contenders import Contenders
 from appliance.scheduling.events import (
     Batch,
@@ -86,10 +86,10 @@ class Assignment:
                     worker.idle_since_ns = now_ns
         if idle:  # what just started may have been their last chance
             self.queue.refuse_hopeless(now_ns)
-        for worker in self.workers:
-            if worker.urgent:
-                self._start_beside(worker, now_ns)
+        self._start_all_beside(now_ns)
         self._stage_ahead(now_ns, is_news=is_news)
+        if is_news:  # what was staged may wait again
+            self._start_all_beside(now_ns)
         return self._looks_ns
 
     def go_on(self, worker: Worker) -> None:
@@ -266,33 +266,27 @@ class Assignment:
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns, batch.expected_ns)
 
-    def _start_beside(self, worker: Worker, now_ns: int) -> None:
+    def _start_all_beside(self, now_ns: int) -> None:
+        """Go on while there is one: what is taken back for it may run beside another."""
+        while any(self._start_beside(worker, now_ns) for worker in self.workers if worker.urgent):
+            pass
+
+    def _start_beside(self, worker: Worker, now_ns: int) -> bool:
         """Start a batch for tier 0 beside what runs, if the worker then runs it first.
 
         What is staged is taken back for it, as there is room for the outputs of two.
         """
-        waiting = {
-            lane.model
-            for lane, line in self.queue.room.lines.items()
-            if line.critical.requests and worker.takes_beside(lane.model)
-        }
-        if not waiting:
-            return
-        contenders = [
-            each for each in self._contenders.of(worker, now_ns) if each.lane.model in waiting
-        ]
-        if not contenders:
-            return  # what waits may not risk this worker, or may not be loaded there
-        decided = self.strategy.choose(contenders, now_ns + worker.delay_ns)
-        if isinstance(decided, Wait):
-            self._look_at(decided.until_ns)
-        elif decided is not None:
-            if worker.staged is not None:
-                self._revoke(worker, worker.staged, now_ns)
-            batch = worker.beside = self._take(worker, decided)
-            batch.committed = True
-            self._begin(worker, batch, now_ns)
-            self.queue.effects.append(Stage(batch, go=True))
+        choice = self._choose_beside(worker, now_ns)
+        if choice is not None and worker.staged is not None:
+            self._revoke(worker, worker.staged, now_ns)
+            choice = self._choose_beside(worker, now_ns)  # somebody newer may wait now
+        if choice is None:
+            return False
+        batch = worker.beside = self._take(worker, choice)
+        batch.committed = True
+        self._begin(worker, batch, now_ns)
+        self.queue.effects.append(Stage(batch, go=True))
+        return True
 
     def _begin(self, worker: Worker, batch: Batch, begun_ns: int) -> None:
         """Note that a batch runs that is not what its worker executes."""
@@ -318,9 +312,14 @@ class Assignment:
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
         if not self.queue.room.lines:
             return None
-        contenders = self._contenders.of(worker, start_ns)
         # What counts is when answers leave: what would be done at once is reported by then.
-        start_ns += worker.delay_ns
+        return self._ask(self._contenders.of(worker, start_ns), start_ns + worker.delay_ns)
+
+    def _choose_beside(self, worker: Worker, now_ns: int) -> Choice | None:
+        return self._ask(self._contenders.beside(worker, now_ns), now_ns + worker.delay_ns)
+
+    def _ask(self, contenders: list[Contender], start_ns: int) -> Choice | None:
+        """Ask the strategy, if there is anything to choose."""
         decided = self.strategy.choose(contenders, start_ns) if contenders else None
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import define
+from attrs import define, evolve
 
 from appliance.scheduling.choice import Contender
 from appliance.scheduling.estimate import Estimate
@@ -57,6 +57,22 @@ class Contenders:
                     lines.append((Lane(model), NOBODY, estimate(model), models[model]))
         is_roomy = self._is_roomy(lines)
         return [self._contender(each, worker, start_ns, is_roomy=is_roomy) for each in lines]
+
+    def beside(self, worker: Worker, start_ns: int) -> list[Contender]:
+        """Return the lanes of which tier 0 may be started beside what a worker executes.
+
+        With nobody in them who is of another tier: those take their turn.
+        """
+        if not any(
+            line.has_tier_0 and worker.takes_beside(lane.model)
+            for lane, line in self.queue.room.lines.items()
+        ):
+            return []
+        return [
+            _of_tier_0(one)
+            for one in self.of(worker, start_ns)
+            if one.line.has_tier_0 and worker.takes_beside(one.lane.model)
+        ]
 
     def _is_roomy(self, lines: list[_Hosted]) -> bool:
         """Return whether what waits takes no longer than a batch, and nobody is refused."""
@@ -130,3 +146,8 @@ class Contenders:
             and not self.workers.having(leaves, worker)
             for leaves in worker.loads.leaving(model)
         )
+
+
+def _of_tier_0(one: Contender) -> Contender:
+    line = one.line.of_tier_0()
+    return evolve(one, line=line, unit=line.timely.usual * one.times_ns[-1] / one.most)

@@ -283,7 +283,9 @@ def _in_time(requests: list[Request], one: Contender, begins_ns: int) -> list[Re
     for request in requests:
         if begins_ns + one.careful_ns[1] > request.deadline_ns:
             continue
-        due_ns = min(due_ns, request.deadline_ns)  # not the first's: its place may be an older one's
+        due_ns = min(
+            due_ns, request.deadline_ns
+        )  # not the first's: its place may be an older one's
         if begins_ns + one.careful_ns[len(taken) + 1] > due_ns:
             break
         taken.append(request)
