@@ -11,36 +11,24 @@ beside the one it executes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from attrs import define, field
+from attrs import Factory, define, field
 
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
-from appliance.scheduling.estimate import Estimate
+from appliance.scheduling.contenders import Contenders
 from appliance.scheduling.events import (
     Batch,
     BatchDone,
     Go,
-    Lane,
-    ModelRef,
     Released,
-    Request,
     Revoke,
     Stage,
 )
-from appliance.scheduling.line import Line
 from appliance.scheduling.queue import Queue
+from appliance.scheduling.timing import Timing, commit_ns
 from appliance.scheduling.workers import Worker, Workers
 
 STAGE_LEAD_NS = 1_000_000
 """A batch is staged this long before the worker is expected to be done."""
-
-MOST_LEAD_NS = 1_000_000
-"""It is committed before the worker will likely be done: by as much as it takes to hear of that and
-to tell it to start. By no more than this, because what comes later cannot be in it."""
-
-SURELY = 0.95
-"""A batch hardly ever takes less than this part of the time that it will about take."""
 
 DRY_PAUSE, LATE_PAUSE = 0.8, 2.5
 """Times its own duration between two batches of dry ones, and two of late ones, that go before all
@@ -51,13 +39,6 @@ EMPTY_PAUSE, MOST_EMPTY_PAUSE_NS = 5.0, 75_000_000
 """After a batch of dry ones the pause is longer by this many times the batch, for the part of it
 that was empty: what fills up meanwhile is served with less effort. But not for long, as robots of
 other models wait too."""
-
-
-NOBODY = Line()
-"""Stays empty."""
-
-_Hosted = tuple[Lane, Line, Estimate, int]
-"""A lane that a worker may serve, and its largest batch there."""
 
 
 @define(eq=False)
@@ -73,6 +54,13 @@ class Assignment:
     workers: Workers
     queue: Queue
     strategy: Strategy
+    _contenders: Contenders = field(
+        default=Factory(lambda self: Contenders(self.workers, self.queue), takes_self=True),
+        init=False,
+    )
+    _timing: Timing = field(
+        default=Factory(lambda self: Timing(self.workers), takes_self=True), init=False
+    )
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
     _went_on: bool = field(default=False, init=False)  # and some may be hopeless since
@@ -98,10 +86,10 @@ class Assignment:
                     worker.idle_since_ns = now_ns
         if idle:  # what just started may have been their last chance
             self.queue.refuse_hopeless(now_ns)
-        for worker in self.workers:
-            if worker.urgent:
-                self._start_beside(worker, now_ns)
+        self._start_all_beside(now_ns)
         self._stage_ahead(now_ns, is_news=is_news)
+        if is_news:  # what was staged may wait again
+            self._start_all_beside(now_ns)
         return self._looks_ns
 
     def go_on(self, worker: Worker) -> None:
@@ -159,8 +147,8 @@ class Assignment:
                 if self._may_commit(worker, worker.staged, now_ns):
                     self._commit(worker, worker.staged, now_ns)
                     self.queue.effects.append(Go(worker.staged))
-                elif now_ns < _commit_ns(worker):
-                    self._look_at(_commit_ns(worker))
+                elif now_ns < commit_ns(worker):
+                    self._look_at(commit_ns(worker))
 
     def _stage_best(self, worker: Worker, now_ns: int) -> None:
         """Stage the best batch for a busy worker, when it is time to.
@@ -169,7 +157,7 @@ class Assignment:
         """
         if not self.queue.room.lines:
             return
-        lead_ns = min(worker.free_ns, _commit_ns(worker)) - STAGE_LEAD_NS
+        lead_ns = min(worker.free_ns, commit_ns(worker)) - STAGE_LEAD_NS
         if now_ns < lead_ns:
             self._look_at(lead_ns)
             return
@@ -191,34 +179,24 @@ class Assignment:
         A row that killed a worker is not committed: this may be the last one when it is done.
         """
         risky = batch.lane.isolation and any(request.deaths for request in batch.requests)
-        if risky or not _commit_ns(worker) <= now_ns < worker.free_ns:
+        if risky or not commit_ns(worker) <= now_ns < worker.free_ns:
             return False
-        latest_ns = self._latest_start_ns(worker, batch)
+        latest_ns = self._timing.latest_start_ns(worker, batch)
         return latest_ns is None or latest_ns >= max(now_ns, worker.likely_ns)
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.committed_ns, batch.committed = now_ns, True
-        batch.latest_start_ns = self._latest_start_ns(worker, batch) or 0
-
-    def _latest_start_ns(self, worker: Worker, batch: Batch) -> int | None:
-        """Return from when on a firm one of a batch would surely be late; None: it has none.
-
-        Skipping costs all others in it, and who is next, a round trip to the worker.
-        """
-        due_ns = min((each.deadline_ns for each in batch.requests if each.firm), default=None)
-        if due_ns is None:
-            return None
-        likely_ns = self._likely_ns(worker, batch.lane, len(batch.requests))
-        return due_ns - int(SURELY * likely_ns)
+        batch.latest_start_ns = self._timing.latest_start_ns(worker, batch) or 0
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
-        batch.expected_ns = self._planned_ns(worker, batch.lane, len(batch.requests))
+        batch.expected_ns = self._timing.planned_ns(worker, batch.lane, len(batch.requests))
         finish_ns = now_ns + batch.expected_ns + worker.delay_ns
         if any(
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
-        ) or not self._may_run(batch.lane, batch.requests, worker):
+        ) or not self._contenders.may_run(batch.lane, batch.requests, worker):
             self._revoke(worker, batch, now_ns)
+            self.queue.refuse_hopeless(now_ns)  # before anybody is chosen: some may run dry by it
             return
         if is_news:
             self._choose_again(worker, batch, now_ns, now_ns)
@@ -274,7 +252,7 @@ class Assignment:
             for model in worker.models:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
-        likely_ns = self._likely_ns(worker, batch.lane, len(batch.requests))
+        likely_ns = self._timing.likely_ns(worker, batch.lane, len(batch.requests))
         worker.start(batch, now_ns, likely_ns)
         if batch.lead is not None:
             if batch.lead.dry:
@@ -288,33 +266,27 @@ class Assignment:
         self.workers.estimate(batch.lane.model).ran_ns = now_ns
         self.queue.room.start(batch.requests, now_ns, batch.expected_ns)
 
-    def _start_beside(self, worker: Worker, now_ns: int) -> None:
+    def _start_all_beside(self, now_ns: int) -> None:
+        """Go on while there is one: what is taken back for it may run beside another."""
+        while any(self._start_beside(worker, now_ns) for worker in self.workers if worker.urgent):
+            pass
+
+    def _start_beside(self, worker: Worker, now_ns: int) -> bool:
         """Start a batch for tier 0 beside what runs, if the worker then runs it first.
 
         What is staged is taken back for it, as there is room for the outputs of two.
         """
-        waiting = {
-            lane.model
-            for lane, line in self.queue.room.lines.items()
-            if line.critical.requests and worker.takes_beside(lane.model)
-        }
-        if not waiting:
-            return
-        contenders = [
-            each for each in self._contenders(worker, now_ns) if each.lane.model in waiting
-        ]
-        if not contenders:
-            return  # what waits may not risk this worker, or may not be loaded there
-        decided = self.strategy.choose(contenders, now_ns + worker.delay_ns)
-        if isinstance(decided, Wait):
-            self._look_at(decided.until_ns)
-        elif decided is not None:
-            if worker.staged is not None:
-                self._revoke(worker, worker.staged, now_ns)
-            batch = worker.beside = self._take(worker, decided)
-            batch.committed = True
-            self._begin(worker, batch, now_ns)
-            self.queue.effects.append(Stage(batch, go=True))
+        choice = self._choose_beside(worker, now_ns)
+        if choice is not None and worker.staged is not None:
+            self._revoke(worker, worker.staged, now_ns)
+            choice = self._choose_beside(worker, now_ns)  # somebody newer may wait now
+        if choice is None:
+            return False
+        batch = worker.beside = self._take(worker, choice)
+        batch.committed = True
+        self._begin(worker, batch, now_ns)
+        self.queue.effects.append(Stage(batch, go=True))
+        return True
 
     def _begin(self, worker: Worker, batch: Batch, begun_ns: int) -> None:
         """Note that a batch runs that is not what its worker executes."""
@@ -332,7 +304,7 @@ class Assignment:
             batch = None if other.committed else other.staged
             if batch is None or worker.load_ns(batch.lane.model):
                 continue
-            if self._may_run(batch.lane, batch.requests, worker):
+            if self._contenders.may_run(batch.lane, batch.requests, worker):
                 self._revoke(other, batch, now_ns)
                 return True
         return False
@@ -340,137 +312,24 @@ class Assignment:
     def _choose(self, worker: Worker, start_ns: int) -> Choice | None:
         if not self.queue.room.lines:
             return None
-        contenders = self._contenders(worker, start_ns)
         # What counts is when answers leave: what would be done at once is reported by then.
-        start_ns += worker.delay_ns
+        return self._ask(self._contenders.of(worker, start_ns), start_ns + worker.delay_ns)
+
+    def _choose_beside(self, worker: Worker, now_ns: int) -> Choice | None:
+        return self._ask(self._contenders.beside(worker, now_ns), now_ns + worker.delay_ns)
+
+    def _ask(self, contenders: list[Contender], start_ns: int) -> Choice | None:
+        """Ask the strategy, if there is anything to choose."""
         decided = self.strategy.choose(contenders, start_ns) if contenders else None
         if isinstance(decided, Wait):
             self._look_at(decided.until_ns)
             return None
         return decided
 
-    def _contenders(self, worker: Worker, start_ns: int) -> list[Contender]:
-        """Return the lanes a worker may serve, and those of tier 0 that it may have to."""
-        models, estimate = worker.models, self.workers.estimate
-        lines: list[_Hosted] = [
-            (lane, line, estimate(lane.model), models[lane.model])
-            for lane, line in self.queue.room.lines.items()
-            if lane.model in models
-            and (not lane.isolation or self._may_run(lane, line, worker))
-            and (worker.loads is None or self._may_load(lane.model, line, worker, start_ns))
-        ]
-        if not lines:
-            return []
-        forecasts = self.queue.streams.forecasts
-        if forecasts:
-            waiting = [lane.model for lane, _, _, _ in lines]
-            for model, forecast in forecasts.items():
-                forecast.forget_missing(start_ns)
-                if forecast.arrivals and model in models and model not in waiting:
-                    lines.append((Lane(model), NOBODY, estimate(model), models[model]))
-        is_roomy = self._is_roomy(lines)
-        return [self._contender(each, worker, start_ns, is_roomy=is_roomy) for each in lines]
-
-    def _is_roomy(self, lines: list[_Hosted]) -> bool:
-        """Return whether what waits takes no longer than a batch, and nobody is refused."""
-        waiting_ns, longest_ns = 0.0, 0
-        for lane, line, estimate, most in lines:
-            full_ns = estimate.planned_ns[most]
-            waiting_ns += len(line.timely.requests) * full_ns / most
-            longest_ns = max(longest_ns, full_ns)
-            if self.queue.shedding.passing(lane.model) < 1:
-                return False
-        return waiting_ns <= longest_ns
-
-    def _contender(
-        self, hosted: _Hosted, worker: Worker, start_ns: int, *, is_roomy: bool
-    ) -> Contender:
-        lane, line, estimate, most = hosted
-        model = lane.model
-        careful_ns = estimate.safe_ns if is_roomy else estimate.careful_ns
-        times_ns = careful_ns if line.critical.requests else estimate.planned_ns
-        if estimate.largest > most:  # another worker takes larger batches of it
-            careful_ns, times_ns = careful_ns[: most + 1], times_ns[: most + 1]
-        alone_ns, switch_ns = estimate.planned_ns[1], estimate.switch_ns
-        if worker.throttling.is_on:
-            pace = worker.throttling.pace(model)
-            careful_ns = [int(pace * time_ns) for time_ns in careful_ns]
-            times_ns = [int(pace * time_ns) for time_ns in times_ns]
-            alone_ns, switch_ns = int(pace * alone_ns), int(pace * switch_ns)
-        load_ns = worker.load_ns(model)
-        return Contender(
-            lane,
-            line,
-            times_ns,
-            careful_ns,
-            alone_ns,
-            worker.delay_ns,
-            (0 if worker.last in (None, model) else switch_ns) + load_ns,
-            switch_ns + load_ns,
-            self.workers.others_free_ns(model, worker, start_ns),
-            worker.dry_from_ns,
-            worker.late_from_ns,
-            line.timely.usual * times_ns[most] / most,
-        )
-
-    def _may_run(self, lane: Lane, requests: Iterable[Request], worker: Worker) -> bool:
-        """A worker runs what it hosts; a row that killed a worker never risks the last one."""
-        if lane.model not in worker.models:
-            return False
-        if lane.isolation == 0 or not any(request.deaths for request in requests):
-            return True
-        return self.workers.hosting(lane.model) > 1
-
-    def _may_load(self, model: ModelRef, line: Line, worker: Worker, start_ns: int) -> bool:
-        """Return whether a worker may load a model for those that wait for it, if it has to.
-
-        Not where they fit into one batch of another worker that has it and is free before it is
-        loaded; nor in the place of one that tier 0 is expected for and no other worker has, unless
-        tier 0 waits for it.
-        """
-        load_ns = worker.load_ns(model)
-        if not load_ns or worker.loads is None:
-            return True
-        others = self.workers.having(model, worker)
-        if len(line) <= worker.models[model] and any(
-            other.free_ns < start_ns + load_ns for other in others
-        ):
-            return False
-        forecasts = self.queue.streams.forecasts
-        return bool(line.critical.requests) or not any(
-            leaves in forecasts
-            and forecasts[leaves].arrivals
-            and not self.workers.having(leaves, worker)
-            for leaves in worker.loads.leaving(model)
-        )
-
     def _take(self, worker: Worker, choice: Choice) -> Batch:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
-        expected_ns = self._planned_ns(worker, choice.lane, len(choice.requests))
+        expected_ns = self._timing.planned_ns(worker, choice.lane, len(choice.requests))
         batch = Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
         batch.lead = choice.lead
         return batch
-
-    def _planned_ns(self, worker: Worker, lane: Lane, size: int) -> int:
-        """Return the time to plan a batch on a worker with."""
-        usual_ns = self.workers.estimate(lane.model).of(size) + self._switch_ns(worker, lane)
-        return int(usual_ns * worker.throttling.pace(lane.model)) + worker.load_ns(lane.model)
-
-    def _likely_ns(self, worker: Worker, lane: Lane, size: int) -> int:
-        """Return the time that a batch on a worker will about take."""
-        likely_ns = self.workers.estimate(lane.model).likely_ns(size)
-        usual_ns = likely_ns + self._switch_ns(worker, lane)
-        load_ns = 0 if worker.loads is None else worker.loads.likely_ns(lane.model)
-        return int(usual_ns * worker.throttling.pace(lane.model)) + load_ns
-
-    def _switch_ns(self, worker: Worker, lane: Lane) -> int:
-        if worker.last in (None, lane.model):
-            return 0
-        return self.workers.estimate(lane.model).switch_ns
-
-
-def _commit_ns(worker: Worker) -> int:
-    """Return when to commit what is staged; never if nothing is lost by waiting."""
-    round_trip_ns = min(MOST_LEAD_NS, worker.reporting.careful_ns + worker.starting.careful_ns)
-    return worker.likely_ns - round_trip_ns if round_trip_ns else worker.free_ns

@@ -277,14 +277,19 @@ def _only_critical(outlook: Outlook, lost: int) -> Choice | None:
 
 
 def _in_time(requests: list[Request], one: Contender, begins_ns: int) -> list[Request]:
-    """Return as many as can be answered by one batch, sorted by deadline as they were."""
-    first = 0
-    while first < len(requests) and begins_ns + one.careful_ns[1] > requests[first].deadline_ns:
-        first += 1
-    if first == len(requests):
-        return []
-    count = bisect_right(one.careful_ns, requests[first].deadline_ns - begins_ns) - 1
-    return requests[first : first + count]
+    """Return as many as one batch can answer in time, from the first on."""
+    taken: list[Request] = []
+    due_ns = FOREVER_NS
+    for request in requests:
+        if begins_ns + one.careful_ns[1] > request.deadline_ns:
+            continue
+        due_ns = min(
+            due_ns, request.deadline_ns
+        )  # not the first's: its place may be an older one's
+        if begins_ns + one.careful_ns[len(taken) + 1] > due_ns:
+            break
+        taken.append(request)
+    return taken
 
 
 def _wait_for_critical(outlook: Outlook) -> Wait | None:

@@ -126,6 +126,12 @@ class Line:
         return chain(self.first, self.timely, self.yielding, self.background)
 
     @property
+    def has_tier_0(self) -> bool:
+        """Whether anybody of tier 0 waits whose turn it is."""
+        dry = self.first.requests  # ranked by tier
+        return bool(self.critical.requests) or bool(dry and dry[0].tier == 0)
+
+    @property
     def has_spare(self) -> bool:
         """Whether anybody waits who has no deadline to plan with."""
         return bool(self.first.requests or self.yielding.requests or self.background.requests)
@@ -143,6 +149,14 @@ class Line:
             else:
                 first.add(request)
         return Line(timely, first, self.yielding, self.background, self.firm, self.critical)
+
+    def of_tier_0(self) -> Line:
+        """Return a copy of those of tier 0 whose turn it is."""
+        line = Line()
+        for request in chain(self.first, self.critical):
+            if request.tier == 0:
+                line.add(request)
+        return line
 
     def part(self, request: Request) -> Ranked:
         """Return the part that a request belongs to."""

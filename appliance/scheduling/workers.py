@@ -171,8 +171,9 @@ class Worker:
                 self.starting.observe(begun_ns - batch.started_ns)
         self.overtaken_ns = 0
         if self.executing is not None:
+            begun_ns = max(self.finished_ns, self.executing.started_ns)
             self.soonest_ns = now_ns
-            self.likely_ns = self.free_ns = now_ns + self.executing.expected_ns
+            self.likely_ns = self.free_ns = begun_ns + self.executing.expected_ns
             self.before, self.last = self.last, self.executing.lane.model
 
     def start(self, batch: Batch, now_ns: int, likely_ns: int) -> None:

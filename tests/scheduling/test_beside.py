@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from support.fleets import MS, SECOND
 
 from appliance.errors import Outcome
@@ -44,22 +46,22 @@ class Box:
         most = dict.fromkeys(TIMES_NS, 1)
         return WorkerReady(worker, TIMES_NS, most, memory, self.urgent)
 
-    def ask(
-        self, model: ModelRef, now_ns: int, *, tier: int = 1, budget_ns: int = SECOND
-    ) -> list[Effect]:
+    def ask(self, model: ModelRef, now_ns: int, **more: Any) -> list[Effect]:
+        return self.scheduler.handle([self.arrived(Lane(model), now_ns, **more)], now_ns).effects
+
+    def arrived(self, lane: Lane, now_ns: int, *, budget_ns: int = SECOND, **more: Any) -> Arrived:
         self.count += 1
-        request = Request(
-            id=self.count,
-            session=self.count,
-            client=str(self.count),
-            lane=Lane(model),
-            arrived_ns=now_ns,
-            deadline_ns=now_ns + budget_ns,
-            expires_ns=now_ns + 5 * SECOND,
-            tier=tier,
-            firm=True,
+        asked = {"session": self.count, "client": str(self.count), "firm": True, **more}
+        return Arrived(
+            Request(
+                id=self.count,
+                lane=lane,
+                arrived_ns=now_ns,
+                deadline_ns=now_ns + budget_ns,
+                expires_ns=now_ns + 5 * SECOND,
+                **asked,
+            )
         )
-        return self.scheduler.handle([Arrived(request)], now_ns).effects
 
     def done(self, batch: int, now_ns: int, busy_ns: int) -> list[Effect]:
         event = BatchDone(W, batch, busy_ns, finished_ns=now_ns)
@@ -91,6 +93,24 @@ def test_others_wait_their_turn() -> None:
         assert box.ask(model, 10 * MS, tier=tier) == []
 
 
+def test_tier_0_that_has_run_dry_is_started_beside_what_runs() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    [stage] = box.ask(QUICK, 10 * MS, tier=0, firm=False, dry=True)
+    assert isinstance(stage, Stage)
+    assert stage.go
+
+
+def test_nobody_else_is_started_where_tier_0_may_be() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    tight = box.arrived(Lane(QUICK), 10 * MS, budget_ns=3 * MS)
+    late = box.arrived(Lane(QUICK), 10 * MS, budget_ns=MS, tier=0, firm=False)
+    [stage] = box.scheduler.handle([tight, late], 10 * MS).effects
+    assert isinstance(stage, Stage)
+    assert stage.batch.requests == [late.request]
+
+
 def test_one_runs_beside_another_and_no_more() -> None:
     box = Box(QUICK)
     box.ask(SLOW, 0)
@@ -120,6 +140,49 @@ def test_what_is_staged_makes_room() -> None:
     assert revoke.batch is staged.batch
     assert isinstance(stage, Stage)
     assert stage.batch.lane.model is QUICK
+
+
+def test_what_makes_room_may_be_newer_than_who_waited() -> None:
+    box, other = Box(QUICK), WorkerRef("gpu-1", 1)
+    box.scheduler.reconfigure(1000, "drop_oldest", max_retries=1)
+    box.scheduler.handle([box.ready(other)], 0)
+    box.ask(SLOW, 0)
+    box.ask(SLOW, 0)
+    [elsewhere] = box.ask(QUICK, 90 * MS, tier=0)
+    [older] = box.ask(QUICK, 90 * MS, tier=0, session="robot")
+    assert isinstance(elsewhere, Stage)
+    assert isinstance(older, Stage)
+    assert (elsewhere.batch.worker, older.batch.worker) == (W, other)
+    box.done(elsewhere.batch.id, 92 * MS, QUICK_NS)
+    now_ns = box.scheduler.planned_ns(SLOW, 1) + QUICK_NS  # it is about to be done
+    [newer] = box.ask(QUICK, now_ns, session="robot")
+    assert isinstance(newer, Stage)
+    assert (newer.batch.worker, newer.go) == (W, False)
+    failed = BatchDone(other, older.batch.id, QUICK_NS, error="no")
+    effects = box.scheduler.handle([failed], now_ns).effects
+    assert [type(each) for each in effects] == [Revoke, Answer, Stage]
+    [superseded] = [each for each in effects if isinstance(each, Answer)]
+    assert (superseded.request.id, superseded.outcome) == (4, Outcome.SUPERSEDED)
+
+
+def test_tier_0_that_makes_room_for_another_is_started_beside_what_runs_elsewhere() -> None:
+    box, other = Box(QUICK), WorkerRef("gpu-1", 1)
+    box.scheduler.handle([box.ready(other)], 0)
+    box.ask(QUICK, 0)
+    [elsewhere] = box.ask(QUICK, MS // 2)
+    [staged] = box.ask(QUICK, 12 * MS // 10, tier=0)
+    assert isinstance(elsewhere, Stage)
+    assert isinstance(staged, Stage)
+    assert (staged.batch.worker, staged.go) == (W, False)
+    now_ns = 13 * MS // 10
+    done = BatchDone(other, elsewhere.batch.id, now_ns - MS // 2, finished_ns=now_ns)
+    box.scheduler.handle([done, box.arrived(Lane(SLOW), now_ns)], now_ns)
+    effects = box.ask(QUICK, now_ns, budget_ns=4 * MS)  # it could not be in time behind tier 0
+    assert [type(each) for each in effects] == [Revoke, Stage, Stage]
+    last = effects[-1]
+    assert isinstance(last, Stage)
+    assert last.batch.requests == staged.batch.requests
+    assert (last.batch.worker, last.go) == (other, True)
 
 
 def test_what_was_committed_may_be_done_first() -> None:
@@ -173,6 +236,20 @@ def test_what_killed_a_worker_is_not_run_beside_on_the_last_one() -> None:
     busy = W if stage.batch.worker == other else other
     effects = box.scheduler.handle([WorkerLost(stage.batch.worker)], 2 * MS).effects
     assert all(getattr(each, "batch", stage.batch).worker != busy for each in effects)
+
+
+def test_what_goes_on_is_expected_to_end_by_when_it_began() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    begun_ns = SLOW_NS + MS  # what ran before has ended, but nobody has heard of that
+    [stage] = box.ask(QUICK, begun_ns, tier=0)
+    assert isinstance(stage, Stage)
+    done = BatchDone(W, 1, SLOW_NS, finished_ns=SLOW_NS)
+    box.scheduler.handle([done], begun_ns + MS)
+    worker = box.scheduler._workers.find(W)
+    assert worker is not None
+    assert worker.executing is stage.batch
+    assert worker.free_ns == begun_ns + stage.batch.expected_ns
 
 
 def test_what_is_overtaken_does_not_seem_to_have_begun_late() -> None:

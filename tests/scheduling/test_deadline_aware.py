@@ -278,6 +278,13 @@ def test_a_dry_robot_takes_the_seat_of_who_can_wait() -> None:
     assert chosen(*(request(n, 100) for n in range(1, 5)), dry) == [9, 1, 2, 3]
 
 
+def test_tier_0_in_the_place_of_an_older_one_is_no_measure_for_the_others() -> None:
+    older = request(1, 90, tier=0)
+    older.rank_ns = (START + 11) * MS
+    others = [request(2, 12, tier=0), request(3, 13, tier=0)]
+    assert Setting().choose(older, *others) == [2, 3]
+
+
 def test_a_dry_robot_of_tier_0_does_not_wait() -> None:
     dry = request(9, -50, dry=True, firm=False, tier=0)
     assert chosen(*(request(n, 12) for n in (1, 2)), dry) == [9, 1]

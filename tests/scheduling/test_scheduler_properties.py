@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,13 +16,19 @@ from support.traces import random_trace
 
 from appliance.errors import Outcome
 from appliance.scheduling.assignment import STAGE_LEAD_NS
-from appliance.scheduling.events import Arrived, BatchDone, Request, Withdrawn
+from appliance.scheduling.events import Arrived, BatchDone, Released, Request, Withdrawn
 from appliance.scheduling.outlook import AHEAD_NS
 
 traces = st.builds(random_trace, st.integers(0, 1 << 32), st.integers(1, 40), faults=st.booleans())
 
 
 # ------------------------------------------------------------------------------------ rules
+
+
+def held_by(worker: WorkerView) -> list[Request]:
+    """Return what a worker was sent."""
+    batches = (*worker.told, *([worker.staged] if worker.staged else []))
+    return [request for batch in batches for request in batch.requests]
 
 
 def every_request_gets_one_answer(record: Record) -> None:
@@ -40,11 +47,11 @@ def an_ok_is_the_answer_of_the_row_that_ran(record: Record) -> None:
 def a_firm_request_is_never_started_late(record: Record) -> None:
     for start in record.starts:
         for request in start.batch.requests:
-            if start.batch.committed:
-                assert not request.firm or 0 < start.batch.latest_start_ns < request.deadline_ns
-                assert not request.firm or start.now_ns <= start.batch.latest_start_ns
-            else:
-                assert not request.firm or start.now_ns + start.planned_ns <= request.deadline_ns
+            latest_ns = start.batch.latest_start_ns  # of what was committed
+            if request.firm and latest_ns:
+                assert start.now_ns <= latest_ns < request.deadline_ns
+            elif request.firm:
+                assert start.now_ns + start.planned_ns <= request.deadline_ns
 
 
 def a_firm_request_hears_no_by_its_deadline(record: Record) -> None:
@@ -89,11 +96,10 @@ def nothing_newer_is_superseded_by_something_older(record: Record) -> None:
 
 def an_order_runs_one_at_a_time_and_in_order(record: Record) -> None:
     for turn in record.turns:
-        batches = [b for w in turn.workers for b in (w.executing, w.staged) if b]
         running = Counter(
             request.order_key
-            for batch in batches
-            for request in batch.requests
+            for worker in turn.workers
+            for request in held_by(worker)
             if request.order_key is not None
         )
         assert all(count == 1 for count in running.values())
@@ -106,20 +112,16 @@ def an_order_runs_one_at_a_time_and_in_order(record: Record) -> None:
 
 
 def a_batch_is_of_one_lane_and_fits_its_worker(record: Record) -> None:
-    hosted = dict(record.trace.slots)
     sizes = {model.ref: model.max_batch for model in record.trace.models}
     for start in record.starts:
-        model = start.batch.lane.model
         assert set(start.lanes) == {start.batch.lane}
-        assert 1 <= len(start.batch.requests) <= sizes[model]
-        assert model.name in hosted[start.batch.worker.slot]
+        assert 1 <= len(start.batch.requests) <= sizes[start.batch.lane.model]
 
 
 def the_queue_is_bounded(record: Record) -> None:
     """What comes back from workers may exceed the bound, nothing else."""
-    sizes = {model.name: model.max_batch for model in record.trace.models}
-    capacity = sum(2 * max(sizes[name] for name in names) for _, names in record.trace.slots)
-    returned = capacity if record.returned else 0
+    held = max(sum(len(held_by(worker)) for worker in turn.workers) for turn in record.turns)
+    returned = held if record.returned else 0
     for turn in record.turns:
         assert len(turn.waiting) <= record.trace.max_queue_size + returned
         boxes: dict[object, list[Request]] = {}
@@ -179,7 +181,7 @@ def runnable(waiting: Waiting, turn: Turn, worker: WorkerView) -> bool:
     if waiting.deaths and sum(model in other.models for other in turn.workers) < 2:
         return False
     elders = [other.request for other in turn.waiting]
-    elders += [r for w in turn.workers for b in (w.executing, w.staged) if b for r in b.requests]
+    elders += [request for other in turn.workers for request in held_by(other)]
     return request.order_key is None or not any(
         elder.order_key == request.order_key and elder.id < request.id for elder in elders
     )
@@ -196,13 +198,12 @@ def may_expect_tier_0(turn: Turn, worker: WorkerView) -> bool:
 def no_worker_is_idle_while_it_could_run_something(record: Record) -> None:
     for turn in record.turns:
         for worker in turn.workers:
-            if worker.executing is None:
+            if not worker.told:
                 assert worker.staged is None
                 if any(runnable(waiting, turn, worker) for waiting in turn.waiting):
                     assert may_expect_tier_0(turn, worker)
                 assert not any(
                     other.staged
-                    and not other.goes
                     and other.staged.lane.model in worker.models
                     and not any(request.deaths for request in other.staged.requests)
                     for other in turn.workers
@@ -216,8 +217,8 @@ def it_wakes_up_for_all_that_is_due(record: Record) -> None:
         due += [w.request.deadline_ns + 1 for w in turn.waiting if w.firm]
         for worker in turn.workers:
             lead_ns = worker.free_ns - STAGE_LEAD_NS
-            busy = worker.executing is not None and worker.staged is None
-            if busy and any(runnable(w, turn, worker) and not w.firm for w in turn.waiting):
+            may_stage = len(worker.told) == 1 and worker.staged is None
+            if may_stage and any(runnable(w, turn, worker) and not w.firm for w in turn.waiting):
                 if may_expect_tier_0(turn, worker):
                     continue
                 assert lead_ns > turn.now_ns, "it should have been staged"
@@ -227,6 +228,30 @@ def it_wakes_up_for_all_that_is_due(record: Record) -> None:
             assert turn.now_ns < wakeup_ns <= min(due)
         else:
             assert wakeup_ns is None or wakeup_ns > turn.now_ns
+
+
+def tier_0_of_an_urgent_model_waits_for_none_that_is_not(record: Record) -> None:
+    """If it is its client's turn, and the worker has room for another batch that is to run."""
+    urgent = {model.ref for model in record.trace.models if model.urgent}
+    for turn in record.turns:
+        for worker in turn.workers:
+            if len(worker.told) == 1 and worker.told[0].lane.model not in urgent:
+                assert not any(
+                    waiting.request.tier == 0
+                    and not waiting.yields
+                    and waiting.lane.model in urgent
+                    and runnable(waiting, turn, worker)
+                    for waiting in turn.waiting
+                )
+
+
+def a_worker_that_has_a_successor_goes_when_nobody_needs_it(record: Record) -> None:
+    """That it goes no sooner, the simulation sees to."""
+    for turn in record.turns:
+        wanted = {waiting.lane.model for waiting in turn.waiting}
+        for worker in turn.workers:
+            if worker.retired and not worker.told:
+                assert not wanted.isdisjoint(worker.models)
 
 
 def a_withdrawal_is_answered_at_once(record: Record) -> None:
@@ -279,9 +304,25 @@ RULES = (
     a_row_fails_alone_as_often_as_configured,
     no_worker_is_idle_while_it_could_run_something,
     it_wakes_up_for_all_that_is_due,
+    tier_0_of_an_urgent_model_waits_for_none_that_is_not,
+    a_worker_that_has_a_successor_goes_when_nobody_needs_it,
     a_withdrawal_is_answered_at_once,
     nothing_is_left_behind,
 )
+
+
+def test_batches_are_overtaken_and_workers_released() -> None:
+    overtaken = released = 0
+    for seed in range(40):
+        turns = simulate(random_trace(seed, 30, faults=False)).turns
+        for before, turn in pairwise(turns):
+            behind = {batch.id for worker in before.workers for batch in worker.told[1:]}
+            done = [event.batch_id for event in turn.events if isinstance(event, BatchDone)]
+            overtaken += bool(done) and done[0] in behind
+            released += any(isinstance(each, Released) for each in turn.decision.effects)
+    assert overtaken > 10
+    assert released > 10
+
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

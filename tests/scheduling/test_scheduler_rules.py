@@ -22,7 +22,7 @@ from support.simulation import (
 
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
-from appliance.scheduling.assignment import STAGE_LEAD_NS, SURELY
+from appliance.scheduling.assignment import STAGE_LEAD_NS
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -39,6 +39,7 @@ from appliance.scheduling.events import (
     WorkerReady,
     WorkerRef,
 )
+from appliance.scheduling.timing import SURELY
 
 ONE = Model(name="policy", row_ns=10 * MS)
 """One row in 10 ms, one at a time; planned with 10.255 ms, for safety."""
@@ -622,6 +623,18 @@ def test_what_is_likely_too_late_is_not_committed() -> None:
     worker.staged.requests[0].deadline_ns = 1  # the times that were planned with were all wrong
     world.scheduler.handle([], worker.likely_ns)
     assert worker.committed is None
+
+
+def test_who_runs_dry_because_its_answer_would_be_heard_too_late_is_started_at_once() -> None:
+    before = [ask(f"robot {n}", budget=5000) for n in range(20)]
+    runs_out = ask("runs out", at=301, budget=26, firm=True, runs_out=True)
+    asks = (*before, ask("busy", at=300), runs_out)
+    world = simulation(Trace(models=(ONE,), asks=asks, report_ns=3 * MS))
+    world.run(until_ns=round(308.9 * MS))
+    busy = world.record.starts[-1].batch
+    late = BatchDone(busy.worker, busy.id, 12 * MS, finished_ns=312 * MS)
+    kinds = [type(effect) for effect in world.scheduler.handle([late], 315 * MS).effects]
+    assert kinds == [Answer, Revoke, Stage]
 
 
 def test_who_is_skipped_has_had_no_turn() -> None:

@@ -30,6 +30,7 @@ from test_scheduler_properties import (
     a_row_fails_alone_as_often_as_configured,
     a_row_whose_worker_died_runs_alone_once_and_never_on_the_last,
     a_withdrawal_is_answered_at_once,
+    a_worker_that_has_a_successor_goes_when_nobody_needs_it,
     an_ok_is_the_answer_of_the_row_that_ran,
     an_order_runs_one_at_a_time_and_in_order,
     every_request_gets_one_answer,
@@ -59,6 +60,7 @@ LAWS = (
     a_row_whose_worker_died_runs_alone_once_and_never_on_the_last,
     a_failed_batch_is_split_until_a_row_fails_alone,
     a_row_fails_alone_as_often_as_configured,
+    a_worker_that_has_a_successor_goes_when_nobody_needs_it,
     a_withdrawal_is_answered_at_once,
     nothing_is_left_behind,
 )

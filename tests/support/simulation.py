@@ -3,8 +3,11 @@
 A `Trace` is plain data: who asks what and when, which workers there are, what goes wrong.
 `simulate` runs it to its end and returns a `Record` of every turn. What waits and what runs is
 kept here a second time, from the events and effects alone, so that a rule checked on the record
-does not depend on the scheduler's own books. Breaking the workers' protocol (two batches staged,
-Go for nothing) fails at once.
+does not depend on the scheduler's own books. Breaking the workers' protocol (more batches than a
+worker has room for, Go for nothing) fails at once.
+
+A worker runs one batch at a time. One of an urgent model, and by chance (`Trace.overlap`) any
+other, overtakes what runs of another model: that goes on when it is done.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from appliance.scheduling.events import (
     Go,
     Lane,
     ModelRef,
+    Released,
     Request,
     Revoke,
     Stage,
@@ -35,10 +39,13 @@ from appliance.scheduling.events import (
     WorkerLost,
     WorkerReady,
     WorkerRef,
+    WorkerRetired,
 )
 
 MS = 1_000_000
 MAX_TURNS = 20_000
+MOST_HELD = 2
+"""Batches that a worker has room for."""
 
 Fault = Literal["", "raises", "kills", "bad row"]
 
@@ -51,6 +58,7 @@ class Model:
     max_batch: int = 1
     base_ns: int = 0
     row_ns: int = 10 * MS
+    urgent: bool = False
 
     @property
     def ref(self) -> ModelRef:
@@ -86,11 +94,20 @@ class Ask:
 
 @frozen
 class Death:
-    """A worker slot dies and is back after a while."""
+    """The oldest worker of a slot dies. If it has no successor, it is back after a while."""
 
     at_ns: int
     slot: str
     back_after_ns: int
+
+
+@frozen
+class Succession:
+    """A worker slot, if it is up, gets a worker with these models in place of the one it has."""
+
+    at_ns: int
+    slot: str
+    models: tuple[str, ...]
 
 
 @frozen
@@ -105,13 +122,15 @@ class Withdrawal:
 class Trace:
     """Everything that will happen, as far as it is not the scheduler's to decide.
 
-    `report_ns` is how long the core takes to hear that a batch is done.
+    `report_ns` is how long the core takes to hear that a batch is done; `overlap` how often a batch
+    that is not urgent overtakes one of another model.
     """
 
     models: tuple[Model, ...] = (Model(name="policy"),)
     slots: tuple[tuple[str, tuple[str, ...]], ...] = (("cpu-0", ("policy",)),)
     asks: tuple[Ask, ...] = ()
     deaths: tuple[Death, ...] = ()
+    successions: tuple[Succession, ...] = ()
     withdrawals: tuple[Withdrawal, ...] = ()
     max_queue_size: int = 1000
     overflow_policy: Literal["drop_oldest", "reject_newest"] = "drop_oldest"
@@ -120,16 +139,24 @@ class Trace:
     timer_lateness_ns: int = 0
     restart_ns: int = 20 * MS
     report_ns: int = 0
+    overlap: float = 0.0
 
 
 @frozen
 class Waiting:
-    """A waiting request as it was after a turn."""
+    """A waiting request as it was after a turn. `yields`: it is not its client's turn."""
 
     request: Request
     lane: Lane
     deaths: int
     firm: bool
+    yields: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Waiting:
+        """Return how a request is now."""
+        yields = request.yields or request.background
+        return cls(request, request.lane, request.deaths, request.firm, yields)
 
 
 @frozen
@@ -142,52 +169,66 @@ class Start:
     deaths: tuple[int, ...]
     planned_ns: int
     hosts: int
-    staged: bool
+
+
+@define(eq=False)
+class Run:
+    """A batch that a worker runs, or skips. `ends_ns` is later by what overtakes it."""
+
+    batch: Batch
+    busy_ns: int
+    ends_ns: int
+    failed: dict[int, tuple[Outcome, str]] = field(factory=dict)
+    error: str = ""
+    skipped: bool = False
 
 
 @define(eq=False)
 class SimulatedWorker:
     """One life of a worker process.
 
-    `running` is what it runs; `executing` what it runs as far as the core has heard, and `ahead`
-    what it began, or skipped, after that. `goes`: `staged` is to start when it is done.
+    What the core knows: `told` is what it was told to run and has not heard the end of, in that
+    order; `staged` what it may yet take back.
+    What the worker does: the last of `running` runs, and has overtaken the one before it; `behind`
+    begins when both are done.
     """
 
     ref: WorkerRef
     models: dict[ModelRef, Model]
-    running: Batch | None = None
-    executing: Batch | None = None
-    ahead: Batch | None = None
+    retired: bool = False
+    told: list[Batch] = field(factory=list)
     staged: Batch | None = None
-    goes: bool = False
+    running: list[Run] = field(factory=list)
+    behind: Batch | None = None
     free_ns: dict[int, int] = field(factory=dict)
 
 
 @frozen
 class WorkerView:
-    """A worker after a turn, as far as the core has heard. `goes`: `staged` is to start next.
+    """A worker after a turn, as far as the core has heard.
 
-    `delay_ns` is what the scheduler has learnt to add to its next batch.
+    `free_ns` is when the first of `told` is expected to be done, `delay_ns` what the scheduler has
+    learnt to add to its next batch.
     """
 
     ref: WorkerRef
     models: dict[ModelRef, Model]
-    executing: Batch | None
+    retired: bool
+    told: tuple[Batch, ...]
     staged: Batch | None
-    goes: bool
     free_ns: int
     delay_ns: int
 
     @classmethod
     def of(cls, worker: SimulatedWorker, scheduler: Scheduler) -> WorkerView:
         """Return how a worker is now."""
-        executing, staged, goes = worker.executing, worker.staged, worker.goes
-        if worker.ahead is not None:
-            staged, goes = worker.ahead, True
-        free_ns = worker.free_ns.get(executing.id, 0) if executing else 0
+        told = tuple(worker.told)
+        free_ns = worker.free_ns.get(told[0].id, 0) if told else 0
         known = scheduler._workers.find(worker.ref)
         delay_ns = known.delay_ns if known else 0
-        return cls(worker.ref, worker.models, executing, staged, goes, free_ns, delay_ns)
+        return cls(
+            worker.ref, worker.models, worker.retired, told, worker.staged, free_ns, delay_ns
+        )
 
 
 @frozen
@@ -255,6 +296,8 @@ def line_of(effect: object) -> str:
     if isinstance(effect, (Stage, Go, Revoke)):
         rows = [request.id for request in effect.batch.requests]
         return f"{type(effect).__name__} {effect.batch.id} {effect.batch.worker} {rows}"
+    if isinstance(effect, Released):
+        return f"Released {effect.worker}"
     raise TypeError(effect)
 
 
@@ -272,7 +315,8 @@ class Simulation:
     _wakeup_ns: int | None = field(default=None, init=False)
     _random: random.Random = field(init=False)
     _models: dict[str, Model] = field(init=False)
-    _workers: dict[str, SimulatedWorker] = field(factory=dict, init=False)
+    _workers: dict[WorkerRef, SimulatedWorker] = field(factory=dict, init=False)
+    _slots: dict[str, tuple[str, ...]] = field(init=False)
     _generations: dict[str, int] = field(factory=dict, init=False)
     _waiting: dict[int, Request] = field(factory=dict, init=False)
     _faults: dict[int, Fault] = field(factory=dict, init=False)
@@ -284,12 +328,15 @@ class Simulation:
         self.record = Record(trace, self.scheduler)
         self._random = random.Random(7)
         self._models = {model.name: model for model in trace.models}
-        for slot, _ in trace.slots:
+        self._slots = dict(trace.slots)
+        for slot in self._slots:
             self.at(0, lambda slot=slot: self._up(slot))
         for ask in sorted(trace.asks, key=lambda ask: ask.at_ns):
             self.ask(ask)
         for death in trace.deaths:
             self.at(death.at_ns, lambda d=death: self.die(d.slot, d.back_after_ns))
+        for succession in trace.successions:
+            self.at(succession.at_ns, lambda s=succession: self._succeed(s))
         for withdrawal in trace.withdrawals:
             self.at(withdrawal.at_ns, lambda w=withdrawal: w.event)
 
@@ -366,7 +413,7 @@ class Simulation:
             tuple(events),
             decision,
             tuple(self._starts),
-            tuple(Waiting(r, r.lane, r.deaths, r.firm) for r in self._waiting.values()),
+            tuple(Waiting.of(each) for each in self._waiting.values()),
             tuple(WorkerView.of(each, self.scheduler) for each in self._workers.values()),
             {m.ref: self.scheduler.planned_ns(m.ref, 1) for m in self.trace.models},
             frozenset(
@@ -382,26 +429,54 @@ class Simulation:
 
     def _up(self, slot: str) -> WorkerReady:
         generation = self._generations[slot] = self._generations.get(slot, 0) + 1
-        names = dict(self.trace.slots)[slot]
-        models = {self._models[name].ref: self._models[name] for name in names}
+        models = {self._models[name].ref: self._models[name] for name in self._slots[slot]}
         worker = SimulatedWorker(WorkerRef(slot, generation), models)
-        self._workers[slot] = worker
+        self._workers[worker.ref] = worker
         times_ns = {
             ref: {size: model.time_ns(size) for size in {1, model.max_batch}}
             for ref, model in models.items()
         }
         max_batch = {ref: model.max_batch for ref, model in models.items()}
-        return WorkerReady(worker.ref, times_ns, max_batch)
+        urgent = frozenset(ref for ref, model in models.items() if model.urgent)
+        return WorkerReady(worker.ref, times_ns, max_batch, urgent=urgent)
+
+    def _succeed(self, succession: Succession) -> WorkerReady | None:
+        """A worker comes up in the place of another, which is retired then."""
+        slot = succession.slot
+        former = WorkerRef(slot, self._generations[slot])
+        if former not in self._workers:
+            return None
+        self._slots[slot] = succession.models
+        self.at(self.now_ns, lambda: self._retire(former))
+        return self._up(slot)
+
+    def _retire(self, ref: WorkerRef) -> WorkerRetired:
+        """A worker that has a successor is left what nobody else has."""
+        worker = self._workers.get(ref)
+        if worker is not None:  # it has not died meanwhile
+            worker.retired = True
+            others = [other.models for other in self._workers.values() if not other.retired]
+            worker.models = {
+                model: engine
+                for model, engine in worker.models.items()
+                if not any(model in models for models in others)
+            }
+        return WorkerRetired(ref)
 
     def die(self, slot: str, back_after_ns: int) -> WorkerLost | None:
-        """A worker process ends; its slot is back after a while."""
-        worker = self._workers.pop(slot, None)
+        """The oldest worker process of a slot ends; see `Death`."""
+        refs = [ref for ref in self._workers if ref.slot == slot]
+        return self._end_process(refs[0], back_after_ns) if refs else None
+
+    def _end_process(self, ref: WorkerRef, back_after_ns: int) -> WorkerLost | None:
+        worker = self._workers.pop(ref, None)
         if worker is None:
             return None
-        self.at(self.now_ns + back_after_ns, lambda: self._up(slot))
-        for batch in (worker.executing, worker.ahead, worker.staged):
+        if ref.generation == self._generations[ref.slot]:
+            self.at(self.now_ns + back_after_ns, lambda: self._up(ref.slot))
+        for batch in (*worker.told, worker.staged):
             self._return(batch.requests if batch else [])
-        return WorkerLost(worker.ref)
+        return WorkerLost(ref)
 
     def _return(self, requests: list[Request]) -> None:
         for request in requests:
@@ -424,115 +499,132 @@ class Simulation:
         elif isinstance(effect, Go):
             worker = self._worker(effect.batch)
             assert worker.staged is effect.batch, "Go for a batch that is not staged"
-            assert not worker.goes, "Go for a second time"
-            worker.goes = True
-            self._go_on(worker)
+            worker.staged = None
+            self._tell(worker, effect.batch)
         elif isinstance(effect, Revoke):
             worker = self._worker(effect.batch)
             assert worker.staged is effect.batch, "Revoke of a batch that is not staged"
-            assert not worker.goes, "Revoke of a batch that was told to go"
             worker.staged = None
             self._return(effect.batch.requests)
+        elif isinstance(effect, Released):
+            self._release(self._workers.pop(effect.worker))
 
     def _worker(self, batch: Batch) -> SimulatedWorker:
-        worker = self._workers[batch.worker.slot]
-        assert worker.ref == batch.worker, "an effect for a worker that is gone"
-        return worker
+        assert batch.worker in self._workers, "an effect for a worker that is gone"
+        return self._workers[batch.worker]
 
     def _stage(self, batch: Batch, *, go: bool) -> None:
         worker = self._worker(batch)
         assert worker.staged is None, "a second batch staged"
+        assert len(worker.told) < MOST_HELD, "no room for another batch"
+        assert batch.lane.model in worker.models, "staged where its model is not"
         for request in batch.requests:
             assert self._waiting.pop(request.id, None) is request, "staged what does not wait"
-        assert go or worker.executing is not None, "staged on an idle worker without go"
-        worker.staged, worker.goes = batch, go
-        self._go_on(worker, staged=False)
+        assert go or worker.told, "staged on an idle worker without go"
+        if go:
+            self._tell(worker, batch)
+        else:
+            worker.staged = batch
 
-    def _go_on(self, worker: SimulatedWorker, *, staged: bool = True) -> None:
-        """Let a worker that has nothing to do begin what it was told to."""
-        batch = worker.staged
-        if worker.running is not None or batch is None or not worker.goes:
-            return
-        worker.staged, worker.goes = None, False
+    def _release(self, worker: SimulatedWorker) -> None:
+        """Let a worker go: its process ends a little later."""
+        assert worker.retired, "a worker without a successor released"
+        assert not worker.told, "released while it runs something"
+        assert worker.staged is None, "released while something is staged"
+        for request in self._waiting.values():
+            assert request.lane.model not in worker.models, "released while somebody waits for it"
+        self.at(self.now_ns + MS, lambda: WorkerLost(worker.ref))
+
+    # ---------------------------------------------------------------------- what workers do
+
+    def _tell(self, worker: SimulatedWorker, batch: Batch) -> None:
+        """Let a worker run a batch, as soon as it can."""
+        worker.told.append(batch)
+        if not worker.running or self._overtakes(batch, worker.running[-1].batch):
+            self._begin(worker, batch)
+        else:
+            worker.behind = batch
+
+    def _overtakes(self, batch: Batch, other: Batch) -> bool:
+        """Return whether a worker runs a batch before the other, which it runs already."""
+        model, others = (self._models[each.lane.model.name] for each in (batch, other))
+        if model is others:
+            return False
+        is_first = model.urgent and not others.urgent
+        return is_first or self._random.random() < self.trace.overlap
+
+    def _begin(self, worker: SimulatedWorker, batch: Batch) -> None:
+        """Let a worker run a batch from now on, or skip it as it is too late."""
         worker.free_ns[batch.id] = self.now_ns + batch.expected_ns
-        if worker.executing is None:
-            worker.executing = batch
-        else:
-            worker.ahead = batch
         if 0 < batch.latest_start_ns < self.now_ns:
-            worker.running = batch
-            self.at(self.now_ns, lambda: self._skip(worker, batch))
+            run = Run(batch, 0, self.now_ns, skipped=True)
         else:
-            self._start(worker, batch, staged=staged)
+            run = self._start(worker, batch)
+        for overtaken in worker.running:
+            overtaken.ends_ns += run.busy_ns
+        worker.running.append(run)
+        self.at(run.ends_ns, lambda: self._done(worker, run))
 
-    def _start(self, worker: SimulatedWorker, batch: Batch, *, staged: bool) -> None:
-        model = batch.lane.model
+    def _start(self, worker: SimulatedWorker, batch: Batch) -> Run:
+        model, size = self._models[batch.lane.model.name], len(batch.requests)
         self._starts.append(
             Start(
                 self.now_ns,
                 batch,
                 tuple(request.lane for request in batch.requests),
                 tuple(request.deaths for request in batch.requests),
-                self.scheduler.planned_ns(model, len(batch.requests)),
-                sum(model in other.models for other in self._workers.values()),
-                staged,
+                self.scheduler.planned_ns(model.ref, size),
+                sum(model.ref in other.models for other in self._workers.values()),
             )
         )
-        worker.running = batch
         noise = 1 + self.trace.noise * (2 * self._random.random() - 1)
-        busy_ns = round(worker.models[model].time_ns(len(batch.requests)) * noise)
+        busy_ns = round(model.time_ns(size) * noise)
         faults = [self._faults[request.id] for request in batch.requests]
         if "kills" in faults:
-            slot, ref = worker.ref
-            self.at(self.now_ns + busy_ns // 2, lambda: self._killed(slot, ref))
-        self.at(self.now_ns + busy_ns, lambda: self._done(worker, batch, busy_ns, faults))
-
-    def _killed(self, slot: str, generation: int) -> WorkerLost | None:
-        worker = self._workers.get(slot)
-        if worker is None or worker.ref.generation != generation:
-            return None
-        return self.die(slot, self.trace.restart_ns)
-
-    def _done(
-        self, worker: SimulatedWorker, batch: Batch, busy_ns: int, faults: list[Fault]
-    ) -> BatchDone | None:
-        if self._workers.get(worker.ref.slot) is not worker:
-            return None  # it died meanwhile
+            killed_ns = self.now_ns + busy_ns // 2
+            self.at(killed_ns, lambda: self._end_process(worker.ref, self.trace.restart_ns))
         failed = {
             row: (Outcome.INVALID, "truncated")
             for row, fault in enumerate(faults)
             if fault == "bad row"
         }
         error = "ValueError: no" if "raises" in faults else ""
-        event = BatchDone(worker.ref, batch.id, busy_ns, failed, error, self.now_ns)
-        return self._finish(worker, batch, event, returned=bool(error))
+        return Run(batch, busy_ns, self.now_ns + busy_ns, failed, error)
 
-    def _skip(self, worker: SimulatedWorker, batch: Batch) -> BatchDone | None:
-        event = BatchDone(worker.ref, batch.id, 0, finished_ns=self.now_ns, skipped=True)
-        return self._finish(worker, batch, event, returned=True)
-
-    def _finish(
-        self, worker: SimulatedWorker, batch: Batch, event: BatchDone, *, returned: bool
-    ) -> BatchDone | None:
-        """Let a worker go on, and the core hear of what it has done."""
-        worker.running = None
-        self._go_on(worker)
-        if not self.trace.report_ns:
-            return self._hear(worker, batch, event, returned=returned)
-        self.at(
-            self.now_ns + self.trace.report_ns,
-            lambda: self._hear(worker, batch, event, returned=returned),
+    def _done(self, worker: SimulatedWorker, run: Run) -> BatchDone | None:
+        """Let a worker go on after a batch, and the core hear of that, at once or later."""
+        if worker.ref not in self._workers:
+            return None  # it died meanwhile
+        if self.now_ns < run.ends_ns:
+            self.at(run.ends_ns, lambda: self._done(worker, run))
+            return None
+        event = BatchDone(
+            worker.ref,
+            run.batch.id,
+            run.busy_ns,
+            run.failed,
+            run.error,
+            self.now_ns,
+            skipped=run.skipped,
         )
+        worker.running.remove(run)
+        batch, worker.behind = worker.behind, None
+        if batch is not None:
+            self._begin(worker, batch)
+        if not self.trace.report_ns:
+            return self._hear(worker, run, event)
+        self.at(self.now_ns + self.trace.report_ns, lambda: self._hear(worker, run, event))
         return None
 
-    def _hear(
-        self, worker: SimulatedWorker, batch: Batch, event: BatchDone, *, returned: bool
-    ) -> BatchDone | None:
-        if self._workers.get(worker.ref.slot) is not worker:
+    def _hear(self, worker: SimulatedWorker, run: Run, event: BatchDone) -> BatchDone | None:
+        """Tell the core that a worker is done with a batch."""
+        if worker.ref not in self._workers:
             return None  # it died meanwhile
-        worker.executing, worker.ahead = worker.ahead, None
-        if returned:
-            self._return(batch.requests)
+        if run.batch is not worker.told[0]:
+            worker.free_ns[worker.told[0].id] += run.busy_ns
+        worker.told.remove(run.batch)
+        if run.skipped or run.error:
+            self._return(run.batch.requests)
         return event
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
+from attrs import evolve
+
 from appliance.scheduling.events import Withdrawn
-from support.simulation import MS, Ask, Death, Model, Trace, Withdrawal
+from support.simulation import MS, Ask, Death, Model, Succession, Trace, Withdrawal
 
 MODELS = (
     Model(name="policy", max_batch=4, base_ns=4 * MS, row_ns=MS),
@@ -16,6 +18,7 @@ FLEETS = (
     (("cpu-0", ("policy", "vision")), ("cpu-1", ("policy", "vision"))),
     (("cpu-0", ("policy",)), ("cpu-1", ("policy", "vision")), ("cpu-2", ("vision",))),
 )
+HOSTED = (("policy",), ("vision",), ("policy", "vision"))
 SESSIONS = ("latest", "latest too", "all", "ordered", "both")
 
 
@@ -24,7 +27,8 @@ def random_trace(seed: int, size: int, *, faults: bool) -> Trace:
     chance = random.Random(seed)
     slots = chance.choice(FLEETS)
     span_ms = chance.choice((10, 60))
-    asks = tuple(_ask(chance, span_ms, faults=faults) for _ in range(size))
+    limits = {session: chance.choice((2, 64)) for session in SESSIONS}
+    asks = tuple(_ask(chance, span_ms, limits, faults=faults) for _ in range(size))
     deaths = tuple(
         Death(
             chance.randint(0, 80) * MS,
@@ -33,11 +37,16 @@ def random_trace(seed: int, size: int, *, faults: bool) -> Trace:
         )
         for _ in range(chance.choice((0, 0, 1, 3)) if faults else 0)
     )
+    successions = tuple(
+        Succession(chance.randint(0, 80) * MS, chance.choice(slots)[0], chance.choice(HOSTED))
+        for _ in range(chance.choice((0, 0, 1, 2)))
+    )
     return Trace(
-        models=MODELS,
+        models=tuple(evolve(model, urgent=chance.random() < 0.3) for model in MODELS),
         slots=slots,
         asks=asks,
         deaths=deaths,
+        successions=successions,
         withdrawals=tuple(_withdrawal(chance) for _ in range(chance.choice((0, 0, 1, 3)))),
         max_queue_size=chance.choice((1000, 6, 2)),
         overflow_policy=chance.choice(("drop_oldest", "reject_newest")),
@@ -45,10 +54,11 @@ def random_trace(seed: int, size: int, *, faults: bool) -> Trace:
         noise=chance.choice((0.0, 0.3)),
         timer_lateness_ns=chance.choice((0, 300_000)),
         report_ns=chance.choice((0, 400_000, 3_000_000)),
+        overlap=chance.choice((0.0, 0.0, 0.5)),
     )
 
 
-def _ask(chance: random.Random, span_ms: int, *, faults: bool) -> Ask:
+def _ask(chance: random.Random, span_ms: int, limits: dict[str, int], *, faults: bool) -> Ask:
     session = chance.choice(SESSIONS)
     urgency = chance.choice(("firm", "firm", "runs out", "soft", "soft", "dry"))
     fault = chance.choice(("", "", "", "", "raises", "kills", "bad row")) if faults else ""
@@ -67,7 +77,7 @@ def _ask(chance: random.Random, span_ms: int, *, faults: bool) -> Ask:
         tier=chance.choice((0, 1, 1, 2, 3)),
         priority=chance.randint(0, 1),
         ordered=session == "ordered",
-        queue_limit=chance.choice((2, 64)),
+        queue_limit=limits[session],
         tag=chance.randint(0, 2),
         fault=fault,
     )
