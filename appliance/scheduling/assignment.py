@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from attrs import Factory, define, field
 
+from appliance.scheduling.batch_times import BatchTimes, commit_ns
 from appliance.scheduling.choice import Choice, Contender, Strategy, Wait
 from appliance.scheduling.contenders import Contenders
 from appliance.scheduling.events import (
@@ -24,7 +25,6 @@ from appliance.scheduling.events import (
     Stage,
 )
 from appliance.scheduling.queue import Queue
-from appliance.scheduling.timing import Timing, commit_ns
 from appliance.scheduling.workers import Worker, Workers
 
 STAGE_LEAD_NS = 1_000_000
@@ -58,8 +58,8 @@ class Assignment:
         default=Factory(lambda self: Contenders(self.workers, self.queue), takes_self=True),
         init=False,
     )
-    _timing: Timing = field(
-        default=Factory(lambda self: Timing(self.workers), takes_self=True), init=False
+    _times: BatchTimes = field(
+        default=Factory(lambda self: BatchTimes(self.workers), takes_self=True), init=False
     )
     _looks_ns: int | None = field(default=None, init=False)
     _batch_id: int = field(default=0, init=False)
@@ -181,16 +181,16 @@ class Assignment:
         risky = batch.lane.isolation and any(request.deaths for request in batch.requests)
         if risky or not commit_ns(worker) <= now_ns < worker.free_ns:
             return False
-        latest_ns = self._timing.latest_start_ns(worker, batch)
+        latest_ns = self._times.latest_start_ns(worker, batch)
         return latest_ns is None or latest_ns >= max(now_ns, worker.likely_ns)
 
     def _commit(self, worker: Worker, batch: Batch, now_ns: int) -> None:
         worker.committed_ns, batch.committed = now_ns, True
-        batch.latest_start_ns = self._timing.latest_start_ns(worker, batch) or 0
+        batch.latest_start_ns = self._times.latest_start_ns(worker, batch) or 0
 
     def _start_staged(self, worker: Worker, batch: Batch, now_ns: int, *, is_news: bool) -> None:
         """Start what is staged, unless something else is better by now."""
-        batch.expected_ns = self._timing.planned_ns(worker, batch.lane, len(batch.requests))
+        batch.expected_ns = self._times.planned_ns(worker, batch.lane, len(batch.requests))
         finish_ns = now_ns + batch.expected_ns + worker.delay_ns
         if any(
             request.firm and request.deadline_ns < finish_ns for request in batch.requests
@@ -252,7 +252,7 @@ class Assignment:
             for model in worker.models:
                 self.queue.shedding.idled(model, now_ns - worker.idle_since_ns)
             worker.idle_since_ns = 0
-        likely_ns = self._timing.likely_ns(worker, batch.lane, len(batch.requests))
+        likely_ns = self._times.likely_ns(worker, batch.lane, len(batch.requests))
         worker.start(batch, now_ns, likely_ns)
         if batch.lead is not None:
             if batch.lead.dry:
@@ -329,7 +329,7 @@ class Assignment:
     def _take(self, worker: Worker, choice: Choice) -> Batch:
         self.queue.room.take(choice.lane, choice.requests)
         self._batch_id += 1
-        expected_ns = self._timing.planned_ns(worker, choice.lane, len(choice.requests))
+        expected_ns = self._times.planned_ns(worker, choice.lane, len(choice.requests))
         batch = Batch(self._batch_id, choice.lane, choice.requests, worker.ref, expected_ns)
         batch.lead = choice.lead
         return batch

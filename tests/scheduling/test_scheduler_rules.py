@@ -23,6 +23,7 @@ from support.simulation import (
 from appliance.errors import Outcome
 from appliance.scheduling import Scheduler
 from appliance.scheduling.assignment import STAGE_LEAD_NS
+from appliance.scheduling.batch_times import SURELY
 from appliance.scheduling.events import (
     Answer,
     Arrived,
@@ -39,7 +40,6 @@ from appliance.scheduling.events import (
     WorkerReady,
     WorkerRef,
 )
-from appliance.scheduling.timing import SURELY
 
 ONE = Model(name="policy", row_ns=10 * MS)
 """One row in 10 ms, one at a time; planned with 10.255 ms, for safety."""

@@ -20,7 +20,7 @@ SURELY = 0.95
 
 
 @define(eq=False)
-class Timing:
+class BatchTimes:
     """See the module's docstring.
 
     Attributes:
