@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from attrs import define, field, frozen
@@ -25,7 +26,9 @@ class Limit:
     of_gpu: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Return whether a figure keeps to it."""
+        """Return whether a figure keeps to it; what is not finite never does."""
+        if not math.isfinite(figure):
+            return False
         return figure <= self.value if self.relation == "<=" else figure >= self.value
 
     def __str__(self) -> str:
@@ -39,6 +42,7 @@ class Figure:
 
     Attributes:
         what: It is, in words.
+        value: As it was measured.
         limit: None: only to be known.
         verdict: `good`, `bad`, or why it is neither.
     """
@@ -48,6 +52,14 @@ class Figure:
     unit: str
     limit: Limit | None
     verdict: str
+
+    @property
+    def shown(self) -> float:
+        """The value in four digits; in more, if four would be on the other side of the limit."""
+        rounded = float(f"{self.value:.4g}")
+        if self.limit is None or self.limit.holds(rounded) == self.limit.holds(self.value):
+            return rounded
+        return float(f"{self.value:.9g}")
 
 
 @define(kw_only=True)
@@ -69,7 +81,6 @@ class Finding:
 
     def add(self, what: str, value: float, unit: str, limit: Limit | None = None) -> None:
         """Take in a figure, and judge it."""
-        value = float(f"{value:.4g}")
         if limit is None:
             verdict = INFORMATION
         elif limit.of_gpu and not self.on_gpu:
@@ -88,7 +99,7 @@ class Finding:
     def state(self) -> str:
         """`good`, or what is not."""
         beyond = [
-            f"{each.what}: {each.value:g} {each.unit}, limit {each.limit}"
+            f"{each.what}: {each.shown:.9g} {each.unit}, limit {each.limit}"
             for each in self.figures
             if each.verdict == BAD
         ]
@@ -97,12 +108,12 @@ class Finding:
 
     def document(self) -> dict[str, Any]:
         """Return it for the results."""
-        return {
+        document = {
             "state": self.state,
             "figures": [
                 {
                     "what": each.what,
-                    "value": each.value,
+                    "value": each.shown,
                     "unit": each.unit,
                     "limit": str(each.limit) if each.limit else None,
                     "verdict": each.verdict,
@@ -111,6 +122,16 @@ class Finding:
             ],
             "details": self.details,
         }
+        return _json(document)
+
+
+def _json(value: Any) -> Any:
+    """Return the same with nothing in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _json(each) for key, each in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [_json(each) for each in cast("list[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary_us(times_ns: Sequence[int]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.engines.onnxruntime import OnnxRuntimeEngine
+from appliance.engines.verification import distance
 from tools.gpu_check.finding import Finding, Limit
 from tools.gpu_check.setting import Setting
 from tools.worker_client import WorkerClient
@@ -32,7 +33,8 @@ def check(setting: Setting, finding: Finding) -> None:
             finding.expect(done.batch_id == batch, f"{done.batch_id} was done before {batch}")
             got = worker.output(done, "action", len(asked))
             wanted = reference.run({"state": asked})["action"]
-            worst = max(worst, float(np.abs(got - wanted).max() / np.abs(wanted).max()))
+            rows = zip(got, wanted, strict=True)
+            worst = max(worst, *(distance(*row) for row in rows))
 
     with setting.worker(setting.with_models(["policy"])) as worker:
         outputs = [worker.output_block("policy", MOST_ROWS) for _ in range(3)]
