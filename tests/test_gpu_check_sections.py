@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from support.fake_gpu import FakeCuda
 from support.image_plans import needs_compiler
 
+from appliance.errors import EngineError
 from appliance.wire.pb import worker_pb2
 from tools.gpu_check import models
 from tools.gpu_check.finding import BAD, GOOD, Finding, Limit
-from tools.gpu_check.sections import endless, in_flight, preprocessing
-from tools.gpu_check.setting import Setting
+from tools.gpu_check.sections import endless, faults, in_flight, memory, preprocessing
+from tools.gpu_check.setting import Failed, Setting
 from tools.gpu_check.table import table
-from tools.worker_client import WorkerClient
+from tools.worker_client import WorkerClient, WorkerGone
 
 
 def finding(*, on_gpu: bool = True) -> Finding:
@@ -133,3 +135,134 @@ def test_the_other_model_has_to_answer_again(
     endless.check(setting_of(tmp_path, "policy"), found)
     said = "the other model answered last: WORKER_LOST: the worker was killed"
     assert found.state.startswith(GOOD if other_is_served else f"bad: {said}; ")
+
+
+# -------------------------------------------------------------------------------- memory
+
+MIB = 1 << 20
+NEEDED = {"policy": 300 * MIB, "resnet": 200 * MIB}
+
+
+class Taken(SimpleNamespace):
+    """Memory, which is given back when nobody has it any more."""
+
+
+class MemoryOnly:
+    """A GPU that has nothing but memory, and workers that take some of it."""
+
+    def __init__(self, refusal: str) -> None:
+        self.free = 4096 * MIB
+        self.refusal = refusal
+        self.seen: list[tuple[tuple[str, ...], int]] = []
+        self.cuda = self
+
+    def free_bytes(self) -> int:
+        return self.free
+
+    def allocate(self, size: int) -> SimpleNamespace:
+        if size > self.free:
+            raise EngineError("the GPU has no memory left")
+        self.free -= size
+        taken = Taken(bytes=size)
+        weakref.finalize(taken, self.give_back, size)
+        return taken
+
+    def give_back(self, size: int) -> None:
+        self.free += size
+
+    @contextmanager
+    def worker(self) -> Generator[SimpleNamespace, None, None]:
+        failed: dict[str, str] = {}
+        held = 0
+
+        def load(root: Path, _: str) -> None:
+            nonlocal held
+            names = tuple(sorted(each.name for each in root.iterdir()))
+            self.seen.append((names, self.free))
+            for name in names:
+                if NEEDED[name] <= self.free:
+                    held += NEEDED[name]
+                    self.free -= NEEDED[name]
+                elif self.refusal.startswith("the worker has gone"):
+                    raise WorkerGone(self.refusal)
+                elif self.refusal:
+                    failed[name] = self.refusal
+
+        yield SimpleNamespace(
+            load=load,
+            failed=failed,
+            ready={},
+            rows=lambda *_: [],
+            output_block=lambda *_: None,
+            stage=lambda *_, **__: 1,
+            done=lambda: SimpleNamespace(error=""),
+        )
+        self.free += held
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state"),
+    [
+        ("the GPU has no memory left: CUDA_ERROR_OUT_OF_MEMORY", "good"),
+        ("no engine of resnet was built", "bad: a model for which there is no memory: no engine"),
+        ("", "bad: a model for which there is no memory: it was loaded"),
+        ("the worker has gone: -6: terminate called after an instance of 'std::bad_alloc'", ""),
+    ],
+)
+def test_a_model_for_which_there_is_no_memory_is_refused_by_a_worker_that_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str, state: str
+) -> None:
+    gpu = MemoryOnly(refusal)
+    monkeypatch.setattr(Setting, "opened", lambda _: nullcontext(gpu))
+    monkeypatch.setattr(Setting, "empty_worker", lambda *_: gpu.worker())
+    setting = Setting(tmp_path, "cuda:0", 1.0)
+    models.make(setting.root, ["policy"], picture_side=64)
+    (setting.root / "resnet").mkdir()
+    found = finding()
+    with nullcontext() if state else pytest.raises(WorkerGone):
+        memory.check(setting, found)
+    assert found.state.startswith(state or GOOD)
+    assert gpu.seen[0] == (("policy",), 4096 * MIB)
+    names, free = gpu.seen[1]
+    assert names == ("policy", "resnet")
+    assert NEEDED["policy"] + 32 * MIB <= free < NEEDED["policy"] + 34 * MIB
+
+
+def test_memory_runs_out_on_the_cpu(tmp_path: Path) -> None:
+    found = finding(on_gpu=False)
+    memory.check(setting_of(tmp_path, "policy", "resnet"), found)
+    assert found.state == GOOD
+
+
+# -------------------------------------------------------------------------------- faults
+
+NO_ENGINE = "policy: no engine of policy 1 was built; run: appliance models build policy 1"
+NONE = "tensorrt 10.3 cannot load this engine: magic tag; build it anew: appliance models build"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_good"),
+    [
+        (Failed(NONE), True),
+        (Failed(NONE.replace("cannot load", "does not run")), True),
+        (Failed(NO_ENGINE), False),
+        (WorkerGone(f"the worker has gone: -11: {NONE}"), False),
+        (None, False),
+    ],
+)
+def test_another_refusal_is_none_of_an_engine_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, *, is_good: bool
+) -> None:
+    @contextmanager
+    def worker(*_: object, **__: object) -> Generator[None, None, None]:
+        if error is not None:
+            raise error
+        yield
+
+    monkeypatch.setattr(Setting, "worker", worker)
+    found = finding()
+    words = (faults.HARMS["an engine that is none"][1], faults.REMEDY)
+    faults.expect_refusal(
+        Setting(tmp_path, "cuda:0", 1.0), found, "none", tmp_path, tmp_path, words
+    )
+    assert (found.state == GOOD) is is_good
