@@ -10,6 +10,7 @@ import numpy as np
 from attrs import define, field, frozen
 
 GOOD, BAD, INFORMATION, NOT_JUDGED = "good", "bad", "for information", "not judged on the CPU"
+NOT_DONE = "not done: nothing was there to be judged"
 
 
 @frozen
@@ -70,6 +71,7 @@ class Finding:
         on_gpu: Limits of a GPU hold.
         on_figure: Called after each figure: a section may not come to its end.
         problems: What is wrong besides figures.
+        checks: How often anything was judged: without that, nothing is good.
         details: Whatever else is worth knowing; JSON.
     """
 
@@ -77,10 +79,12 @@ class Finding:
     on_figure: Callable[[Finding], None]
     figures: list[Figure] = field(factory=list[Figure], init=False)
     problems: list[str] = field(factory=list[str], init=False)
+    checks: int = field(default=0, init=False)
     details: dict[str, Any] = field(factory=dict[str, Any], init=False)
 
     def add(self, what: str, value: float, unit: str, limit: Limit | None = None) -> None:
         """Take in a figure, and judge it."""
+        self.checks += limit is not None
         if limit is None:
             verdict = INFORMATION
         elif limit.of_gpu and not self.on_gpu:
@@ -92,19 +96,30 @@ class Finding:
 
     def expect(self, expected: bool, what: str) -> None:  # noqa: FBT001  reads as a sentence
         """Take in a problem, unless all is as expected."""
+        self.checks += 1
         if not expected:
             self.problems.append(what)
 
+    def expect_graphs(self, model: str, without_graphs: str) -> None:
+        """Take in a problem, if batches of a model are not run as CUDA graphs.
+
+        Args:
+            without_graphs: Why; empty: they are, or there is no GPU.
+        """
+        self.expect(not without_graphs, f"{model} ran without graphs: {without_graphs}")
+
     @property
     def state(self) -> str:
-        """`good`, or what is not."""
+        """`good`, or what is not; `NOT_DONE` before anything was judged."""
         beyond = [
             f"{each.what}: {each.shown:.9g} {each.unit}, limit {each.limit}"
             for each in self.figures
             if each.verdict == BAD
         ]
         said = "; ".join([*self.problems, *beyond])
-        return f"{BAD}: {said}" if said else GOOD
+        if said:
+            return f"{BAD}: {said}"
+        return GOOD if self.checks else NOT_DONE
 
     def document(self) -> dict[str, Any]:
         """Return it for the results."""

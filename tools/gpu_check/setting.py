@@ -54,9 +54,9 @@ class Setting:
         """Return the models."""
         return Repository(self.root).scan()
 
-    def runs(self, count: int) -> int:
+    def runs(self, count: int, *, least: int = 1) -> int:
         """Return how many of `count` runs are made."""
-        return max(1, round(count * self.share))
+        return max(least, round(count * self.share))
 
     def seconds(self, count: float) -> float:
         """Return how many of `count` seconds are spent."""

@@ -17,7 +17,7 @@ from benchmarks.children import Child
 from tools.gpu_check.busy import busy_model
 from tools.gpu_check.engines import build_all
 from tools.gpu_check.finding import Finding, Limit
-from tools.gpu_check.served import CRITICAL, STATE, config_of, robot, serving
+from tools.gpu_check.served import CRITICAL, STATE, config_of, graphless, robot, serving
 from tools.gpu_check.setting import Setting
 
 SECONDS = 2.5
@@ -64,6 +64,7 @@ def check(setting: Setting, finding: Finding) -> None:
         ):
             _beside(setting, finding, box, case, alone)
         models = {each["name"]: each for each in box.status()["models"]}
+        finding.problems += graphless(box)
     finding.details["models"] = {
         name: {"execute_us": each["latency_us"]["execute"], "rows": each["batch_size_mean"]}
         for name, each in models.items()
