@@ -6,6 +6,7 @@ import json
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -17,11 +18,24 @@ from numpy.typing import NDArray
 from support.fake_gpu import FakeCuda
 from support.image_plans import needs_compiler
 
+from appliance.engines.tensorrt.engine import SWITCHED_OFF, WITHOUT_GRAPHS
 from appliance.errors import EngineError
 from appliance.wire.pb import worker_pb2
+from benchmarks.scheduling import real
 from tools.gpu_check import models
-from tools.gpu_check.finding import BAD, GOOD, Finding, Limit
-from tools.gpu_check.sections import endless, faults, in_flight, memory, preprocessing
+from tools.gpu_check.finding import BAD, GOOD, NOT_DONE, Finding, Limit
+from tools.gpu_check.sections import (
+    endless,
+    faults,
+    fleet,
+    in_flight,
+    memory,
+    outputs,
+    preprocessing,
+    speed,
+    swap,
+)
+from tools.gpu_check.served import config_of, graphless, serving
 from tools.gpu_check.setting import Failed, Setting
 from tools.gpu_check.table import table
 from tools.worker_client import WorkerClient, WorkerGone
@@ -266,3 +280,112 @@ def test_another_refusal_is_none_of_an_engine_that_is_none(
         Setting(tmp_path, "cuda:0", 1.0), found, "none", tmp_path, tmp_path, words
     )
     assert (found.state == GOOD) is is_good
+
+
+# -------------------------------------------------------------------- graphs, batches, W1
+
+
+def test_nothing_is_good_before_anything_was_judged() -> None:
+    found = finding()
+    found.add("a reading", 1, "ms")
+    assert found.state == NOT_DONE
+    found.expect(True, "the reading is there")  # noqa: FBT003
+    assert found.state == GOOD
+
+
+@pytest.mark.parametrize("without", ["", "a stream cannot be captured"])
+def test_a_worker_that_runs_without_graphs_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    right = WorkerClient.load
+
+    def load(it: WorkerClient, *arguments: Any) -> None:
+        right(it, *arguments)
+        it.ready["policy"].without_graphs = without
+
+    monkeypatch.setattr(WorkerClient, "load", load)
+    setting = setting_of(tmp_path, "policy")
+    for check in (in_flight.check, partial(speed.check, model="policy", size=1, runs=5)):
+        found = finding(on_gpu=False)
+        check(setting, found)
+        assert found.state == (f"bad: policy ran without graphs: {without}" if without else GOOD)
+
+
+@pytest.mark.parametrize("without", ["", SWITCHED_OFF, "a stream cannot be captured"])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_outputs_are_those_of_graphs_or_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str, *, graphs: bool
+) -> None:
+    found = finding()
+    ran = SimpleNamespace(without_graphs=without)
+    monkeypatch.setattr(outputs, "compare", lambda *_: ran)
+    outputs.check(setting_of(tmp_path, "policy"), found, graphs=graphs)
+    assert (found.state == GOOD) is (without == ("" if graphs else SWITCHED_OFF))
+
+
+SAYS_SO = """
+import sys
+
+print("{said}: no stream", file=sys.stderr)
+
+class Model:
+    def __call__(self, inputs):
+        return inputs
+"""
+
+
+@pytest.mark.parametrize("said", [WITHOUT_GRAPHS, "runs"])
+def test_an_appliance_whose_worker_runs_without_graphs_is_found(tmp_path: Path, said: str) -> None:
+    setting = Setting(tmp_path, "cpu", 1.0)
+    manifest = endless.MANIFEST.replace("stuck:Stuck", "model:Model")
+    path = models.place(setting.root, "arm", manifest).with_name("model.py")
+    path.write_text(SAYS_SO.format(said=said))
+    with serving(setting.root, config_of(setting)) as box:
+        box.status()
+        found = graphless(box)
+    assert len(found) == (said == WITHOUT_GRAPHS)
+    assert all("runs without CUDA graphs: no stream" in line for line in found)
+
+
+def test_a_swap_of_which_nothing_was_recorded_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap.idle, "recorded_batches", lambda _: [])
+    found = finding(on_gpu=False)
+    swap.check(Setting(tmp_path, "cpu", 0.1), found)
+    said = "gaps between batches while somebody waits: 0 , limit >= 10"
+    assert found.state == f"bad: {said}"
+
+
+def ran_w1(asked: int, missed: int, simulated: int, *remarks: str) -> Any:
+    def account(missed: int) -> real.Account:
+        return real.Account({"arm": asked}, {"arm": missed})
+
+    return SimpleNamespace(
+        served=account(missed), simulated=account(simulated), remarks=list(remarks)
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "missed", "simulated", "remarks", "bad"),
+    [
+        (1.0, 0.002, 0.001, (), ""),
+        (1.0, 0.005, 0.001, (), "robots miss"),
+        (1.0, 0.001, 0.1, (), "simulated"),
+        (1.0, 0.5, 0.499, (), "robots miss"),
+        (0.5, 0.0, 0.0, (), "of those that were due"),
+        (0.0, 0.0, 0.0, (), "of those that were due"),
+        (1.0, 0.0, 0.0, ("40 left out: RATE_LIMITED",), "40 left out: RATE_LIMITED"),
+    ],
+)
+def test_w1_is_good_only_if_robots_were_served(
+    share: float, missed: float, simulated: float, remarks: tuple[str, ...], bad: str
+) -> None:
+    case = real.Case(workload="w1", load=0.8, seed=1, seconds=10.0, scale=1.0)
+    span = real.Span.settled(10 * real.SECOND_NS)
+    due = sum(kind.count * kind.rate_hz for kind in case.fleet.robots) * span.length_s
+    asked = round(due * share)
+    found = finding()
+    ran = ran_w1(asked, round(missed * asked), round(simulated * asked), *remarks)
+    fleet.judge(found, case, ran)
+    assert found.state == GOOD if not bad else bad in found.state
