@@ -7,6 +7,8 @@ what the run recorded.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from appliance.simulation import LinearEngine, Span
@@ -24,6 +26,7 @@ SEED = 11
 SECONDS = 10.0
 FIRST_LAYERS = 4
 """To find out how long a layer takes."""
+FIRST = {each.name: FIRST_LAYERS for each in WORKLOADS[WORKLOAD].engines}
 MOST_LAYERS = 64
 NANOSECONDS_A_MS = 1e6
 SECOND_NS = 1_000_000_000
@@ -33,11 +36,16 @@ MOST_COUNT = Limit(">=", 0.9, of_gpu=True)
 """What is left out, refused or still on its way, was not served either."""
 
 
+def write_models(setting: Setting, root: Path) -> None:
+    """Write those that are measured first; the others have more layers of the same kind."""
+    _write(setting, root, FIRST)
+
+
 def check(setting: Setting, finding: Finding, *, loads: tuple[float, ...] = real.LOADS) -> None:
     """Run the workload at each load."""
     workload = WORKLOADS[WORKLOAD]
     usual = workload.full_batch
-    first = _measured(setting, finding, {each.name: FIRST_LAYERS for each in workload.engines})
+    first = _measured(setting, finding, FIRST)
     layers = {
         each.name: _layers(each.mean_ns(usual) * real.SCALE, first[each.name].mean_ns(usual))
         for each in workload.engines
@@ -112,13 +120,17 @@ def _layers(wanted_ns: float, had_ns: int) -> int:
     return max(1, min(MOST_LAYERS, round(FIRST_LAYERS * wanted_ns / had_ns)))
 
 
+def _write(setting: Setting, root: Path, layers: dict[str, int]) -> None:
+    for name, count in layers.items():
+        busy_model(setting, root, name, layers=count, manifest=_manifest(name))
+
+
 def _measured(
     setting: Setting, finding: Finding, layers: dict[str, int]
 ) -> dict[str, LinearEngine]:
     """Return what engines take, as the worker has measured it."""
     root = setting.folder("w1")
-    for name, count in layers.items():
-        busy_model(setting, root, name, layers=count, manifest=_manifest(name))
+    _write(setting, root, layers)
     if setting.on_gpu:
         build_all(root)
     with setting.worker(root) as worker:

@@ -8,6 +8,7 @@ own runs beside them. Then it gives itself plenty of time, too: the scheduler le
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -43,12 +44,17 @@ class Case:
     limit: Limit | None
 
 
-def check(setting: Setting, finding: Finding) -> None:
-    """Measure a critical robot alone, and beside two that always ask."""
-    root = setting.folder("priorities")
+def write_models(setting: Setting, root: Path) -> None:
+    """Write the critical robot's model, and those of the others."""
     busy_model(setting, root, "critical", layers=LAYERS, manifest="max_batch = 1\nurgent = true\n")
     busy_model(setting, root, "short", layers=LAYERS, manifest="max_batch = 2\n", seed=2)
     busy_model(setting, root, "long", layers=LAYERS, manifest="max_batch = 16\n", seed=3)
+
+
+def check(setting: Setting, finding: Finding) -> None:
+    """Measure a critical robot alone, and beside two that always ask."""
+    root = setting.folder("priorities")
+    write_models(setting, root)
     if setting.on_gpu:
         finding.details["built"] = [built.name for built in build_all(root)]
     with serving(root, config_of(setting) + CRITICAL) as box:

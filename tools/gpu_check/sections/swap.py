@@ -25,9 +25,8 @@ MOST_BATCHES = Limit("<=", 2.0, of_gpu=True)
 MOST_S = 60.0
 
 
-def check(setting: Setting, finding: Finding) -> None:
-    """Activate version 2 while two robots always ask."""
-    root, stop = setting.folder("swap"), setting.folder("stop") / "now"
+def write_models(setting: Setting, root: Path) -> None:
+    """Write both versions."""
     for version in ("1", "2"):
         busy_model(
             setting,
@@ -38,6 +37,12 @@ def check(setting: Setting, finding: Finding) -> None:
             seed=int(version),
             version=version,
         )
+
+
+def check(setting: Setting, finding: Finding) -> None:
+    """Activate version 2 while two robots always ask."""
+    root, stop = setting.folder("swap"), setting.folder("stop") / "now"
+    write_models(setting, root)
     write_active(root / "arm", Active(version="1"))
     if setting.on_gpu:
         finding.details["built"] = [built.version for built in build_all(root)]
