@@ -144,8 +144,8 @@ def _json(value: Any) -> Any:
     """Return the same with nothing in place of numbers that JSON does not have."""
     if isinstance(value, dict):
         return {key: _json(each) for key, each in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, list):
-        return [_json(each) for each in cast("list[Any]", value)]
+    if isinstance(value, (list, tuple)):
+        return [_json(each) for each in cast("list[Any] | tuple[Any, ...]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
