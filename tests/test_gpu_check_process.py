@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.gpu_check import process
 from tools.gpu_check.process import Line, by_itself
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +74,19 @@ time.sleep(30)
     assert line["figures"] == [1]
 
 
+def test_a_section_that_cannot_be_killed_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one in a driver that hangs."""
+    started: list[int] = []
+    monkeypatch.setattr(process, "GRACE_S", 0.2)
+    with monkeypatch.context() as while_it_runs:
+        while_it_runs.setattr(os, "killpg", lambda pid, _: started.append(pid))
+        line = ran(tmp_path, "say({'state': 'good'}); time.sleep(30)", most_s=3.0)
+    assert line["state"] == "stopped: its 3 s were over, and it cannot be killed"
+    os.kill(started[0], signal.SIGKILL)
+
+
 def test_what_a_section_left_running_is_ended(tmp_path: Path) -> None:
     line = ran(tmp_path, "say({'state': 'good', 'pid': subprocess.Popen(['sleep', '30']).pid})")
     assert line["state"] == "good"
@@ -94,12 +108,12 @@ def test_who_is_told_to_end_leaves_nothing_behind(tmp_path: Path, number: signal
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(temporary)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
-    ) as process:
-        wait_until(lambda: any(children(child) for child in children(process.pid)))
-        [section] = children(process.pid)
+    ) as program:
+        wait_until(lambda: any(children(child) for child in children(program.pid)))
+        [section] = children(program.pid)
         below = children(section)
-        process.send_signal(number)
-        assert process.wait(30) == 128 + number
+        program.send_signal(number)
+        assert program.wait(30) == 128 + number
     wait_until(lambda: not any(map(is_there, [section, *below])))
     assert list(temporary.iterdir()) == []
 
