@@ -74,6 +74,7 @@ time.sleep(30)
     assert line["figures"] == [1]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it runs still
 def test_a_section_that_cannot_be_killed_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
