@@ -244,6 +244,22 @@ def test_a_section_that_runs_out_of_its_time_says_so(
     assert line["state"] == "stopped: its 0 s were over"
 
 
+def test_results_are_good_only_when_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[bool] = []
+
+    def by_itself(*_: object) -> dict[str, Any]:
+        known.append(json.loads((tmp_path / "results.json").read_text())["good"])
+        return {"state": GOOD}
+
+    monkeypatch.setattr(program, "by_itself", by_itself)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    assert program.run(order(tmp_path, models=["policy"], words=["device", "flight"]))
+    assert known == [False, False]
+    assert json.loads((tmp_path / "results.json").read_text())["good"]
+
+
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_models_are_found_in_wheels(tmp_path: Path, name: str) -> None:
     if name == "text_finder" and sys.version_info >= (3, 13):
