@@ -46,7 +46,15 @@ from appliance.wire.types import DType
 from tools.gpu_check import models, program
 from tools.gpu_check.bare import OnGpu
 from tools.gpu_check.engines import Attempt, attempts, build_all
-from tools.gpu_check.finding import BAD, GOOD, INFORMATION, NOT_JUDGED, Finding, Limit
+from tools.gpu_check.finding import (
+    BAD,
+    GOOD,
+    INFORMATION,
+    NOT_DONE,
+    NOT_JUDGED,
+    Finding,
+    Limit,
+)
 from tools.gpu_check.program import SECTIONS, Order
 from tools.gpu_check.sections import build, build_for_load, outputs, preprocessing
 from tools.gpu_check.sections.endless import ON_CPU, ON_GPU, PTX
@@ -88,7 +96,8 @@ def test_a_figure_is_judged_by_its_limit(
     found = finding(on_gpu=on_gpu)
     found.add("waits", 3.00001, "ms", limit)
     assert found.figures[0].verdict == verdict
-    assert found.state == ("bad: waits: 3 ms, limit <= 2" if verdict == BAD else "good")
+    state = {BAD: "bad: waits: 3 ms, limit <= 2", INFORMATION: NOT_DONE}.get(verdict, GOOD)
+    assert found.state == state
 
 
 def test_problems_are_bad_and_each_figure_is_told_at_once() -> None:
