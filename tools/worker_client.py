@@ -37,7 +37,7 @@ DTYPES = {numpy_dtype: dtype for dtype, numpy_dtype in NUMPY_DTYPES.items()}
 
 
 class WorkerGone(Exception):
-    """The worker has ended; the message says how, with the last line that it wrote."""
+    """The worker has ended; the message says how, with the last line of its log."""
 
 
 class WorkerClient:
@@ -64,7 +64,8 @@ class WorkerClient:
         """Start it.
 
         Args:
-            log: Gets what it writes to its standard output and error.
+            log: Gets what it writes to its standard output and error; its own, as the last line
+                is quoted when it has gone.
             environment: What is to be different from that of this process.
 
         Raises:

@@ -31,7 +31,7 @@ from pathlib import Path
 from attrs import evolve
 
 from appliance.engines.arena import LEDGER_MODELS, ArenaView
-from appliance.engines.base import Buffers
+from appliance.engines.base import Buffers, DeviceEngine
 from appliance.engines.device import ON_CPU, open_named
 from appliance.engines.flying import Flying
 from appliance.engines.gather import Gathered, cut
@@ -163,6 +163,7 @@ class Worker:
             return
         self._times_ns[path.index] = loaded.times_ns
         self._flying.is_overtaken |= loaded.model.is_urgent
+        engine = loaded.model.engine
         ready = spec_to_ready(
             loaded.model.resolved.spec,
             model=path.index,
@@ -170,6 +171,7 @@ class Worker:
             load_ns=loaded.load_ns,
             memory_bytes=loaded.memory_bytes,
             is_urgent=loaded.model.is_urgent,
+            without_graphs=engine.without_graphs if isinstance(engine, DeviceEngine) else "",
         )
         self._send(worker_pb2.FromWorker(model_ready=ready))
 

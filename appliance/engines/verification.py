@@ -273,7 +273,7 @@ class Comparison:
             for index, row in enumerate(expected):
                 axis = self._axes.get(name, 0)
                 wanted = _rows(np.asarray(row[name]), axis, 0)
-                self._note(name, _distance(_rows(np.asarray(found[name]), axis, index), wanted))
+                self._note(name, distance(_rows(np.asarray(found[name]), axis, index), wanted))
                 self._tolerances[name] = self._tolerance(wanted.dtype.name)
 
     def _tolerance(self, dtype: str) -> float:
@@ -300,7 +300,7 @@ def _rows(array: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     return array[(*(slice(None),) * axis, slice(index, index + 1))]
 
 
-def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+def distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     """Return how far a row is off, as in `OutputVerdict.worst`."""
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         return math.inf

@@ -22,7 +22,7 @@ Below what an unprivileged SOCK_SEQPACKET socket takes at Linux's default buffer
 a `Stage` of 64 rows with 32 inputs each.
 """
 
-WORKER_PROTOCOL = 5
+WORKER_PROTOCOL = 6
 """`Hello.protocol`: core and worker of different releases do not talk."""
 
 
@@ -111,6 +111,7 @@ def spec_to_ready(
     load_ns: int = 0,
     memory_bytes: int = 0,
     is_urgent: bool = False,
+    without_graphs: str = "",
 ) -> worker_pb2.ModelReady:
     """Describe a loaded model to the core.
 
@@ -121,6 +122,7 @@ def spec_to_ready(
         load_ns: How long it took until it was ready, measuring aside.
         memory_bytes: What it takes, of the GPU or of the process.
         is_urgent: Its batches run beside those of other models, and before them.
+        without_graphs: Why they are not run as CUDA graphs; empty: they are, or there is no GPU.
     """
     return worker_pb2.ModelReady(
         model=model,
@@ -133,6 +135,7 @@ def spec_to_ready(
         load_ns=load_ns,
         memory_bytes=memory_bytes,
         urgent=is_urgent,
+        without_graphs=without_graphs,
         limits=[
             worker_pb2.InputLimit(
                 source=item.source,

@@ -154,6 +154,9 @@ def test_batches_in_flight_do_not_mix(
     assert rows_started == rows_finished > ran > 30
     assert failed == 0
     assert ("runs without CUDA graphs" in said(tmp_path)) == (not capturable)
+    without = worker.ready["arm"].without_graphs
+    assert bool(without) == (not capturable)
+    assert without in said(tmp_path)
 
 
 @pytest.mark.parametrize("go", [True, False])

@@ -8,6 +8,7 @@ a `Finding`: figures, each with its limit, and whatever else is worth knowing.
 ```
 __main__   the command line        program    section after section, within the budget
 finding    figures and limits      table      what is printed in the end
+process    a section as one
 setting    what sections are given sections/  one file for each kind
 models     what they are tried on  networks   those of random numbers   wheels   those in wheels
 busy       work of any size        engines    built into a cache

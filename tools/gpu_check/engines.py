@@ -40,6 +40,8 @@ def attempts(
 ) -> Iterator[Attempt]:
     """Build an engine of every version of every model; yield each when it is in the cache, or not.
 
+    One that is there already is not built again.
+
     Args:
         is_gpu_here: It is built for that, otherwise for those that TensorRT takes by default.
         precision: Instead of what the manifests say.
@@ -59,7 +61,8 @@ def attempts(
             order = order_engine(flavour, entry, version, manifest, wanted)
             plan, refusal = b"", ""
             try:
-                made = order.build(cache, lambda _, __: None, lambda: True)
+                made = cache.find(order.recipe)
+                made = made or order.build(cache, lambda _, __: None, lambda: True)
                 plan = made.path.read_bytes()
             except EngineError as error:
                 refusal = str(error)

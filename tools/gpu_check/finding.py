@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from attrs import define, field, frozen
 
 GOOD, BAD, INFORMATION, NOT_JUDGED = "good", "bad", "for information", "not judged on the CPU"
+NOT_DONE = "not done: nothing was there to be judged"
 
 
 @frozen
@@ -25,7 +27,9 @@ class Limit:
     of_gpu: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Return whether a figure keeps to it."""
+        """Return whether a figure keeps to it; what is not finite never does."""
+        if not math.isfinite(figure):
+            return False
         return figure <= self.value if self.relation == "<=" else figure >= self.value
 
     def __str__(self) -> str:
@@ -39,6 +43,7 @@ class Figure:
 
     Attributes:
         what: It is, in words.
+        value: As it was measured.
         limit: None: only to be known.
         verdict: `good`, `bad`, or why it is neither.
     """
@@ -49,6 +54,14 @@ class Figure:
     limit: Limit | None
     verdict: str
 
+    @property
+    def shown(self) -> float:
+        """The value in four digits; in more, if four would be on the other side of the limit."""
+        rounded = float(f"{self.value:.4g}")
+        if self.limit is None or self.limit.holds(rounded) == self.limit.holds(self.value):
+            return rounded
+        return float(f"{self.value:.9g}")
+
 
 @define(kw_only=True)
 class Finding:
@@ -58,6 +71,7 @@ class Finding:
         on_gpu: Limits of a GPU hold.
         on_figure: Called after each figure: a section may not come to its end.
         problems: What is wrong besides figures.
+        checks: How often anything was judged: without that, nothing is good.
         details: Whatever else is worth knowing; JSON.
     """
 
@@ -65,11 +79,12 @@ class Finding:
     on_figure: Callable[[Finding], None]
     figures: list[Figure] = field(factory=list[Figure], init=False)
     problems: list[str] = field(factory=list[str], init=False)
+    checks: int = field(default=0, init=False)
     details: dict[str, Any] = field(factory=dict[str, Any], init=False)
 
     def add(self, what: str, value: float, unit: str, limit: Limit | None = None) -> None:
         """Take in a figure, and judge it."""
-        value = float(f"{value:.4g}")
+        self.checks += limit is not None
         if limit is None:
             verdict = INFORMATION
         elif limit.of_gpu and not self.on_gpu:
@@ -81,28 +96,39 @@ class Finding:
 
     def expect(self, expected: bool, what: str) -> None:  # noqa: FBT001  reads as a sentence
         """Take in a problem, unless all is as expected."""
+        self.checks += 1
         if not expected:
             self.problems.append(what)
 
+    def expect_graphs(self, model: str, without_graphs: str) -> None:
+        """Take in a problem, if batches of a model are not run as CUDA graphs.
+
+        Args:
+            without_graphs: Why; empty: they are, or there is no GPU.
+        """
+        self.expect(not without_graphs, f"{model} ran without graphs: {without_graphs}")
+
     @property
     def state(self) -> str:
-        """`good`, or what is not."""
+        """`good`, or what is not; `NOT_DONE` before anything was judged."""
         beyond = [
-            f"{each.what}: {each.value:g} {each.unit}, limit {each.limit}"
+            f"{each.what}: {each.shown:.9g} {each.unit}, limit {each.limit}"
             for each in self.figures
             if each.verdict == BAD
         ]
         said = "; ".join([*self.problems, *beyond])
-        return f"{BAD}: {said}" if said else GOOD
+        if said:
+            return f"{BAD}: {said}"
+        return GOOD if self.checks else NOT_DONE
 
     def document(self) -> dict[str, Any]:
         """Return it for the results."""
-        return {
+        document = {
             "state": self.state,
             "figures": [
                 {
                     "what": each.what,
-                    "value": each.value,
+                    "value": each.shown,
                     "unit": each.unit,
                     "limit": str(each.limit) if each.limit else None,
                     "verdict": each.verdict,
@@ -111,6 +137,16 @@ class Finding:
             ],
             "details": self.details,
         }
+        return _json(document)
+
+
+def _json(value: Any) -> Any:
+    """Return the same with nothing in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _json(each) for key, each in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(each) for each in cast("list[Any] | tuple[Any, ...]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary_us(times_ns: Sequence[int]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from appliance.engines.tensorrt.engine import WITHOUT_GRAPHS
 from benchmarks.box import Box
 from benchmarks.children import Child
 from tools.gpu_check.setting import ARENA_BYTES, Setting
@@ -60,6 +61,12 @@ def serving(root: Path, config: str) -> Generator[Box, None, None]:
             yield box
         finally:
             box.stop()
+
+
+def graphless(box: Box) -> list[str]:
+    """Return what the log of an appliance says of models that run without CUDA graphs."""
+    lines = (box.directory / "log").read_text(errors="replace").splitlines()
+    return [line for line in lines if WITHOUT_GRAPHS in line]
 
 
 def robot(

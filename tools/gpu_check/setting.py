@@ -54,9 +54,9 @@ class Setting:
         """Return the models."""
         return Repository(self.root).scan()
 
-    def runs(self, count: int) -> int:
+    def runs(self, count: int, *, least: int = 1) -> int:
         """Return how many of `count` runs are made."""
-        return max(1, round(count * self.share))
+        return max(least, round(count * self.share))
 
     def seconds(self, count: float) -> float:
         """Return how many of `count` seconds are spent."""
@@ -82,6 +82,15 @@ class Setting:
         finally:
             device.close()
 
+    def empty_worker(self, environment: Mapping[str, str] | None = None) -> WorkerClient:
+        """Start a worker process without models, and with a log of its own.
+
+        Raises:
+            WorkerGone: It ended.
+        """
+        log = self.folder("worker") / "log.txt"
+        return WorkerClient(arena_bytes=ARENA_BYTES, log=log, environment=environment)
+
     @contextmanager
     def worker(
         self, root: Path, environment: Mapping[str, str] | None = None
@@ -92,8 +101,7 @@ class Setting:
             Failed: A model cannot be loaded.
             WorkerGone: The worker ended.
         """
-        log = self.work / "worker.log"
-        with WorkerClient(arena_bytes=ARENA_BYTES, log=log, environment=environment) as worker:
+        with self.empty_worker(environment) as worker:
             worker.load(root, self.device)
             if worker.failed:
                 raise Failed("; ".join(f"{name}: {why}" for name, why in worker.failed.items()))

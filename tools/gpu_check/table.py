@@ -17,7 +17,7 @@ def table(sections: Mapping[str, Mapping[str, Any]]) -> str:
             (
                 "",
                 each["what"],
-                f"{each['value']:,g} {each['unit']}".rstrip(),
+                "none" if each["value"] is None else f"{each['value']:,g} {each['unit']}".rstrip(),
                 each["limit"] or "",
                 "" if each["limit"] is None else each["verdict"],
             )

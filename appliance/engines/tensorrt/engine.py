@@ -52,6 +52,10 @@ from appliance.models.manifest import Precision
 from appliance.models.plans import InputPlan, Signature
 
 SETS = 2
+SWITCHED_OFF = "switched off"
+"""Instead of graphs, where none are wanted."""
+WITHOUT_GRAPHS = "runs without CUDA graphs"
+"""What the log says, before why."""
 _SEED = 0
 
 
@@ -237,7 +241,7 @@ class TensorRTEngine:
             DeviceLost: The process has to end.
         """
         if not sizes:
-            self.without_graphs = "switched off"
+            self.without_graphs = SWITCHED_OFF
             return
         wanted = tuple(sorted({*sizes, self.max_batch}))
         self._run = self._bound = None  # its context may be one that is captured of
@@ -245,7 +249,7 @@ class TensorRTEngine:
             capture(self._executor, self._sets, wanted, self.cuda, self.streams.compute)
         except EngineError as error:
             self.without_graphs = str(error)
-            print(f"runs without CUDA graphs: {error}", file=sys.stderr)  # noqa: T201  it is logged
+            print(f"{WITHOUT_GRAPHS}: {error}", file=sys.stderr)  # noqa: T201  it is logged
             for each in self._sets:
                 each.drop_graphs()
         else:

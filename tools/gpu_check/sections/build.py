@@ -28,3 +28,5 @@ def check(setting: Setting, finding: Finding, *, precision: Precision) -> None:
                 runtime = flavour.api.Runtime(flavour.api.Logger())
                 problem = flavour.problem_of(runtime, built.plan)
             finding.expect(not problem, f"TensorRT would not run {built.name}: {problem}")
+        else:
+            finding.expect(bool(built.plan), f"the engine of {built.name} is empty")

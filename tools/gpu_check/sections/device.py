@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
-from tools.gpu_check.finding import Finding
+from benchmarks.children import ROOT
+from tools.gpu_check.finding import Finding, Limit
 from tools.gpu_check.setting import Setting
 
+NEEDED = ("numpy", "PIL", "onnx", "onnxruntime")
+NEEDED_ON_GPU = ("pycuda", "cuda", "pynvml")
+MOSTLY_FREE = Limit(">=", 0.5)
+"""Or else somebody has the GPU already."""
 PACKAGES = (
+    "appliance",
     *("tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-ml-py"),
     *("numpy", "pillow", "onnx", "onnxruntime"),
 )
@@ -21,6 +30,7 @@ def check(setting: Setting, finding: Finding) -> None:
     """Find out."""
     finding.details |= {
         "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "nvidia_smi": _nvidia_smi(),
@@ -29,7 +39,11 @@ def check(setting: Setting, finding: Finding) -> None:
         with setting.opened() as device:
             assert device.cuda is not None
             finding.details["facts"] = str(device.cuda.facts)
-            finding.add("free memory of the GPU", device.cuda.free_bytes() / 2**20, "MiB")
+            free, has = device.cuda.free_bytes(), device.cuda.facts.memory_bytes
+            finding.add("free memory of the GPU", free / 2**20, "MiB")
+            finding.add("of all that it has", free / has, "", MOSTLY_FREE)
+    for module in (*NEEDED, *(NEEDED_ON_GPU if setting.on_gpu else ())):
+        finding.expect(find_spec(module) is not None, f"{module} is not installed")
 
 
 def _version(package: str) -> str:
@@ -37,6 +51,23 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _commit() -> str:
+    """Return of which commit the sources are; what was staged has it in its contents."""
+    contents = ROOT / "contents.json"
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return str(json.loads(contents.read_text())["commit"])
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=4,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "not known"
 
 
 def _nvidia_smi() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from tools.gpu_check.finding import Finding, Limit
-from tools.gpu_check.served import config_of, robot, serving
+from tools.gpu_check.served import config_of, graphless, robot, serving
 from tools.gpu_check.setting import Setting
 
 SECONDS = 4.0
@@ -47,3 +47,4 @@ def check(setting: Setting, finding: Finding) -> None:
                 "many": all_found,
                 "rows in a batch": model["batch_size_mean"],
             }
+        finding.problems += graphless(box)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from appliance import Connection
+from appliance import Connection, Result
 from tools.gpu_check.finding import Finding, Limit
 from tools.gpu_check.models import place
 from tools.gpu_check.served import config_of, serving
@@ -91,14 +91,14 @@ def check(setting: Setting, finding: Finding) -> None:
         finding.add(
             "whoever asked heard of it after", time.monotonic() - asked, "s", Limit("<=", MOST_S)
         )
-        said = "nothing" if refusal is None else f"{refusal.status.name}: {refusal.message}"
+        said = _said(refusal)
         finding.details["said"] = said
         finding.expect(refusal is not None and not refusal.ok, f"it heard {said}")
-        while time.monotonic() - asked < MOST_S:
+        answer = None
+        while not _is_good(answer) and time.monotonic() - asked < MOST_S:
             policy.observe(state=np.zeros(14, np.float32))
             answer = policy.wait(PATIENCE_MS)
-            if answer is not None and answer.ok:
-                break
+        finding.expect(_is_good(answer), f"the other model answered last: {_said(answer)}")
         finding.add(
             "the other model answered again after",
             time.monotonic() - asked,
@@ -108,3 +108,11 @@ def check(setting: Setting, finding: Finding) -> None:
         [after] = box.status()["workers"]
         finding.expect(after["restarts"] > before["restarts"], "the worker was not started anew")
         finding.details["worker"] = {"before": before["pid"], "after": after["pid"]}
+
+
+def _is_good(result: Result | None) -> bool:
+    return result is not None and result.ok
+
+
+def _said(result: Result | None) -> str:
+    return "nothing" if result is None else f"{result.status.name}: {result.message}"

@@ -1,4 +1,7 @@
-"""Memory runs out while a worker serves: what is loaded goes on, what comes is refused and told."""
+"""Memory runs out while a worker serves, and while one loads.
+
+What is loaded goes on; what does not fit is refused, with a reason, by a worker that lives on.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +15,79 @@ import numpy as np
 from appliance.engines.cuda.ports import Cuda, DeviceMemory
 from appliance.errors import EngineError
 from tools.gpu_check.finding import Finding, Limit
-from tools.gpu_check.setting import ARENA_BYTES, Failed, Setting
-from tools.worker_client import WorkerClient, WorkerGone
+from tools.gpu_check.setting import Failed, Setting
+from tools.worker_client import WorkerClient
 
 BATCHES = 200
 CHUNK_BYTES = 1 << 30
 LEAST_BYTES = 1 << 20
+LARGE = "resnet"
+"""For which there is no room."""
 ROOM_BYTES = 32 << 20
-"""On the CPU: what a worker may still take; less than the larger model's weights."""
+"""What a worker may take beyond what it needs without that: less than its weights, 100 MB."""
+TAKES = Limit(">=", 1)
+HARDLY_ANY = Limit("<=", 64)
+"""MiB."""
+NO_MEMORY = ("memory", "alloc", "of the gpu are free")
+"""What a refusal for want of memory says, one of these at least; small letters."""
 
 
 def check(setting: Setting, finding: Finding) -> None:
-    """Take all memory away, and give it back."""
+    """Take memory away, and give it back."""
     if setting.on_gpu:
-        with setting.worker(setting.with_models(["policy"])) as worker:
-            with setting.opened() as device:
-                assert device.cuda is not None
-                taken = take_all(device.cuda)
-                finding.add("left free on the GPU", device.cuda.free_bytes() / 2**20, "MiB")
-                _serves(setting, finding, worker, "without memory")
-                _refused(setting, finding)
-                taken.clear()
-            _serves(setting, finding, worker, "with memory again")
+        with setting.opened() as device:
+            assert device.cuda is not None
+            needed = _while_serving(setting, finding, device.cuda)
+            _while_loading(setting, finding, device.cuda, needed + ROOM_BYTES)
     else:
-        with WorkerClient(arena_bytes=ARENA_BYTES, log=setting.work / "worker.log") as worker:
+        with setting.empty_worker() as worker:
             with _limited(worker.process.pid):
-                worker.load(setting.with_models(["policy", "resnet"]), setting.device)
-                _told(finding, worker.failed.get("resnet", "it was loaded"))
-                _serves(setting, finding, worker, "without memory")
+                _loads_what_fits(setting, finding, worker)
             _serves(setting, finding, worker, "with memory again")
+
+
+def _while_serving(setting: Setting, finding: Finding, cuda: Cuda) -> int:
+    """Take all memory while a worker serves; return what it had taken, its context with it."""
+    free = cuda.free_bytes()
+    with setting.worker(setting.with_models(["policy"])) as worker:
+        needed = free - cuda.free_bytes()
+        finding.add("a worker with the small model takes", needed / 2**20, "MiB", TAKES)
+        taken = take_all(cuda)
+        finding.add("left free while it serves", cuda.free_bytes() / 2**20, "MiB", HARDLY_ANY)
+        _serves(setting, finding, worker, "without memory")
+        taken.clear()
+        _serves(setting, finding, worker, "with memory again")
+    return needed
+
+
+def _while_loading(setting: Setting, finding: Finding, cuda: Cuda, room: int) -> None:
+    """Take memory but for so much before a worker loads."""
+    taken = take_all(cuda, leave=room)
+    finding.add("left free for a worker that loads", cuda.free_bytes() / 2**20, "MiB")
+    with setting.empty_worker() as worker:
+        _loads_what_fits(setting, finding, worker)
+        taken.clear()
+
+
+def _loads_what_fits(setting: Setting, finding: Finding, worker: WorkerClient) -> None:
+    """Load a model that fits, and one that does not: only that is refused.
+
+    Raises:
+        Failed: The one that fits is refused, too.
+        WorkerGone: The worker ended instead.
+    """
+    worker.load(setting.with_models(["policy", LARGE]), setting.device)
+    if "policy" in worker.failed:
+        raise Failed(f"a model for which there is memory: {worker.failed['policy']}")
+    said = worker.failed.get(LARGE, "it was loaded")
+    finding.details["loading without memory"] = said
+    is_told = LARGE in worker.failed and any(word in said.lower() for word in NO_MEMORY)
+    finding.expect(is_told, f"a model for which there is no memory: {said}")
+    _serves(setting, finding, worker, "beside a model that was refused")
 
 
 def _serves(setting: Setting, finding: Finding, worker: WorkerClient, when: str) -> None:
-    """Run batches; none may fail, as all that they need was taken when the model was loaded."""
+    """Run batches; none may fail: all that they need was taken when the model was loaded."""
     rows = worker.rows("policy", {"state": np.zeros((16, 14), np.float32)})
     output = worker.output_block("policy", 16)
     batches, failed, said = setting.runs(BATCHES), 0, ""
@@ -58,12 +101,12 @@ def _serves(setting: Setting, finding: Finding, worker: WorkerClient, when: str)
         finding.details[when] = said
 
 
-def take_all(cuda: Cuda) -> list[DeviceMemory]:
-    """Take what memory there is."""
+def take_all(cuda: Cuda, *, leave: int = 0) -> list[DeviceMemory]:
+    """Take what memory there is, but for so much."""
     taken: list[DeviceMemory] = []
     size = CHUNK_BYTES
     while size >= LEAST_BYTES:
-        memory = _allocated(cuda, size)
+        memory = None if cuda.free_bytes() - size < leave else _allocated(cuda, size)
         if memory is None:
             size //= 2
         else:
@@ -76,22 +119,6 @@ def _allocated(cuda: Cuda, size: int) -> DeviceMemory | None:
         return cuda.allocate(size)
     except EngineError:
         return None
-
-
-def _refused(setting: Setting, finding: Finding) -> None:
-    """Load another model, for which there is no room."""
-    try:
-        with setting.worker(setting.with_models(["resnet"])):
-            said = "it was loaded"
-    except (Failed, WorkerGone) as error:
-        said = str(error)
-    _told(finding, said)
-
-
-def _told(finding: Finding, said: str) -> None:
-    finding.details["loading without memory"] = said
-    good = any(word in said.lower() for word in ("memory", "alloc"))
-    finding.expect(good, f"a model for which there is no memory: {said}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from appliance.engines import verification
 from appliance.engines.device import Device
 from appliance.engines.samples import Sample
+from appliance.engines.tensorrt.engine import SWITCHED_OFF
 from appliance.errors import ApplianceError
 from appliance.models.manifest import Precision, parse_manifest
 from appliance.models.repository import ModelEntry
@@ -43,9 +44,11 @@ def check(
     with setting.opened() as device:
         for entry in setting.entries():
             ran = compare(finding, entry, device, lines + fewer_sizes(entry, precision))
-            if setting.on_gpu and graphs and ran is not None:
-                words = f"{entry.name} ran without graphs: {ran.without_graphs}"
-                finding.expect(not ran.without_graphs, words)
+            if ran is not None and graphs:
+                finding.expect_graphs(entry.name, ran.without_graphs)
+            elif ran is not None:
+                is_off = ran.without_graphs == SWITCHED_OFF
+                finding.expect(is_off, f"{entry.name}: graphs are not switched off")
 
 
 def fewer_sizes(entry: ModelEntry, precision: Precision) -> str:

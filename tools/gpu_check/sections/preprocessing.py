@@ -75,7 +75,8 @@ def compare(cuda: Cuda, finding: Finding, rounds: int) -> None:
     for name, plan in PLANS.items():
         both = _Both(cuda, kernel, plan)
         sizes = [size for size in SIZES if plan.resize or size == SIDES]
-        off = max(both.off_by(_images(sizes, first)) for first in range(len(sizes)))
+        # Not Python's maximum, which loses what is not a number.
+        off = float(np.max([both.off_by(_images(sizes, first)) for first in range(len(sizes))]))
         step = max((abs(each) for each in plan.factor), default=1.0)
         limit = Limit("<=", tolerance_of(plan) / step)
         finding.add(f"{name}: off by", off / step, "steps of a byte", limit)

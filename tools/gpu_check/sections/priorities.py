@@ -8,6 +8,7 @@ own runs beside them. Then it gives itself plenty of time, too: the scheduler le
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -17,7 +18,7 @@ from benchmarks.children import Child
 from tools.gpu_check.busy import busy_model
 from tools.gpu_check.engines import build_all
 from tools.gpu_check.finding import Finding, Limit
-from tools.gpu_check.served import CRITICAL, STATE, config_of, robot, serving
+from tools.gpu_check.served import CRITICAL, STATE, config_of, graphless, robot, serving
 from tools.gpu_check.setting import Setting
 
 SECONDS = 2.5
@@ -43,12 +44,17 @@ class Case:
     limit: Limit | None
 
 
-def check(setting: Setting, finding: Finding) -> None:
-    """Measure a critical robot alone, and beside two that always ask."""
-    root = setting.folder("priorities")
+def write_models(setting: Setting, root: Path) -> None:
+    """Write the critical robot's model, and those of the others."""
     busy_model(setting, root, "critical", layers=LAYERS, manifest="max_batch = 1\nurgent = true\n")
     busy_model(setting, root, "short", layers=LAYERS, manifest="max_batch = 2\n", seed=2)
     busy_model(setting, root, "long", layers=LAYERS, manifest="max_batch = 16\n", seed=3)
+
+
+def check(setting: Setting, finding: Finding) -> None:
+    """Measure a critical robot alone, and beside two that always ask."""
+    root = setting.folder("priorities")
+    write_models(setting, root)
     if setting.on_gpu:
         finding.details["built"] = [built.name for built in build_all(root)]
     with serving(root, config_of(setting) + CRITICAL) as box:
@@ -64,6 +70,7 @@ def check(setting: Setting, finding: Finding) -> None:
         ):
             _beside(setting, finding, box, case, alone)
         models = {each["name"]: each for each in box.status()["models"]}
+        finding.problems += graphless(box)
     finding.details["models"] = {
         name: {"execute_us": each["latency_us"]["execute"], "rows": each["batch_size_mean"]}
         for name, each in models.items()

@@ -47,7 +47,8 @@ def check(setting: Setting, finding: Finding, *, model: str, size: int, runs: in
         each_round = max(1, min(setting.runs(runs // ROUNDS), MOST_NS // one_ns))
         for _ in range(ROUNDS if setting.on_gpu else ROUNDS_ON_CPU):
             _round(alone, loop, each_round, found)
-        finding.expect(not alone.without_graphs, f"without graphs: {alone.without_graphs}")
+        finding.expect_graphs(f"{model} in the bare loop", alone.without_graphs)
+        finding.expect_graphs(model, worker.ready[model].without_graphs)
     median = {name: statistics.median(values) for name, values in found.items()}
     finding.details |= {"runs in each round": each_round, "rounds": dict(found)}
     finding.add("bare loop, p50", median["bare p50"], "us")
