@@ -121,13 +121,17 @@ class TensorRTExecutor:
         self._inputs = [each.name for each in declared if each.is_input]
         self._names = names
         self.max_batch = self._most_rows()
-        self._next: TensorRTRun | None = self._new_run()
-        self.tensors = tensors_of(declared, self._shapes_of(self._next), self.max_batch)
+        first = self._new_run()
+        self.tensors = tensors_of(declared, self._shapes_of(first), self.max_batch)
+        has_more = flavour.shares_profiles
+        self._only: TensorRTRun | None = None if has_more else first
+        self._unused: TensorRTRun | None = first if has_more else None
 
     def new_run(self) -> TensorRTRun:
         """See `ports.Executor`."""
-        run = self._next or self._new_run()
-        self._next = None if self._flavour.shares_profiles else run
+        if self._only is not None:
+            return self._only
+        run, self._unused = self._unused or self._new_run(), None
         return run
 
     def _new_run(self) -> TensorRTRun:
@@ -188,7 +192,7 @@ class TensorRTExecutor:
     def close(self) -> None:
         """See `ports.Executor`."""
         # In this order: each lives in the one after it.
-        self._next = None
+        self._only = self._unused = None
         self._configs.clear()
         self._cache = None
         self._memory = None
