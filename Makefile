@@ -24,6 +24,8 @@ IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
 GPU_PYTHON ?= 3.12
+# 12 where the driver is too old for what is made with CUDA 13: docs/gpu.md.
+RTX_CUDA ?= 13
 CUDA_HOME ?= /usr/local/cuda
 
 VENV := .venv
@@ -149,8 +151,8 @@ gpu-stage: $(BIN)/python $(BUILD)/wheels-$(GPU_PYTHON).stamp
 	@rm -rf $(BUILD)/gpu-box
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) \
 		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) --models $(GPU_BOX) \
-		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
-		--build 'tensorrt-rtx-cu13==1.7.1.*' --build .
+		'tensorrt-rtx-cu$(RTX_CUDA)-bindings==1.7.1.*' 'tensorrt-rtx-cu$(RTX_CUDA)-libs==1.7.1.*' \
+		--build 'tensorrt-rtx-cu$(RTX_CUDA)==1.7.1.*' --build .
 
 # TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there. Alone:
 # what it says it needs is a gigabyte that `tools.stand_ins` stands in for.
