@@ -24,6 +24,8 @@ IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
 GPU_PYTHON ?= 3.12
+# 12 where the driver is too old for what is made with CUDA 13: docs/gpu.md.
+RTX_CUDA ?= 13
 CUDA_HOME ?= /usr/local/cuda
 
 VENV := .venv
@@ -60,7 +62,7 @@ help:
 	@echo "make gpu-check    does this GPU do what it should, and how fast?   GPU_CHECK_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
-	@echo "make test-kernels what runs on the GPU beside TensorRT is compiled by NVRTC, without a GPU   TEST_ARGS=..."
+	@echo "make test-kernels kernels compiled by NVRTC, and pycuda's calls on a stand-in, without a GPU   TEST_ARGS=..."
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
 	@echo "make test-deploy  five robots in systemd-nspawn get releases by Ansible (Debian, as root)   TEST_ARGS=..."
 	@echo "make image        a disk for x86, with two slots           RELEASE=dist/appliance-... ALLOWED_SIGNERS=... KEYRING=..."
@@ -92,10 +94,17 @@ test-sdk: $(BUILD)/sdk.stamp
 test-sdk-versions: $(BUILD)/dev.stamp
 	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
 
-# Not among the tests, for NVRTC takes 150 MB.
+# Not among the tests, for NVRTC takes 150 MB, and building pycuda minutes. Without nvcc, what needs
+# pycuda is skipped. It lies beside the environment: other tests say what is told where it is missing.
 test-kernels: $(BUILD)/dev.stamp
 	@$(PIP) 'nvidia-cuda-nvrtc>=13' >&2
-	@$(BIN)/python -m pytest tests/engines/test_kernel_compiler.py tests/engines/test_device_images.py $(TEST_ARGS)
+	@if test -x $(CUDA_HOME)/bin/nvcc; then \
+		$(MAKE) --no-print-directory $(BUILD)/pycuda.stamp >&2; \
+	else \
+		echo "no $(CUDA_HOME)/bin/nvcc: what needs pycuda is skipped" >&2; \
+	fi
+	@PYTHONPATH=$(abspath $(BUILD)/pycuda) $(BIN)/python -m pytest tests/engines/test_kernel_compiler.py \
+		tests/engines/test_device_images.py tests/engines/test_cuda_device.py $(TEST_ARGS)
 
 # Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
@@ -142,8 +151,8 @@ gpu-stage: $(BIN)/python $(BUILD)/wheels-$(GPU_PYTHON).stamp
 	@rm -rf $(BUILD)/gpu-box
 	@APPLIANCE_PURE=1 $(BIN)/python -m tools.stage $(BUILD)/gpu-box $(GPU_BOX_ARGS) \
 		--python $(GPU_PYTHON) $(GPU_BOX_WHEELS) --models $(GPU_BOX) \
-		'tensorrt-rtx-cu13-bindings==1.7.1.*' 'tensorrt-rtx-cu13-libs==1.7.1.*' \
-		--build 'tensorrt-rtx-cu13==1.7.1.*' --build .
+		'tensorrt-rtx-cu$(RTX_CUDA)-bindings==1.7.1.*' 'tensorrt-rtx-cu$(RTX_CUDA)-libs==1.7.1.*' \
+		--build 'tensorrt-rtx-cu$(RTX_CUDA)==1.7.1.*' --build .
 
 # TensorRT 8.5.3, for GPUs that TensorRT for RTX does not take; it needs Python 3.10 there. Alone:
 # what it says it needs is a gigabyte that `tools.stand_ins` stands in for.
@@ -162,6 +171,13 @@ $(BUILD)/wheels-3.%.stamp: | $(BIN)/python
 	@rm -rf $(BUILD)/wheels-3.$*
 	@$(BIN)/python -m tools.stand_ins pycuda $(BUILD)/wheels-3.$* --python python3.$* \
 		--cuda $(CUDA_HOME) >&2
+	@touch $@
+
+# For the Python of $(VENV).
+$(BUILD)/pycuda.stamp: | $(BIN)/python
+	@wheels=$(BUILD)/wheels-$$($(BIN)/python -c "import sys; print('%d.%d' % sys.version_info[:2])") && \
+		$(MAKE) --no-print-directory $$wheels.stamp && rm -rf $(BUILD)/pycuda && \
+		$(PIP) --target $(BUILD)/pycuda $$wheels/pycuda*.whl >&2
 	@touch $@
 
 $(BUILD)/wheels-cublas.stamp: | $(BIN)/python

@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+from shutil import which
 from types import SimpleNamespace
 from typing import Any
 
@@ -392,6 +393,16 @@ def test_the_endless_model_is_python() -> None:
     for source in (ON_CPU, ON_GPU.format(ptx=PTX)):
         compile(source, "stuck.py", "exec")
     assert "bra AGAIN" in ON_GPU.format(ptx=PTX)
+
+
+@pytest.mark.skipif(which("ptxas") is None, reason="CUDA's ptxas is not installed")
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
+def test_the_endless_kernel_can_be_assembled(architecture: str, tmp_path: Path) -> None:
+    source = tmp_path / "endless.ptx"
+    source.write_text(PTX)
+    command = ["ptxas", f"--gpu-name={architecture}", "-o", tmp_path / "endless.cubin", source]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
 
 
 @needs_compiler

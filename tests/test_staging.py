@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from packaging.requirements import Requirement
 from support.wheels import write_wheel
 
-from tools.install import CONTENTS, Damaged, join
-from tools.stage import NotPure, build, cut
+import tools.install
+from tools.install import CONTENTS, Damaged, NotInstalled, join
+from tools.stage import NotPure, build, commit_of, cut
 from tools.wheel_files import slim
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -85,6 +87,31 @@ def test_what_is_damaged_is_named(tmp_path: Path, harm: str, told: str) -> None:
         join(parts, joined)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        {},
+        {"programs": None},
+        {"files": [{}]},
+        {"parts": ["part-01"]},
+        {"python": 3.12},
+        {"files": [{"name": "file-0", "bytes": "10", "sha256": ""}]},
+        {"files": [{"name": "file-0", "bytes": -1, "sha256": ""}]},
+    ],
+)
+def test_contents_of_another_form_are_told(tmp_path: Path, wrong: object) -> None:
+    cut(write(tmp_path / "files", [b"0123456789"]), tmp_path, python="3.12", part_bytes=10)
+    document = json.loads((tmp_path / CONTENTS).read_text())
+    if wrong == {}:
+        del document["programs"]  # as an older one wrote them
+    (tmp_path / CONTENTS).write_text(
+        json.dumps({**document, **wrong} if isinstance(wrong, dict) else wrong)
+    )
+    with pytest.raises(Damaged, match=r"contents.json: is of another form than this install.py"):
+        join(tmp_path, tmp_path)
+
+
 def wheel(directory: Path, name: str, tag: str = "py3-none-any") -> Path:
     """A whole wheel with one module, which says who it is."""
     path = directory / f"{name}-1.0-{tag}.whl"
@@ -105,9 +132,9 @@ def wheel(directory: Path, name: str, tag: str = "py3-none-any") -> Path:
     return path
 
 
-def install(parts: Path, directory: Path) -> subprocess.CompletedProcess[str]:
+def install(parts: Path, directory: Path, *before: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(parts / "install.py"), str(parts), str(directory)],
+        [*before, sys.executable, str(parts / "install.py"), str(parts), str(directory)],
         capture_output=True,
         text=True,
         check=False,
@@ -140,6 +167,76 @@ def test_what_is_not_for_this_box_is_not_installed(tmp_path: Path, python: str, 
     assert done.returncode == 1
     assert told in done.stderr
     assert not (tmp_path / "env").exists()
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+@pytest.mark.parametrize("name", ["tools/gpu_check/program.py", "benchmarks/__init__.py"])
+def test_programs_of_another_version_are_told(tmp_path: Path, name: str, harm: str) -> None:
+    cut([wheel(tmp_path, "arms")], tmp_path / "parts", python=HERE, part_bytes=1 << 20)
+    program = tmp_path / "parts" / name
+    if harm == "changed":
+        program.write_text(program.read_text() + "\n")
+    else:
+        program.unlink()
+    done = install(tmp_path / "parts", tmp_path / "env")
+    assert done.returncode == 1
+    told = "bytes: found" if harm == "changed" else "cannot be read: No such file"
+    assert f"{name}: {told}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_where_there_is_no_room_that_is_told(tmp_path: Path) -> None:
+    cut(write(tmp_path / "files", [os.urandom(4096)]), tmp_path, python=HERE, part_bytes=1 << 20)
+    done = install(tmp_path, tmp_path / "env", "sh", "-c", 'ulimit -f 1; exec "$@"', "sh")
+    assert done.returncode == 1
+    assert "File too large; set TMPDIR to where 1 MB can be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+@pytest.mark.parametrize("below", ["", "env"])
+def test_an_environment_that_cannot_be_made_is_told(tmp_path: Path, below: str) -> None:
+    cut([wheel(tmp_path, "arms")], tmp_path / "parts", python=HERE, part_bytes=1 << 20)
+    (tmp_path / "a file").write_text("")
+    done = install(tmp_path / "parts", tmp_path / "a file" / below)
+    assert done.returncode == 1
+    assert ("no environment: " if below else "a file: is no directory") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_python_that_makes_no_environments_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut([wheel(tmp_path, "arms")], tmp_path / "parts", python=HERE, part_bytes=1 << 20)
+    monkeypatch.setattr(tools.install, "find_spec", lambda _: None)
+    with pytest.raises(NotInstalled, match=f"no ensurepip; on Debian: apt install python{HERE}-v"):
+        tools.install.install(tmp_path / "parts", tmp_path / "env")
+    assert not (tmp_path / "env").exists()
+
+
+def test_wheels_that_cannot_be_installed_are_told(tmp_path: Path) -> None:
+    broken = tmp_path / "arms-1.0-py3-none-any.whl"
+    broken.write_bytes(b"no wheel")
+    cut([broken], tmp_path / "parts", python=HERE, part_bytes=1 << 20)
+    done = install(tmp_path / "parts", tmp_path / "env")
+    assert done.returncode == 1
+    assert "-m pip --isolated install ... failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_commit_is_told_or_nothing(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) == ""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@localhost"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "First"], check=True)
+    commit = commit_of(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "a").write_text("")
+    subprocess.run([*git, "add", "a"], check=True)
+    assert commit_of(tmp_path) == f"{commit}-dirty"
+    cut([], tmp_path / "parts", python=HERE, part_bytes=1, commit=commit)
+    assert json.loads((tmp_path / "parts" / CONTENTS).read_text())["commit"] == commit
 
 
 def test_a_wheel_for_this_machine_alone_is_not_staged(

@@ -1,8 +1,8 @@
 """`python3 install.py PARTS DIRECTORY`: join what `stage` cut, check it, and install it.
 
 Needs nothing but Python 3.10: it is copied to the box beside the parts. `DIRECTORY` becomes a
-virtual environment. No network is used. What is damaged or missing is named, and nothing is
-installed then.
+virtual environment. No network is used. What is damaged or missing, programs that lie beside the
+parts among it, is named, and nothing is installed then.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator
+from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,50 @@ CONTENTS = "contents.json"
 BLOCK = 1 << 20
 
 
-class Damaged(Exception):
-    """Something is not as it was staged; the message says what, and what to do."""
+class NotInstalled(Exception):
+    """It cannot be installed here; the message says why, and what to do."""
+
+
+class Damaged(NotInstalled):
+    """Something is not as it was staged."""
+
+
+def install(parts: Path, directory: Path) -> None:
+    """Install what was staged in `parts` into an environment.
+
+    Raises:
+        NotInstalled: It cannot be.
+    """
+    contents = read_contents(parts)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if contents["python"] != here:
+        raise NotInstalled(
+            f"staged for Python {contents['python']}, this is {here}; "
+            f"run: python{contents['python']} install.py"
+        )
+    if find_spec("ensurepip") is None:
+        raise NotInstalled(
+            f"this Python has no ensurepip; on Debian: apt install python{here}-venv"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise NotInstalled(f"{directory}: is no directory; name one, or none that is there")
+    for program in contents["programs"]:
+        check(parts / program["name"], program, "carry all that was staged here once more")
+    with tempfile.TemporaryDirectory(prefix="wheels-") as name:
+        try:
+            wheels = join(parts, Path(name))
+        except OSError as error:
+            size_mb = ceil(sum(file["bytes"] for file in contents["files"]) / 1e6)
+            raise NotInstalled(
+                f"{name}: {error.strerror}; set TMPDIR to where {size_mb} MB can be written"
+            ) from error
+        try:
+            venv.create(directory, with_pip=True)
+        except OSError as error:
+            raise NotInstalled(f"{directory}: no environment: {error}") from error
+        pip = [str(directory / "bin" / "python"), "-m", "pip", "--isolated", "install"]
+        flags = ["--no-index", "--no-deps", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *flags, *map(str, wheels)], check=True)
 
 
 def join(parts: Path, directory: Path) -> list[Path]:
@@ -60,11 +104,45 @@ def read_contents(parts: Path) -> dict[str, Any]:
     Raises:
         Damaged: Nobody says what.
     """
+    path = parts / CONTENTS
     try:
-        contents: dict[str, Any] = json.loads((parts / CONTENTS).read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Damaged(f"{parts / CONTENTS}: cannot be read: {error}; carry it here") from error
-    return contents
+        raise Damaged(f"{path}: cannot be read: {error}; carry it here") from error
+    try:
+        return _contents(found)
+    except (KeyError, TypeError) as error:
+        raise Damaged(
+            f"{path}: is of another form than this install.py knows; carry both here, as they were "
+            "staged"
+        ) from error
+
+
+def _contents(found: Any) -> dict[str, Any]:
+    """Return what `stage` wrote.
+
+    Raises:
+        KeyError, TypeError: It is something else.
+    """
+    if not isinstance(found["python"], str):
+        raise TypeError
+    lists = ("files", "parts", "programs")
+    descriptions = {name: [_description(each) for each in found[name]] for name in lists}
+    return {"python": found["python"], **descriptions}
+
+
+def _description(found: Any) -> dict[str, Any]:
+    """Return what `describe` gave.
+
+    Raises:
+        KeyError, TypeError: It is something else.
+    """
+    name, size, sha256 = found["name"], found["bytes"], found["sha256"]
+    if not (isinstance(name, str) and isinstance(size, int) and isinstance(sha256, str)):
+        raise TypeError
+    if size < 0:
+        raise TypeError
+    return {"name": name, "bytes": size, "sha256": sha256}
 
 
 def check(path: Path, wanted: dict[str, Any], advice: str) -> None:
@@ -104,21 +182,15 @@ def main() -> int:
     parser.add_argument("parts", type=Path, metavar="PARTS", help="where the parts are")
     parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="becomes the environment")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="wheels-") as name:
-        try:
-            wheels = join(arguments.parts, Path(name))
-            python = read_contents(arguments.parts)["python"]
-        except Damaged as damage:
-            print(f"error: {damage}", file=sys.stderr)
-            return 1
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if python != here:
-            print(f"error: staged for Python {python}, this is {here}", file=sys.stderr)
-            return 1
-        venv.create(arguments.directory, with_pip=True)
-        pip = [str(arguments.directory / "bin" / "python"), "-m", "pip", "--isolated", "install"]
-        flags = ["--no-index", "--no-deps", "--quiet", "--disable-pip-version-check"]
-        return subprocess.run([*pip, *flags, *map(str, wheels)], check=False).returncode
+    try:
+        install(arguments.parts, arguments.directory)
+    except (NotInstalled, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:  # which has said why
+        print(f"error: {' '.join(map(str, error.cmd[:5]))} ... failed", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

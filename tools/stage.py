@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tools.gpu_check.wheels import SHIPPED
 from tools.install import BLOCK, CONTENTS, describe
@@ -22,11 +23,17 @@ from tools.wheel_files import slim
 PART_BYTES = 60_000_000
 
 
-def cut(files: Sequence[Path], directory: Path, *, python: str, part_bytes: int) -> None:
+PROGRAMS = ("tools", "benchmarks")
+
+
+def cut(
+    files: Sequence[Path], directory: Path, *, python: str, part_bytes: int, commit: str = ""
+) -> None:
     """Cut files, one behind the other, into parts of at most `part_bytes`.
 
     Args:
         python: Version that they are for, such as "3.12".
+        commit: What the programs that are carried along are of.
     """
     directory.mkdir(parents=True, exist_ok=True)
     parts: list[Path] = []
@@ -48,19 +55,40 @@ def cut(files: Sequence[Path], directory: Path, *, python: str, part_bytes: int)
             out.close()
     contents = {
         "python": python,
+        "commit": commit,
         "files": [describe(file) for file in files],
         "parts": [describe(part) for part in parts],
+        "programs": _carry_programs(directory),
     }
     (directory / CONTENTS).write_text(json.dumps(contents, indent=2) + "\n")
+
+
+def _carry_programs(directory: Path) -> list[dict[str, Any]]:
+    """Copy what runs there, beside the parts; describe each file, by its path."""
     root = Path(__file__).parent.parent
     shutil.copyfile(root / "tools" / "install.py", directory / "install.py")
-    for name in ("tools", "benchmarks"):
+    for name in PROGRAMS:
         shutil.copytree(
             root / name,
             directory / name,
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
+    copied = [path for name in PROGRAMS for path in sorted((directory / name).rglob("*.py"))]
+    return [
+        {**describe(path), "name": path.relative_to(directory).as_posix()}
+        for path in (directory / "install.py", *copied)
+    ]
+
+
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout, with a word if files differ from it; nothing: unknown."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    command += ["--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 class NotPure(Exception):
@@ -149,13 +177,18 @@ def main() -> int:
                 build(arguments.build, Path(name))
             for wheel in arguments.wheel or ():
                 shutil.copy(wheel, name)
+            cut(
+                sorted(Path(name).iterdir()),
+                arguments.directory,
+                python=arguments.python,
+                part_bytes=arguments.part_bytes,
+                commit=commit_of(Path(__file__).parent.parent),
+            )
         except subprocess.CalledProcessError as error:
             return error.returncode
         except (OSError, KeyError, NotPure) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        wheels = sorted(Path(name).iterdir())
-        cut(wheels, arguments.directory, python=arguments.python, part_bytes=arguments.part_bytes)
     for path in sorted(each for each in arguments.directory.iterdir() if each.is_file()):
         print(f"{path.stat().st_size:>11,}  {path}")
     return 0

@@ -9,12 +9,14 @@ DIRECTORY/
   compiled-<key>-<key>   what TensorRT compiled of an engine for one kind of GPU, likewise
 ```
 
-An entry appears whole or not at all; one that is damaged is none.
+An entry appears whole or not at all; one that is damaged is none. Several processes may write at
+once: of two that build the same engine, the first one's stays.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +37,8 @@ ENGINE, ABOUT = "engine.plan", "about.json"
 PARTIAL, TIMINGS, KERNEL, COMPILED = ".partial-", "timings-", "kernel-", "compiled-"
 ABANDONED_AFTER_S = 24 * 3600.0
 """Writing takes seconds."""
+MOST_TRIES = 10
+"""To put an entry where others put theirs."""
 KEY_DIGITS = 32
 CHECKSUM_BYTES = 32
 CACHE_VARIABLE = "APPLIANCE_ENGINE_CACHE"
@@ -153,7 +157,7 @@ class EngineCache:
     def add(
         self, recipe: EngineRecipe, engine: bytes, timings: bytes, about: Mapping[str, str]
     ) -> Cached:
-        """Keep an engine; it takes the place of a damaged one.
+        """Keep an engine, in place of a damaged one; return it, or one that is there already.
 
         Args:
             about: For people, beside the recipe: model and version.
@@ -162,18 +166,42 @@ class EngineCache:
             ConfigError: It cannot be written; then nothing is left of it.
         """
         told = {**about, "engine_sha256": _digest(engine), "recipe": attrs.asdict(recipe)}
+        text = json.dumps(told, indent=2) + "\n"
         self.keep_timings(recipe, timings)
         place = self.directory / recipe.key
         with self._partial(place) as partial:
             _write(partial / ENGINE, engine)
-            _write(partial / ABOUT, (json.dumps(told, indent=2) + "\n").encode())
-            if place.exists():
-                shutil.rmtree(place)
+            _write(partial / ABOUT, text.encode())
             partial.chmod(0o755)  # workers of another user read it
-            partial.rename(place)
-        entry = self._entry(place)
-        assert entry is not None
-        return entry
+            found = self._put(partial, place)
+        return found or Cached(recipe.key, place / ENGINE, json.loads(text), len(engine))
+
+    def _put(self, partial: Path, place: Path) -> Cached | None:
+        """Give an entry its place, unless another build has just put a whole one there.
+
+        There is no lock, which whoever may read the directory could hold for ever.
+
+        Returns:
+            What is there instead.
+
+        Raises:
+            OSError: It cannot be put there.
+        """
+        tries_left = MOST_TRIES
+        while True:
+            try:
+                partial.rename(place)
+            except OSError as error:
+                tries_left -= 1
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not tries_left:
+                    raise
+            else:
+                return None
+            if found := self._entry(place):
+                return found
+            # Out of the way at once, for whoever reads it, and then removed.
+            with self._partial(place) as damaged, contextlib.suppress(FileNotFoundError):
+                place.rename(damaged)
 
     def kernel(self, recipe: str) -> bytes | None:
         """Return a kernel that was compiled of this; None: there is none, or it is damaged."""

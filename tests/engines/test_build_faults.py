@@ -230,8 +230,9 @@ def test_tensorrt_says_what_is_wrong_with_an_engine(
     cache: Path, damage: Callable[[bytes], bytes], told: str
 ) -> None:
     (path,) = cache.glob(f"*/{ENGINE}")
-    with pytest.raises(EngineError, match=f"{told}.*; build it anew: appliance models build"):
-        TensorRTExecutor(find_flavour(), damage(path.read_bytes()), FakeCuda(random.Random(0)))
+    plan, gpu = damage(path.read_bytes()), FakeCuda(random.Random(0))
+    with pytest.raises(EngineError, match=f"{told}.*; build it anew"):
+        TensorRTExecutor(find_flavour(), plan, gpu, rebuild="build it anew")
 
 
 def load(models: Path, cache: Path, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +281,14 @@ def test_what_was_compiled_on_a_gpu_is_given_to_the_next_start(
     class Executor:
         tensors, max_batch = (), 1
 
-        def __init__(self, *arguments: Any) -> None:
+        def __init__(self, *arguments: Any, rebuild: str) -> None:
             *_, compiled, self.keep = arguments
             given.append(compiled)
             self.keep(b"kernels")
+            assert rebuild == f"remove {place}, then run: appliance models build policy 1"
 
     monkeypatch.setattr(loading, "TensorRTExecutor", Executor)
+    (place,) = (path.parent for path in (tmp_path / "cache").glob(f"*/{ENGINE}"))
     for _ in range(2):
         load(models, tmp_path / "cache", "8.6", monkeypatch)
     assert given == [b"", b"kernels"]

@@ -18,7 +18,9 @@ SOURCE = Path(__file__).parents[1] / "support" / "fake_libcuda.c"
 needs_bindings = pytest.mark.skipif(
     find_spec("cuda") is None, reason="cuda-bindings is not installed"
 )
-needs_pycuda = pytest.mark.skipif(find_spec("pycuda") is None, reason="pycuda is not installed")
+needs_pycuda = pytest.mark.skipif(
+    find_spec("pycuda") is None, reason="no pycuda: make test-kernels"
+)
 
 PREFACE = """
 import sys, os
@@ -270,7 +272,9 @@ print(memory.bytes, device.free_bytes())
 pinned = device.pinned((2, 3), np.dtype(np.float32))
 assert pinned.shape == (2, 3) and not pinned.any() and pinned.flags.writeable
 pinned[...] = 1
-device.copy_in(memory.address, pinned.ctypes.data, pinned.nbytes, device.stream())
+stream = device.stream()
+device.copy_in(memory.address, pinned.ctypes.data, pinned.nbytes, stream)
+stream.close()
 by = (1 << 56) if device.facts.is_integrated else 0
 assert device.mapped(pinned).address == pinned.ctypes.data + by
 assert device.mapped(pinned[:0]).address

@@ -187,7 +187,15 @@ class Api:
     TensorIOMode = SimpleNamespace(INPUT="input")
     EngineValidity = SimpleNamespace(INVALID="invalid")
     EngineInvalidityDiagnostics = SimpleNamespace(
-        __members__={"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+        __members__={
+            "VERSION_MISMATCH": 1,
+            "UNSUPPORTED_CC": 2,
+            "OLD_CUDA_DRIVER": 4,
+            "OLD_CUDA_RUNTIME": 8,
+            "INSUFFICIENT_GPU_MEMORY": 16,
+            "MALFORMED_ENGINE": 32,
+            "CUDA_ERROR": 64,
+        }
     )
     DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager")
     CudaGraphStrategy = SimpleNamespace(DISABLED="disabled")
@@ -218,7 +226,7 @@ def executor(
     api: Api, compiled: bytes = b"", keep: Callable[[bytes], None] = lambda _: None
 ) -> TensorRTExecutor:
     flavour = Flavour(api.package, "10.3.0", api)
-    made = TensorRTExecutor(flavour, b"plan", api.gpu, compiled, keep)
+    made = TensorRTExecutor(flavour, b"plan", api.gpu, compiled, keep, rebuild="build it anew")
     if api.engine is not None:
         api.engine.tensors = made.tensors
     return made
@@ -359,7 +367,25 @@ def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[An
     ("package", "change", "told"),
     [
         (RTX, {"validity": ("invalid", 6)}, r"9.0\): UNSUPPORTED_CC, OLD_CUDA.*install TensorRT"),
-        (RTX, {"validity": ("invalid", 4)}, r"Fake GPU \(9.0\): OLD_CUDA_DRIVER .*; build it anew"),
+        (RTX, {"validity": ("invalid", 1)}, r"VERSION_MISMATCH \(.*\); build it anew"),
+        (
+            RTX,
+            {"validity": ("invalid", 5)},
+            r"OLD_CUDA_DRIVER .*; update .* knows CUDA 13.0",
+        ),
+        (
+            RTX,
+            {"validity": ("invalid", 12)},
+            "; update .*, or build .*: build it anew; if .* tensorrt-rtx-cu12",
+        ),
+        (RTX, {"validity": ("invalid", 8)}, "OLD_CUDA_RUNTIME .*; update CUDA's runtime"),
+        (
+            RTX,
+            {"validity": ("invalid", 16)},
+            "INSUFFICIENT_GPU_MEM.*; 4096 MiB .* are free: let",
+        ),
+        (RTX, {"validity": ("invalid", 32)}, r"MALFORMED_ENGINE \(.*\); build it anew"),
+        (RTX, {"validity": ("invalid", 68)}, "CUDA_ERROR .*; install NVIDIA's driver anew"),
         (
             RTX,
             {"validity": ("invalid", 0)},
@@ -412,8 +438,9 @@ def test_the_names_are_those_of_the_real_one() -> None:
         assert name.startswith("_") or hasattr(real, name)
     assert hasattr(real.Runtime, "get_engine_validity")
     known = real.EngineInvalidityDiagnostics.__members__
-    for name, number in Api.EngineInvalidityDiagnostics.__members__.items():
-        assert int(known[name]) == number
+    assert {name: int(each) for name, each in known.items()} == (
+        Api.EngineInvalidityDiagnostics.__members__
+    )
     for name in (
         *("cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"),
         *("create_runtime_cache", "set_runtime_cache"),

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -94,6 +96,45 @@ def test_a_damaged_engine_is_none_and_is_built_again(
         assert cache.find(RECIPE) is None
         assert cache.entries() == []
     assert cache.add(RECIPE, b"another", b"", ABOUT_IT) == cache.find(RECIPE)
+
+
+@pytest.mark.parametrize("before", ["nothing", "a damaged one"])
+def test_builds_that_end_at_once_all_have_an_engine(cache: EngineCache, before: str) -> None:
+    builds = 4
+    start = threading.Barrier(builds)
+
+    def put(number: int) -> Path:
+        start.wait(10)
+        return cache.add(RECIPE, b"engine %d" % number, b"timings", ABOUT_IT).path
+
+    with ThreadPoolExecutor(builds) as pool:
+        for _ in range(25):
+            if before != "nothing":
+                cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+                (cache.directory / RECIPE.key / ENGINE).write_bytes(b"engin")
+            paths = list(pool.map(put, range(builds)))
+            found = cache.find(RECIPE)
+            assert found is not None
+            assert paths == [found.path] * builds
+            names = {path.name for path in cache.directory.iterdir()}
+            assert names == {RECIPE.key, RECIPE.timings_key}
+            if before == "nothing":
+                cache.collect(())
+
+
+def test_an_engine_that_is_whole_stays(cache: EngineCache) -> None:
+    first = cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    assert cache.add(RECIPE, b"another", b"", ABOUT_IT) == first
+    assert first.path.read_bytes() == b"engine"
+    assert [path.name for path in cache.directory.iterdir()] == [RECIPE.key]
+
+
+def test_where_an_entry_cannot_be_put_that_is_said(cache: EngineCache) -> None:
+    cache.directory.mkdir()
+    (cache.directory / RECIPE.key).write_bytes(b"not ours")
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
+        cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    assert [path.name for path in cache.directory.iterdir()] == [RECIPE.key]
 
 
 def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCache) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import frozen
 
+from appliance.engines.tensorrt.remedies import INSTEAD
 from appliance.errors import EngineError, ExtraMissing
 from appliance.models.manifest import Precision
 
@@ -26,17 +27,11 @@ DEFAULT_TARGET = "8.6 and 8.9 and from 12.0 on"
 differ on whether 8.0 is one of them."""
 CURRENT = "current"
 """In place of a compute capability: that of the GPU that is here, whether it has a name or not."""
-UNSUPPORTED = "UNSUPPORTED_CC"
-"""TensorRT's word for an engine that it does not run on such a GPU, whoever built it."""
 UNEXPLAINED = "invalid, for no reason that it tells"
 _BY_DEFAULT, _BY_DEFAULT_FROM = ((8, 6), (8, 9)), (12, 0)
 INSTALL = (
     "pip install 'appliance[gpu]' brings TensorRT for RTX; a Jetson has TensorRT by apt "
     "(python3-libnvinfer)"
-)
-INSTEAD = (
-    f"install TensorRT in its place (the package {TENSORRT}), which builds on this box, or run the "
-    'model on the CPU with engine = "onnxruntime"'
 )
 
 

@@ -25,7 +25,12 @@ def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) ->
         DeviceLost: The process has to end.
     """
     flavour = find_flavour()
-    key, plan = _plan(flavour, manifest, path, cuda)
+    options = flavour.build_options(cuda.facts.capability)
+    command = f"run: appliance models build {path.name} {path.version}{options}"
+    cache, key = _choose(flavour, manifest, path, cuda, options)
+    plan = cache.read(key)
+    if plan is None:
+        raise EngineError(f"{cache.directory / key}: the engine is damaged; {command}")
     device = f"{cuda.facts.name}, CUDA {cuda.facts.driver}"
     kept = next((kept for cache in caches() if (kept := cache.compiled(key, device))), b"")
 
@@ -33,15 +38,15 @@ def load_tensorrt(manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda) ->
         with contextlib.suppress(ConfigError):  # then it is compiled again next time
             EngineCache(default_cache()).add_compiled(key, device, compiled)
 
-    executor = TensorRTExecutor(flavour, plan, cuda, kept, keep)
+    rebuild = f"remove {cache.directory / key}, then {command}"
+    executor = TensorRTExecutor(flavour, plan, cuda, kept, keep, rebuild=rebuild)
     return TensorRTEngine(executor, cuda, precision=manifest.precision, is_urgent=manifest.urgent)
 
 
-def _plan(
-    flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda
-) -> tuple[str, bytes]:
-    """Return the key of an engine, and the engine."""
-    options = flavour.build_options(cuda.facts.capability)
+def _choose(
+    flavour: Flavour, manifest: Manifest, path: worker_pb2.ModelPath, cuda: Cuda, options: str
+) -> tuple[EngineCache, str]:
+    """Return the cache that has the engine, and its key there."""
     found = [(cache, entry) for cache in caches() for entry in cache.labels() if entry[1]]
     key = choose(
         [entry for _, entry in found],
@@ -54,11 +59,4 @@ def _plan(
         precision=manifest.precision,
         max_batch=manifest.max_batch,
     )
-    cache: EngineCache = next(cache for cache, (each, _) in found if each == key)
-    plan = cache.read(key)
-    if plan is None:
-        raise EngineError(
-            f"{cache.directory / key}: the engine is damaged; run: appliance models build "
-            f"{path.name} {path.version}{options}"
-        )
-    return key, plan
+    return next(cache for cache, (each, _) in found if each == key), key

@@ -16,13 +16,12 @@ from attrs import define
 
 from appliance.engines.cuda.ports import Cuda, DeviceMemory, Stream
 from appliance.engines.tensorrt.building import TYPES
-from appliance.engines.tensorrt.flavour import INSTEAD, UNEXPLAINED, UNSUPPORTED, Flavour
+from appliance.engines.tensorrt.flavour import UNEXPLAINED, Flavour
 from appliance.engines.tensorrt.log import error_log, last_words
+from appliance.engines.tensorrt.remedies import remedy_of
 from appliance.engines.tensorrt.tensors import Declared, Shapes, tensors_of
 from appliance.errors import EngineError
 from appliance.wire.spec import FREE
-
-REBUILD = "build it anew: appliance models build"
 
 
 @define(eq=False)
@@ -70,12 +69,15 @@ class TensorRTExecutor:
         cuda: Cuda,
         compiled: bytes = b"",
         keep: Callable[[bytes], None] = lambda _: None,
+        *,
+        rebuild: str,
     ) -> None:
         """Load an engine; the GPU's context is this thread's.
 
         Args:
             compiled: What `keep` was given last; nothing: all is compiled anew.
             keep: Keeps what was compiled.
+            rebuild: What to do, to have it built anew.
 
         Raises:
             EngineError: It is damaged, of another TensorRT or GPU, there is not enough memory, or
@@ -84,13 +86,19 @@ class TensorRTExecutor:
         api = flavour.api
         self._flavour = flavour
         self._cuda = cuda
+        self._rebuild = rebuild
         self._log = error_log(api)
         self._runtime = api.Runtime(self._log)
         problem = flavour.problem_of(self._runtime, plan)
         if problem == UNEXPLAINED:
             self._runtime.deserialize_cuda_engine(plan)  # its log says more if that fails
         if problem:
-            remedy = INSTEAD if UNSUPPORTED in problem else REBUILD
+            remedy = remedy_of(
+                problem,
+                cuda=cuda.facts.driver,
+                free_mib=cuda.free_bytes() >> 20,
+                rebuild=rebuild,
+            )
             raise EngineError(
                 f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
                 f"({cuda.facts.capability}): {problem} ({last_words(self._log)}); {remedy}"
@@ -99,7 +107,7 @@ class TensorRTExecutor:
         if engine is None:
             raise EngineError(
                 f"{flavour.package} {flavour.version} cannot load this engine: "
-                f"{last_words(self._log)}; {REBUILD}"
+                f"{last_words(self._log)}; {rebuild}"
             )
         self._engine: Any = engine
         self._compiled, self._keep = compiled, keep
@@ -113,13 +121,17 @@ class TensorRTExecutor:
         self._inputs = [each.name for each in declared if each.is_input]
         self._names = names
         self.max_batch = self._most_rows()
-        self._next: TensorRTRun | None = self._new_run()
-        self.tensors = tensors_of(declared, self._shapes_of(self._next), self.max_batch)
+        first = self._new_run()
+        self.tensors = tensors_of(declared, self._shapes_of(first), self.max_batch)
+        has_more = flavour.shares_profiles
+        self._only: TensorRTRun | None = None if has_more else first
+        self._unused: TensorRTRun | None = first if has_more else None
 
     def new_run(self) -> TensorRTRun:
         """See `ports.Executor`."""
-        run = self._next or self._new_run()
-        self._next = None if self._flavour.shares_profiles else run
+        if self._only is not None:
+            return self._only
+        run, self._unused = self._unused or self._new_run(), None
         return run
 
     def _new_run(self) -> TensorRTRun:
@@ -163,7 +175,7 @@ class TensorRTExecutor:
             run.set_batch(size)
             missing = run.context.infer_shapes()
             if missing:
-                raise EngineError(f"shapes stay open: {', '.join(missing)}; {REBUILD}")
+                raise EngineError(f"shapes stay open: {', '.join(missing)}; {self._rebuild}")
             return {name: tuple(run.context.get_tensor_shape(name)) for name in self._names}
 
         return shapes_of
@@ -180,7 +192,7 @@ class TensorRTExecutor:
     def close(self) -> None:
         """See `ports.Executor`."""
         # In this order: each lives in the one after it.
-        self._next = None
+        self._only = self._unused = None
         self._configs.clear()
         self._cache = None
         self._memory = None
