@@ -19,6 +19,9 @@ from attrs import define, field
 from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Health, Paths, Patience, Switch
 
 LOADING_S = 2.0
+DIES_S = 2.5  # later than another one has loaded, and within the hold
+STARTS = 5
+"""So often systemd starts a unit, until it is told `reset-failed`."""
 SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "models by name while it stands by": lambda status: {**status, "models": {"m": {}}},
     "a list while it stands by": lambda status: [status],
@@ -66,12 +69,15 @@ class FakeBox(Box):
 
     Attributes:
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
-            it began to serve; "broken model"; "old version", it says another one than it is; one
-            of `SHAPES`, whose status is of another shape, "while it serves" or "stands by".
+            it began to serve; "dies" a little later; "broken model"; "old version", it says another
+            one than it is; one of `SHAPES`, whose status is of another shape, "while it serves" or
+            "stands by"; "crashes beside another" that runs, or "fails beside another" to load.
         models: Those of the repository, which a process loads when it starts.
         fails: Deployments that cannot load a model, by its name.
         cut_at: The step that is not done any more, but ends with `fault`.
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
+        starts: How often each unit was started since it was told `reset-failed`.
+        started: What was started, each time.
         gaps: When nobody served, as seen by whoever looked.
     """
 
@@ -80,6 +86,8 @@ class FakeBox(Box):
     models: list[str] = field(factory=lambda: ["clock"])
     fails: dict[str, list[str]] = field(factory=dict)
     processes: dict[str, Process] = field(factory=dict)
+    starts: dict[str, int] = field(factory=dict)
+    started: list[str] = field(factory=list)
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
     cut_at: int = -1
@@ -102,15 +110,11 @@ class FakeBox(Box):
         if verb in ("start", "restart"):
             if verb == "restart":
                 self.processes.pop(unit, None)
-            if unit not in self.processes:
-                link = "next" if unit == NEXT_UNIT else "current"
-                made = self.paths.named_by(link)
-                if self.kinds[made] != "crashes":
-                    models = {name: self._loads(made, name) for name in self.models}
-                    standby = bool(self.processes)
-                    self.processes[unit] = Process(made, self.time_s, standby, models)
+            self._start(unit)
         elif verb == "stop":
             self.processes.pop(unit, None)
+        elif verb == "reset-failed":
+            self.starts.pop(unit, None)
         elif verb == "enable":
             self.enabled.add(unit)
         elif verb == "disable":
@@ -118,11 +122,37 @@ class FakeBox(Box):
         self._settle()
         return True
 
+    def _start(self, unit: str) -> None:
+        """Start a unit if it is not up, and has not been started too often."""
+        if unit in self.processes or self.starts.get(unit, 0) >= STARTS:
+            return
+        made = self.paths.named_by("next" if unit == NEXT_UNIT else "current")
+        kind, is_beside = self.kinds[made], bool(self.processes)
+        self.starts[unit] = self.starts.get(unit, 0) + 1
+        self.started.append(made)
+        models = {name: self._loads(made, name) for name in self.models}
+        if kind == "fails beside another" and is_beside:
+            models = dict.fromkeys(models, "failed")
+        self.processes[unit] = Process(made, self.time_s, is_beside, models)
+        if kind == "crashes" or (kind == "crashes beside another" and is_beside):
+            self._end(unit)
+
+    def _end(self, unit: str) -> None:
+        """Let a process end of itself; systemd starts it again, if its unit does not say no."""
+        del self.processes[unit]
+        drop_in = self.paths.transient_units / f"{NEXT_UNIT}.d" / "zz-next.conf"
+        if unit == UNIT or "\nRestart=no\n" not in drop_in.read_text():
+            self._start(unit)
+
     def _loads(self, deployment: str, model: str) -> str:
         return "failed" if deployment in self.fails.get(model, ()) else "ready"
 
     def _settle(self) -> None:
         """Let who is loaded serve, if nobody does; note while nobody does."""
+        for unit, process in list(self.processes.items()):
+            serves = process.served_s is not None and self.kinds[process.deployment] == "dies"
+            if serves and self.time_s - (process.served_s or 0.0) >= DIES_S:
+                self._end(unit)
         loaded = [p for p in self.processes.values() if self._is_loaded(p)]
         if loaded and not any(p.served_s is not None for p in loaded):
             loaded[0].served_s = self.time_s
@@ -209,6 +239,7 @@ class FakeBox(Box):
     def boot(self) -> None:
         """Lose what does not last, and start what is enabled."""
         self.processes.clear()
+        self.starts.clear()
         self.cut_at = -1
         Switch(self, PATIENCE).revert()
         if UNIT in self.enabled:
@@ -249,7 +280,7 @@ def attempt(robot: FakeBox, name: str) -> str:
     return ""
 
 
-BAD = ["crashes", "hangs", "breaks", "broken model", "old version", *SHAPES]
+BAD = ["crashes", "hangs", "breaks", "dies", "broken model", "old version", *SHAPES]
 BAD_ALONE = [kind for kind in BAD if not kind.endswith("stands by")]
 """Those that are bad where nobody serves, so that there is nobody to stand by for."""
 
@@ -384,9 +415,47 @@ def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     assert (robot.paths.units / UNIT).read_text() == "1-x"
     assert not robot.paths.trial.exists()
     assert robot.gaps == []
+    assert robot.started.count("2-x") == 1
     before = kind in ("crashes", "hangs", "broken model") or kind.endswith("stands by")
     assert ("1-x has served all the while" in str(failed.value)) == before
     assert ("1-x serves again, and is healthy" in str(failed.value)) != before
+
+
+@pytest.mark.parametrize("kind", ["crashes beside another", "fails beside another"])
+@pytest.mark.parametrize("bad", ["breaks", "dies"])
+def test_a_former_one_that_has_no_room_beside_the_other_is_started_alone(
+    tmp_path: Path, kind: str, bad: str
+) -> None:
+    robot = box(tmp_path, v1=kind, v2=bad)
+    switch(robot, "1-x")
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert robot.status()["state"] == "ready"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+
+
+def test_a_former_one_that_still_loads_when_it_is_alone_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="dies")
+    switch(robot, "1-x")
+    robot.started.clear()
+    monkeypatch.setattr(sys.modules[__name__], "LOADING_S", PATIENCE.hand_over + 5.0)
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.started == ["2-x", "1-x"]
+
+
+def test_a_former_one_that_serves_all_its_models_is_not_interrupted(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="breaks")
+    switch(robot, "1-x")
+    robot.kinds["1-x"] = "breaks"
+    robot.processes[UNIT].served_s = robot.time_s + 1e9
+    robot.started.clear()
+    robot.gaps.clear()
+    assert "AND 1-x IS NOT HEALTHY AGAIN" in attempt(robot, "2-x")
+    assert robot.serving == "1-x"
+    assert (robot.started, robot.gaps) == (["2-x", "1-x"], [])
 
 
 def with_a_new_model(tmp_path: Path, kind: str) -> FakeBox:

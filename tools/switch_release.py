@@ -187,7 +187,7 @@ class Box:
         except subprocess.TimeoutExpired:
             say(f"systemctl {' '.join(words)}: does not end")
             return False
-        if done.returncode and done.stderr.strip() and words[0] != "is-active":
+        if done.returncode and done.stderr.strip() and words[0] != "reset-failed":
             say(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
         return done.returncode == 0
 
@@ -514,8 +514,7 @@ class Switch:
                 self.box.begin_trial(former, is_rollback=is_rollback)
             self._use(deployment)
             self.box.systemctl("enable", UNIT)
-            self.box.systemctl("reset-failed", UNIT)
-            self.box.systemctl("restart", "--no-block", UNIT)
+            self._begin(UNIT, "restart")
             self._wait_healthy(UNIT, deployment, self.patience.load)
             self._prove(before)
 
@@ -524,8 +523,7 @@ class Switch:
         self.box.systemctl("stop", UNIT)
         if former and former != deployment:
             self._use(former)
-            self.box.systemctl("reset-failed", UNIT)
-            self.box.systemctl("start", "--no-block", UNIT)
+            self._begin(UNIT)
             self.box.end_trial()
             return f"{former} did not serve before, and is started"
         if not former:
@@ -544,7 +542,7 @@ class Switch:
         with self._else(lambda: self._restore(former)):
             self.box.systemctl("stop", UNIT)
             # The former one stands by in turn, should the next one break.
-            self.box.systemctl("start", "--no-block", UNIT)
+            self._begin(UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
             self.box.systemctl("stop", UNIT)
         self._finish(deployment, former)
@@ -589,13 +587,12 @@ class Switch:
     def _stand_by(self, deployment: str) -> None:
         self.box.link("next", deployment)
         self.box.lay_next_unit(deployment)
-        self.box.systemctl("start", "--no-block", NEXT_UNIT)
+        self._begin(NEXT_UNIT)
         self._wait_loaded(NEXT_UNIT, deployment)
 
     def _relieve_next(self, deployment: str) -> None:
         """Let the unit of the box take over from the one that stood by."""
-        self.box.systemctl("reset-failed", UNIT)
-        self.box.systemctl("start", "--no-block", UNIT)
+        self._begin(UNIT)
         self._wait_loaded(UNIT, deployment)
         self.box.systemctl("stop", NEXT_UNIT)
         self._wait_healthy(UNIT, deployment, self.patience.hand_over)
@@ -605,19 +602,35 @@ class Switch:
         if self.paths.named_by("current") != former:
             self.box.systemctl("stop", UNIT)
             self._use(former)
-        self.box.systemctl("reset-failed", UNIT)
-        self.box.systemctl("start", "--no-block", UNIT)
+        self._begin(UNIT)
         if self.box.is_up(NEXT_UNIT):  # it may answer some until the former one is loaded
             with contextlib.suppress(Failed):
                 self._wait_loaded(UNIT, former)
         self.box.systemctl("stop", NEXT_UNIT)
         try:
-            self._wait_healthy(UNIT, former, self.patience.load)
+            self._serve_alone(former)
         except Failed as failed:
             return f"AND {former} IS NOT HEALTHY AGAIN: {failed}"
         self.box.end_trial()
         self._clear()
         return f"{former} serves again, and is healthy"
+
+    def _serve_alone(self, former: str) -> None:
+        """Wait until it is healthy; what had no room beside the other one is started again."""
+        try:
+            self._wait_serving(former)
+            self._wait_healthy(UNIT, former, self.patience.hand_over)
+        except Failed:
+            status = self.box.status()
+            if status and len(_models(status, "ready")) == len(status["models"]):
+                raise  # it serves all it has: to start it again would only interrupt that
+            self._begin(UNIT, "restart")
+            self._wait_healthy(UNIT, former, self.patience.load)
+
+    def _begin(self, unit: str, verb: str = "start") -> None:
+        """Start a unit, however often it has failed; what comes of it is waited for elsewhere."""
+        self.box.systemctl("reset-failed", unit)
+        self.box.systemctl(verb, "--no-block", unit)
 
     def _ask_no_more_than_before(self, *deployments: str) -> None:
         """Let these be as they were when they served, and all others be ready."""
