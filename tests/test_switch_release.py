@@ -893,6 +893,27 @@ def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
         switch(robot, "1-x")
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_up", [True, False])
+def test_what_was_installed_by_hand_is_left_alone(
+    tmp_path: Path, *, is_there: bool, is_up: bool
+) -> None:
+    robot = box(tmp_path, v1="good")
+    robot.kinds["by hand"] = "good"
+    robot.enabled.add(UNIT)
+    if is_there:
+        (tmp_path / "current").mkdir()
+    if is_up:
+        robot.processes[UNIT] = Process(
+            "by hand", since_s=0.0, standby=False, models={"clock": "ready"}, served_s=0.0
+        )
+    failed = attempt(robot, "1-x")
+    assert ("installed by hand" in failed) == (is_there or is_up)
+    assert robot.serving == ("by hand" if is_up else "" if is_there else "1-x")
+    assert robot.enabled == {UNIT}
+    assert (tmp_path / "current").is_symlink() == (not failed)
+
+
 def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:
     robot = box(tmp_path, v1="good", v2="good", v3="crashes")
     switch(robot, "1-x")

@@ -357,6 +357,7 @@ class Switch:
         Raises:
             Failed: It does not become healthy. What served before serves again.
         """
+        self._leave_alone_what_no_deploy_made()
         if lack := self._lack(deployment):
             raise Failed(f"{lack}; deploy it again")
         is_resumed = self.paths.trial.exists()
@@ -467,6 +468,14 @@ class Switch:
             return f"{path}: no such deployment; there are: {', '.join(there) or 'none'}"
         needed = (path / "release/bin/appliance", path / "appliance.toml", path / "units" / UNIT)
         return next((f"{each}: is missing" for each in needed if not each.exists()), "")
+
+    def _leave_alone_what_no_deploy_made(self) -> None:
+        current = self.paths.root / "current"
+        if not current.is_symlink() and (current.exists() or self.box.is_up(UNIT)):
+            raise Failed(
+                f"what is here was installed by hand: {current} is no link to a deployment, and "
+                f"{UNIT} may serve; end it and move {current} away"
+            )
 
     def _resume(self) -> str:
         """Bring a switch that was cut short, its process and not the machine, to an end.

@@ -95,6 +95,34 @@ def test_a_bad_release(
     refuses(network, robot, workshop.variables(bad), words)
 
 
+def test_a_box_that_was_installed_by_hand(
+    network: Lab, robot: Robot, workshop: Workshop, second: Path
+) -> None:
+    run, current = robot.machine.run, "/opt/appliance/current"
+    configuration = robot.machine.root / "etc/appliance/appliance.toml"
+    release, deployment = (
+        run("readlink", "--canonicalize", path).stdout.strip()
+        for path in (f"{current}/release", current)
+    )
+    text = run("cat", f"{current}/appliance.toml").stdout
+    run("rm", current, "/etc/appliance/appliance.toml")
+    run("mkdir", current)
+    run("ln", "--symbolic", release, f"{current}/release")
+    configuration.write_text(text)
+    refuses(network, robot, workshop.variables(second), "This box was installed by hand")
+    assert not configuration.is_symlink()
+    assert configuration.read_text() == text
+
+    run("rm", "--recursive", current)
+    run("ln", "--symbolic", deployment.replace("/opt/appliance/", ""), current)
+    done = network.play("deploy.yml", workshop.variables(second))
+    assert done.returncode == 0, done.stdout
+    assert is_healthy(robot, SECOND)
+    kept = configuration.with_name("appliance.toml.before")
+    assert kept.read_text() == text
+    kept.unlink()
+
+
 def test_a_configuration_that_cannot_be_used(
     network: Lab, robot: Robot, workshop: Workshop, second: Path
 ) -> None:
