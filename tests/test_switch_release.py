@@ -221,6 +221,10 @@ class FakeBox(Box):
         self._step()
         super().end_trial()
 
+    def go_back(self, deployment: str) -> bool:
+        self._step()
+        return super().go_back(deployment)
+
     def last_words(self, unit: str) -> str:
         return f"the last words of {unit}"
 
@@ -706,6 +710,95 @@ def test_a_disk_that_is_full_while_a_unit_is_written(
     switch(robot, "2-x")
     assert [each.read_text() for each in laid] == ["2-x", "2-x"]
     assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+
+
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk take nothing new."""
+
+    def is_full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place, name in ((shutil, "copyfile"), (Path, "symlink_to"), (Path, "mkdir"), (os, "mkdir")):
+        monkeypatch.setattr(place, name, is_full)
+    monkeypatch.setattr(Path, "write_text", is_full)
+
+
+def on_trial(place: Path) -> FakeBox:
+    """Return a box that has moved from 1-x to 2-x, which is not proven yet."""
+    robot = box(place, v1="good", v2="good")
+    for version in ("1", "2"):
+        drop_ins(robot, version, "realtime")
+    switch(robot, "1-x")
+    robot.begin_trial("1-x", is_rollback=False)
+    robot.link("current", "2-x")
+    robot.lay_units("2-x")
+    return robot
+
+
+def test_a_boot_with_a_full_disk_goes_back_wherever_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+    for cut_at in range(1, 20):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = on_trial(place)
+        assert (robot.paths.units / UNIT).read_text() == "2-x"
+        left = [cut_at]
+
+        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise PowerCut
+            return rename(path, target)
+
+        fill(monkeypatch)
+        monkeypatch.setattr(Path, "rename", cut)
+        try:
+            robot.boot()
+        except PowerCut:
+            robot.boot()
+        monkeypatch.undo()
+        assert robot.serving == robot.paths.named_by("current") == "1-x", cut_at
+        assert (robot.paths.units / UNIT).read_text() == "1-x"
+        assert laid(robot.paths.units / f"{UNIT}.d") == {"realtime": "1"}
+        assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+        assert not robot.paths.trial.exists()
+        if left[0] > 0:
+            break
+    assert 3 < cut_at < 19
+
+
+def test_a_boot_that_cannot_go_back_says_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = on_trial(tmp_path)
+    (robot.paths.root / ".current.back").unlink()
+    fill(monkeypatch)
+    with pytest.raises(Failed, match=r"cannot go back to 1-x, 2-x runs: .*No space left on device"):
+        Switch(robot, PATIENCE).revert()
+    assert robot.paths.trial.exists()
+    monkeypatch.undo()
+    robot.boot()
+    assert robot.serving == "1-x"
+
+
+def test_a_deployment_that_breaks_when_the_disk_is_full_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    switch(robot, "1-x")
+    lay = robot.lay_units
+
+    def lay_and_fill(deployment: str) -> None:
+        lay(deployment)
+        fill(monkeypatch)
+        robot.kinds["2-x"] = "breaks"
+
+    monkeypatch.setattr(robot, "lay_units", lay_and_fill)
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert (robot.paths.units / UNIT).read_text() == "1-x"
+    assert not robot.paths.trial.exists()
 
 
 def drop_ins(robot: FakeBox, version: str, *names: str) -> None:

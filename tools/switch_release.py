@@ -61,6 +61,7 @@ from typing import Any, NamedTuple, TextIO
 UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
 ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
 UNITS, TRANSIENT_UNITS = Path("/etc/systemd/system"), Path("/run/systemd/system")
+BACK = ".back"  # ends the names of what a trial goes back by
 REMOVED = ".removed-"  # begins the name of what is being removed, so that its own is free at once
 LOOK_S = 0.1
 ASK_S = 2.0
@@ -235,14 +236,20 @@ class Box:
 
     def link(self, name: str, deployment: str) -> None:
         """Let a link lead to a deployment, from one moment to the next."""
-        path, made = self.paths.root / name, self.paths.root / f".{name}"
-        made.unlink(missing_ok=True)
-        made.symlink_to(Path("deployments", deployment))
-        made.rename(path)
+        self._made_link(name, deployment).rename(self.paths.root / name)
         self._sync()
 
+    def _made_link(self, name: str, deployment: str) -> Path:
+        made = self.paths.root / f".{name}"
+        made.unlink(missing_ok=True)
+        made.symlink_to(Path("deployments", deployment))
+        return made
+
     def begin_trial(self, back_to: str, *, is_rollback: bool) -> None:
-        """Write down what a boot goes back to; empty: to nothing."""
+        """Write down what is gone back to, and make all it takes; empty: to nothing."""
+        if (self.paths.deployments / back_to / "units" / UNIT).is_file():
+            self._write_units(back_to, BACK)
+            self._made_link(f"current{BACK}", back_to)
         made = self.paths.root / ".trial"
         made.write_text("\n".join([back_to, *([ROLLBACK] if is_rollback else []), ""]))
         made.rename(self.paths.trial)
@@ -271,26 +278,56 @@ class Box:
         """What runs is proven."""
         self.paths.trial.unlink(missing_ok=True)
         self._sync()
+        shutil.rmtree(self.paths.units / f".{UNIT}.d{BACK}", ignore_errors=True)
+        for left in (self.paths.units / f".{UNIT}{BACK}", self.paths.root / f".current{BACK}"):
+            left.unlink(missing_ok=True)
+
+    def go_back(self, deployment: str) -> bool:
+        """Use a deployment again by what its trial has made; return whether it is used now.
+
+        That needs no space. Where it is cut short, it is finished the next time.
+        """
+        link = self.paths.root / f".current{BACK}"
+        if self.paths.named_by(link.name) == deployment:
+            self._put_units(BACK)
+            link.rename(self.paths.root / "current")
+            self._sync()
+            return True
+        return False
 
     def _sync(self) -> None:
         os.sync()  # a power cut is not to bring back a link without what it leads to
 
     def lay_units(self, deployment: str) -> None:
         """Make the unit of a deployment that of the box; a site's own drop-ins stay."""
+        self._write_units(deployment)
+        self._put_units()
+
+    def _write_units(self, deployment: str, end: str = "") -> None:
+        """Write a unit and its drop-ins beside those of the box, under names with this end."""
         units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
-        beside, former, unit = units / f".{UNIT}.d", units / f".{UNIT}.d.former", units / f".{UNIT}"
-        if beside.is_dir() and not laid.exists():
-            beside.rename(laid)  # one that was cut short between the renames below
+        beside, former = units / f".{UNIT}.d{end}", units / f".{UNIT}.d.former"
+        if former.is_dir() and not laid.exists():
+            former.rename(laid)  # one that was cut short between the renames below
         for left in (beside, former):
             shutil.rmtree(left, ignore_errors=True)
         self._lay_drop_ins(deployment, beside)
-        shutil.copyfile(self.paths.deployments / deployment / "units" / UNIT, unit)
+        shutil.copyfile(
+            self.paths.deployments / deployment / "units" / UNIT, units / f".{UNIT}{end}"
+        )
         self._sync()
-        # All of it is written: what follows needs no space.
-        if laid.exists():
-            laid.rename(former)
-        beside.rename(laid)
-        unit.rename(units / UNIT)
+
+    def _put_units(self, end: str = "") -> None:
+        """Let what was written beside take its place, as far as it has not; it needs no space."""
+        units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
+        beside, former, unit = (units / f".{UNIT}{each}" for each in (f".d{end}", ".d.former", end))
+        if beside.is_dir():
+            shutil.rmtree(former, ignore_errors=True)
+            if laid.exists():
+                laid.rename(former)
+            beside.rename(laid)
+        if unit.is_file():
+            unit.rename(units / UNIT)
         self._sync()
         shutil.rmtree(former, ignore_errors=True)
         self.systemctl("daemon-reload")
@@ -423,7 +460,11 @@ class Switch:
             if lack := self._lack(each):
                 say(f"cannot go back to {each}: {lack}")
                 continue
-            self._use(each)
+            try:
+                self._use_again(each)
+            except OSError as error:
+                is_now = self.paths.named_by("current") or "nothing"
+                raise Failed(f"cannot go back to {each}, {is_now} runs: {error}") from None
             say(f"the machine went down before its deployment was proven: it runs {each}")
             break
         else:
@@ -531,7 +572,7 @@ class Switch:
         """Stop what was started where nothing served; say what there is now."""
         self.box.systemctl("stop", UNIT)
         if former and former != deployment:
-            self._use(former)
+            self._use_again(former)
             self._begin(UNIT)
             self.box.end_trial()
             return f"{former} did not serve before, and is started"
@@ -610,7 +651,7 @@ class Switch:
         """Run the former deployment again; say how that went."""
         if self.paths.named_by("current") != former:
             self.box.systemctl("stop", UNIT)
-            self._use(former)
+            self._use_again(former)
         self._begin(UNIT)
         if self.box.is_up(NEXT_UNIT):  # it may answer some until the former one is loaded
             with contextlib.suppress(Failed):
@@ -648,6 +689,11 @@ class Switch:
     def _use(self, deployment: str) -> None:
         self.box.link("current", deployment)
         self.box.lay_units(deployment)
+
+    def _use_again(self, deployment: str) -> None:
+        """Use what a trial goes back to, be the disk full, or another one."""
+        if not self.box.go_back(deployment):
+            self._use(deployment)
 
     def _clear(self) -> None:
         """Leave nothing of one that stood by."""
