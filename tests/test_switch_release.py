@@ -78,6 +78,7 @@ class FakeBox(Box):
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
         starts: How often each unit was started since it was told `reset-failed`.
         started: What was started, each time.
+        synced: What was written, when the disk had all of it.
         gaps: When nobody served, as seen by whoever looked.
     """
 
@@ -94,6 +95,7 @@ class FakeBox(Box):
     fault: BaseException = field(factory=PowerCut)
     silent_until_s: float = 0.0
     steps: int = 0
+    synced: dict[str, str] = field(factory=dict)
     gaps: list[tuple[float, float]] = field(factory=list)
     _dark_since_s: float | None = 0.0
 
@@ -236,9 +238,15 @@ class FakeBox(Box):
         self._settle()
 
     def _sync(self) -> None:
-        pass
+        self.synced = self.written()
 
     # ------------------------------------------------------------------------------ for the tests
+
+    def written(self) -> dict[str, str]:
+        """Return where each link leads, and what each file says."""
+        there = [*self.paths.root.iterdir(), *self.paths.units.rglob("*")]
+        links = {str(each): str(each.readlink()) for each in there if each.is_symlink()}
+        return links | {str(each): each.read_text() for each in there if each.is_file()}
 
     def boot(self) -> None:
         """Lose what does not last, and start what is enabled."""
@@ -303,6 +311,8 @@ def test_a_first_deployment_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1=kind, v2="good")
     with pytest.raises(Failed, match="nothing served before, and it is stopped"):
         switch(robot, "1-x")
+    assert robot.enabled == set()
+    assert not robot.processes
     assert switch(robot, "2-x")
     assert robot.serving == "2-x"
 
@@ -549,6 +559,24 @@ def test_notes_of_how_it_served_that_are_damaged_are_none(tmp_path: Path, text: 
     robot.paths.served.write_text(text, encoding="latin-1")
     switch(robot, "2-x")
     assert robot.noted() == {"1-x": Health(is_ready=True, models=frozenset({"clock"}))}
+
+
+def test_the_disk_has_what_a_step_has_written_when_it_is_over(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    steps: list[Callable[[], object]] = [
+        lambda: robot.link("current", "1-x"),
+        lambda: robot.lay_units("1-x"),
+        lambda: robot.begin_trial("1-x", is_rollback=False),
+        lambda: robot.link("current", "2-x"),
+        lambda: robot.lay_units("2-x"),
+        lambda: robot.go_back("1-x"),
+        robot.end_trial,
+    ]
+    for step in steps:
+        before = robot.written()
+        step()
+        assert before != robot.written() == robot.synced
+    assert robot.paths.named_by("current") == "1-x"
 
 
 @pytest.mark.parametrize("kind", ["good", *BAD])

@@ -276,11 +276,11 @@ class Box:
 
     def end_trial(self) -> None:
         """What runs is proven."""
-        self.paths.trial.unlink(missing_ok=True)
-        self._sync()
-        shutil.rmtree(self.paths.units / f".{UNIT}.d{BACK}", ignore_errors=True)
-        for left in (self.paths.units / f".{UNIT}{BACK}", self.paths.root / f".current{BACK}"):
+        units, link = self.paths.units, self.paths.root / f".current{BACK}"
+        for left in (self.paths.trial, link, units / f".{UNIT}{BACK}"):
             left.unlink(missing_ok=True)
+        shutil.rmtree(units / f".{UNIT}.d{BACK}", ignore_errors=True)
+        self._sync()
 
     def go_back(self, deployment: str) -> bool:
         """Use a deployment again by what its trial has made; return whether it is used now.
