@@ -246,7 +246,8 @@ class FakeBox(Box):
         """Return where each link leads, and what each file says."""
         there = [*self.paths.root.iterdir(), *self.paths.units.rglob("*")]
         links = {str(each): str(each.readlink()) for each in there if each.is_symlink()}
-        return links | {str(each): each.read_text() for each in there if each.is_file()}
+        files = [each for each in there if each.is_file()]
+        return links | {str(each): each.read_text(errors="replace") for each in files}
 
     def boot(self) -> None:
         """Lose what does not last, and start what is enabled."""

@@ -8,6 +8,8 @@
     units/appliance.service, units/appliance.service.d/*.conf
 /opt/appliance/current, previous -> deployments/...
 /opt/appliance/trial                             there while `current` is not proven; names what is
+/opt/appliance/.current.back                     leads to that, to go back where the disk is full;
+                                                 its unit lies ready as well
 /opt/appliance/served.json                       how each served when another one was to take over
 ```
 
@@ -691,7 +693,7 @@ class Switch:
         self.box.lay_units(deployment)
 
     def _use_again(self, deployment: str) -> None:
-        """Use what a trial goes back to, be the disk full, or another one."""
+        """Use a deployment by what its trial has made for that, or else as any other."""
         if not self.box.go_back(deployment):
             self._use(deployment)
 
