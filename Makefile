@@ -45,7 +45,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium systemd screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -61,6 +61,7 @@ help:
 	@echo "make gpu-stage    TensorRT in parts of 60 MB, for a GPU box that no network reaches   GPU_BOX_ARGS=..."
 	@echo "make gpu-check    does this GPU do what it should, and how fast?   GPU_CHECK_ARGS=..."
 	@echo "make chromium     what tests of the page need, else they are skipped (Debian, as root)"
+	@echo "make systemd      what tests of the unit need, else they are skipped (Debian, as root)"
 	@echo "make screenshots  the pictures in docs/images: the page, \`appliance top\`, \`appliance plan\`"
 	@echo "make test-kernels kernels compiled by NVRTC, and pycuda's calls on a stand-in, without a GPU   TEST_ARGS=..."
 	@echo "make test-unit    the systemd unit on a machine in systemd-nspawn (Debian, as root)   TEST_ARGS=..."
@@ -217,6 +218,11 @@ chromium:
 	@command -v chromedriver >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qq --no-install-recommends chromium chromium-driver; } >&2 || \
 		echo "no Chromium: the page's tests in a browser will be skipped" >&2
+
+systemd:
+	@command -v systemd-analyze >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq --no-install-recommends systemd; } >&2 || \
+		echo "no systemd-analyze: what it says of the unit is not tested" >&2
 
 screenshots: $(BUILD)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m support.pictures_of_top

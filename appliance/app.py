@@ -276,7 +276,7 @@ class Appliance:
         self.state = "standby"
         grpc = self.config.ingest.grpc.bind
         addresses = [*self.config.transport.bind, *([f"tcp://{grpc}"] if grpc else [])]
-        return await wait_released(addresses, self._drain)
+        return await wait_released(addresses, Path(self.config.admin.socket), self._drain)
 
     async def _keep_admin(self, start: StartAdmin, scope: trio.CancelScope) -> None:
         admin = self.config.admin

@@ -30,14 +30,23 @@ StartAdmin = Callable[[str, str], Awaitable[trio.CancelScope]]
 """Serves the admin documents on a socket and an address until the scope it returns is cancelled."""
 
 
-async def wait_released(addresses: Sequence[str], drained: trio.Event) -> bool:
-    """Wait until another instance has given its addresses up; return False if drained first."""
+async def wait_released(addresses: Sequence[str], socket: Path, drained: trio.Event) -> bool:
+    """Wait until another instance has given its addresses up; return False if drained first.
+
+    Args:
+        socket: The admin socket. One that has none of these addresses is waited for until it has
+            given that up: it serves, or is about to.
+    """
     structlog.get_logger("appliance").info("standby", waits_for=list(addresses))
-    while not (released := are_released(addresses)):
-        with trio.move_on_after(RELEASE_LOOK_S):
+    was_held = False
+    while not drained.is_set():
+        if not are_released(addresses):
+            was_held = True
+        elif was_held or not somebody_listens(socket):
+            return True
+        with trio.move_on_after(RELEASE_LOOK_S if was_held else ADMIN_LOOK_S):
             await drained.wait()
-            break
-    return released
+    return False
 
 
 async def take_admin(admin: Admin, start: StartAdmin, beside: trio.CancelScope) -> trio.CancelScope:

@@ -133,6 +133,43 @@ def test_commands_find_the_configuration_of_what_serves(root: Path) -> None:
     assert not point(link, root)
 
 
+def test_a_configuration_that_somebody_wrote_is_kept(root: Path) -> None:
+    link, kept = root / "appliance.toml", root / "appliance.toml.before"
+    link.write_text("by hand")
+    assert point(link, root)
+    assert (link.readlink(), kept.read_text()) == (root / "current/appliance.toml", "by hand")
+    assert not point(link, root)
+    link.unlink()
+    link.hardlink_to(kept)  # as it is cut short
+    assert point(link, root)
+    link.unlink()
+    link.write_text("again")
+    with pytest.raises(Refused, match="before; move one away"):
+        point(link, root)
+    assert (link.read_text(), kept.read_text()) == ("again", "by hand")
+
+
+def test_a_look_tells_what_was_installed_by_hand(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_by_hand() -> bool:
+        return look(root, tmp_path, tmp_path)["is_by_hand"]
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text("#!/bin/sh\nexit 3\n")
+    systemctl.chmod(0o755)
+    assert not is_by_hand()
+    systemctl.write_text("#!/bin/sh\nexit 0\n")
+    assert is_by_hand()
+    (root / "current").symlink_to("deployments/1.0.0-ab")
+    assert not is_by_hand()
+    (root / "current").unlink()
+    (root / "current").mkdir()
+    systemctl.write_text("#!/bin/sh\nexit 3\n")
+    assert is_by_hand()
+
+
 def test_a_look_tells_what_is_there(root: Path, tmp_path: Path) -> None:
     etc = tmp_path / "etc"
     assert look(tmp_path / "none", etc, etc)["releases"] == {}

@@ -19,6 +19,9 @@ from attrs import define, field
 from tools.switch_release import NEXT_UNIT, UNIT, Box, Failed, Health, Paths, Patience, Switch
 
 LOADING_S = 2.0
+DIES_S = 2.5  # later than another one has loaded, and within the hold
+STARTS = 5
+"""So often systemd starts a unit, until it is told `reset-failed`."""
 SHAPES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "models by name while it stands by": lambda status: {**status, "models": {"m": {}}},
     "a list while it stands by": lambda status: [status],
@@ -66,12 +69,16 @@ class FakeBox(Box):
 
     Attributes:
         kinds: How each behaves: good; "crashes" at once; "hangs" while loading; "breaks" 1 s after
-            it began to serve; "broken model"; "old version", it says another one than it is; one
-            of `SHAPES`, whose status is of another shape, "while it serves" or "stands by".
+            it began to serve; "dies" a little later; "broken model"; "old version", it says another
+            one than it is; one of `SHAPES`, whose status is of another shape, "while it serves" or
+            "stands by"; "crashes beside another" that runs, or "fails beside another" to load.
         models: Those of the repository, which a process loads when it starts.
         fails: Deployments that cannot load a model, by its name.
         cut_at: The step that is not done any more, but ends with `fault`.
         silent_until_s: Until when whoever serves answers nobody who asks for its status.
+        starts: How often each unit was started since it was told `reset-failed`.
+        started: What was started, each time.
+        synced: What was written, when the disk had all of it.
         gaps: When nobody served, as seen by whoever looked.
     """
 
@@ -80,12 +87,15 @@ class FakeBox(Box):
     models: list[str] = field(factory=lambda: ["clock"])
     fails: dict[str, list[str]] = field(factory=dict)
     processes: dict[str, Process] = field(factory=dict)
+    starts: dict[str, int] = field(factory=dict)
+    started: list[str] = field(factory=list)
     enabled: set[str] = field(factory=set)
     time_s: float = 0.0
     cut_at: int = -1
     fault: BaseException = field(factory=PowerCut)
     silent_until_s: float = 0.0
     steps: int = 0
+    synced: dict[str, str] = field(factory=dict)
     gaps: list[tuple[float, float]] = field(factory=list)
     _dark_since_s: float | None = 0.0
 
@@ -102,15 +112,11 @@ class FakeBox(Box):
         if verb in ("start", "restart"):
             if verb == "restart":
                 self.processes.pop(unit, None)
-            if unit not in self.processes:
-                link = "next" if unit == NEXT_UNIT else "current"
-                made = self.paths.named_by(link)
-                if self.kinds[made] != "crashes":
-                    models = {name: self._loads(made, name) for name in self.models}
-                    standby = bool(self.processes)
-                    self.processes[unit] = Process(made, self.time_s, standby, models)
+            self._start(unit)
         elif verb == "stop":
             self.processes.pop(unit, None)
+        elif verb == "reset-failed":
+            self.starts.pop(unit, None)
         elif verb == "enable":
             self.enabled.add(unit)
         elif verb == "disable":
@@ -118,11 +124,37 @@ class FakeBox(Box):
         self._settle()
         return True
 
+    def _start(self, unit: str) -> None:
+        """Start a unit if it is not up, and has not been started too often."""
+        if unit in self.processes or self.starts.get(unit, 0) >= STARTS:
+            return
+        made = self.paths.named_by("next" if unit == NEXT_UNIT else "current")
+        kind, is_beside = self.kinds[made], bool(self.processes)
+        self.starts[unit] = self.starts.get(unit, 0) + 1
+        self.started.append(made)
+        models = {name: self._loads(made, name) for name in self.models}
+        if kind == "fails beside another" and is_beside:
+            models = dict.fromkeys(models, "failed")
+        self.processes[unit] = Process(made, self.time_s, is_beside, models)
+        if kind == "crashes" or (kind == "crashes beside another" and is_beside):
+            self._end(unit)
+
+    def _end(self, unit: str) -> None:
+        """Let a process end of itself; systemd starts it again, if its unit does not say no."""
+        del self.processes[unit]
+        drop_in = self.paths.transient_units / f"{NEXT_UNIT}.d" / "zz-next.conf"
+        if unit == UNIT or "\nRestart=no\n" not in drop_in.read_text():
+            self._start(unit)
+
     def _loads(self, deployment: str, model: str) -> str:
         return "failed" if deployment in self.fails.get(model, ()) else "ready"
 
     def _settle(self) -> None:
         """Let who is loaded serve, if nobody does; note while nobody does."""
+        for unit, process in list(self.processes.items()):
+            serves = process.served_s is not None and self.kinds[process.deployment] == "dies"
+            if serves and self.time_s - (process.served_s or 0.0) >= DIES_S:
+                self._end(unit)
         loaded = [p for p in self.processes.values() if self._is_loaded(p)]
         if loaded and not any(p.served_s is not None for p in loaded):
             loaded[0].served_s = self.time_s
@@ -191,6 +223,10 @@ class FakeBox(Box):
         self._step()
         super().end_trial()
 
+    def go_back(self, deployment: str) -> bool:
+        self._step()
+        return super().go_back(deployment)
+
     def last_words(self, unit: str) -> str:
         return f"the last words of {unit}"
 
@@ -202,13 +238,21 @@ class FakeBox(Box):
         self._settle()
 
     def _sync(self) -> None:
-        pass
+        self.synced = self.written()
 
     # ------------------------------------------------------------------------------ for the tests
+
+    def written(self) -> dict[str, str]:
+        """Return where each link leads, and what each file says."""
+        there = [*self.paths.root.iterdir(), *self.paths.units.rglob("*")]
+        links = {str(each): str(each.readlink()) for each in there if each.is_symlink()}
+        files = [each for each in there if each.is_file()]
+        return links | {str(each): each.read_text(errors="replace") for each in files}
 
     def boot(self) -> None:
         """Lose what does not last, and start what is enabled."""
         self.processes.clear()
+        self.starts.clear()
         self.cut_at = -1
         Switch(self, PATIENCE).revert()
         if UNIT in self.enabled:
@@ -249,7 +293,7 @@ def attempt(robot: FakeBox, name: str) -> str:
     return ""
 
 
-BAD = ["crashes", "hangs", "breaks", "broken model", "old version", *SHAPES]
+BAD = ["crashes", "hangs", "breaks", "dies", "broken model", "old version", *SHAPES]
 BAD_ALONE = [kind for kind in BAD if not kind.endswith("stands by")]
 """Those that are bad where nobody serves, so that there is nobody to stand by for."""
 
@@ -268,6 +312,8 @@ def test_a_first_deployment_that_is_bad(tmp_path: Path, kind: str) -> None:
     robot = box(tmp_path, v1=kind, v2="good")
     with pytest.raises(Failed, match="nothing served before, and it is stopped"):
         switch(robot, "1-x")
+    assert robot.enabled == set()
+    assert not robot.processes
     assert switch(robot, "2-x")
     assert robot.serving == "2-x"
 
@@ -384,9 +430,47 @@ def test_an_upgrade_that_is_bad(tmp_path: Path, kind: str) -> None:
     assert (robot.paths.units / UNIT).read_text() == "1-x"
     assert not robot.paths.trial.exists()
     assert robot.gaps == []
+    assert robot.started.count("2-x") == 1
     before = kind in ("crashes", "hangs", "broken model") or kind.endswith("stands by")
     assert ("1-x has served all the while" in str(failed.value)) == before
     assert ("1-x serves again, and is healthy" in str(failed.value)) != before
+
+
+@pytest.mark.parametrize("kind", ["crashes beside another", "fails beside another"])
+@pytest.mark.parametrize("bad", ["breaks", "dies"])
+def test_a_former_one_that_has_no_room_beside_the_other_is_started_alone(
+    tmp_path: Path, kind: str, bad: str
+) -> None:
+    robot = box(tmp_path, v1=kind, v2=bad)
+    switch(robot, "1-x")
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert robot.status()["state"] == "ready"
+    assert list(robot.processes) == [UNIT]
+    assert not robot.paths.trial.exists()
+
+
+def test_a_former_one_that_still_loads_when_it_is_alone_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="dies")
+    switch(robot, "1-x")
+    robot.started.clear()
+    monkeypatch.setattr(sys.modules[__name__], "LOADING_S", PATIENCE.hand_over + 5.0)
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.started == ["2-x", "1-x"]
+
+
+def test_a_former_one_that_serves_all_its_models_is_not_interrupted(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="breaks")
+    switch(robot, "1-x")
+    robot.kinds["1-x"] = "breaks"
+    robot.processes[UNIT].served_s = robot.time_s + 1e9
+    robot.started.clear()
+    robot.gaps.clear()
+    assert "AND 1-x IS NOT HEALTHY AGAIN" in attempt(robot, "2-x")
+    assert robot.serving == "1-x"
+    assert (robot.started, robot.gaps) == (["2-x", "1-x"], [])
 
 
 def with_a_new_model(tmp_path: Path, kind: str) -> FakeBox:
@@ -476,6 +560,24 @@ def test_notes_of_how_it_served_that_are_damaged_are_none(tmp_path: Path, text: 
     robot.paths.served.write_text(text, encoding="latin-1")
     switch(robot, "2-x")
     assert robot.noted() == {"1-x": Health(is_ready=True, models=frozenset({"clock"}))}
+
+
+def test_the_disk_has_what_a_step_has_written_when_it_is_over(tmp_path: Path) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    steps: list[Callable[[], object]] = [
+        lambda: robot.link("current", "1-x"),
+        lambda: robot.lay_units("1-x"),
+        lambda: robot.begin_trial("1-x", is_rollback=False),
+        lambda: robot.link("current", "2-x"),
+        lambda: robot.lay_units("2-x"),
+        lambda: robot.go_back("1-x"),
+        robot.end_trial,
+    ]
+    for step in steps:
+        before = robot.written()
+        step()
+        assert before != robot.written() == robot.synced
+    assert robot.paths.named_by("current") == "1-x"
 
 
 @pytest.mark.parametrize("kind", ["good", *BAD])
@@ -637,6 +739,95 @@ def test_a_disk_that_is_full_while_a_unit_is_written(
     switch(robot, "2-x")
     assert [each.read_text() for each in laid] == ["2-x", "2-x"]
     assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+
+
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk take nothing new."""
+
+    def is_full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place, name in ((shutil, "copyfile"), (Path, "symlink_to"), (Path, "mkdir"), (os, "mkdir")):
+        monkeypatch.setattr(place, name, is_full)
+    monkeypatch.setattr(Path, "write_text", is_full)
+
+
+def on_trial(place: Path) -> FakeBox:
+    """Return a box that has moved from 1-x to 2-x, which is not proven yet."""
+    robot = box(place, v1="good", v2="good")
+    for version in ("1", "2"):
+        drop_ins(robot, version, "realtime")
+    switch(robot, "1-x")
+    robot.begin_trial("1-x", is_rollback=False)
+    robot.link("current", "2-x")
+    robot.lay_units("2-x")
+    return robot
+
+
+def test_a_boot_with_a_full_disk_goes_back_wherever_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+    for cut_at in range(1, 20):
+        (place := tmp_path / str(cut_at)).mkdir()
+        robot = on_trial(place)
+        assert (robot.paths.units / UNIT).read_text() == "2-x"
+        left = [cut_at]
+
+        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
+            left[0] -= 1
+            if left[0] == 0:
+                raise PowerCut
+            return rename(path, target)
+
+        fill(monkeypatch)
+        monkeypatch.setattr(Path, "rename", cut)
+        try:
+            robot.boot()
+        except PowerCut:
+            robot.boot()
+        monkeypatch.undo()
+        assert robot.serving == robot.paths.named_by("current") == "1-x", cut_at
+        assert (robot.paths.units / UNIT).read_text() == "1-x"
+        assert laid(robot.paths.units / f"{UNIT}.d") == {"realtime": "1"}
+        assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
+        assert not robot.paths.trial.exists()
+        if left[0] > 0:
+            break
+    assert 3 < cut_at < 19
+
+
+def test_a_boot_that_cannot_go_back_says_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = on_trial(tmp_path)
+    (robot.paths.root / ".current.back").unlink()
+    fill(monkeypatch)
+    with pytest.raises(Failed, match=r"cannot go back to 1-x, 2-x runs: .*No space left on device"):
+        Switch(robot, PATIENCE).revert()
+    assert robot.paths.trial.exists()
+    monkeypatch.undo()
+    robot.boot()
+    assert robot.serving == "1-x"
+
+
+def test_a_deployment_that_breaks_when_the_disk_is_full_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    switch(robot, "1-x")
+    lay = robot.lay_units
+
+    def lay_and_fill(deployment: str) -> None:
+        lay(deployment)
+        fill(monkeypatch)
+        robot.kinds["2-x"] = "breaks"
+
+    monkeypatch.setattr(robot, "lay_units", lay_and_fill)
+    assert "1-x serves again, and is healthy" in attempt(robot, "2-x")
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert (robot.paths.units / UNIT).read_text() == "1-x"
+    assert not robot.paths.trial.exists()
 
 
 def drop_ins(robot: FakeBox, version: str, *names: str) -> None:
@@ -822,6 +1013,27 @@ def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
     (robot.paths.deployments / "1-x" / "units" / UNIT).unlink()
     with pytest.raises(Failed, match="is missing; deploy it again"):
         switch(robot, "1-x")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_up", [True, False])
+def test_what_was_installed_by_hand_is_left_alone(
+    tmp_path: Path, *, is_there: bool, is_up: bool
+) -> None:
+    robot = box(tmp_path, v1="good")
+    robot.kinds["by hand"] = "good"
+    robot.enabled.add(UNIT)
+    if is_there:
+        (tmp_path / "current").mkdir()
+    if is_up:
+        robot.processes[UNIT] = Process(
+            "by hand", since_s=0.0, standby=False, models={"clock": "ready"}, served_s=0.0
+        )
+    failed = attempt(robot, "1-x")
+    assert ("installed by hand" in failed) == (is_there or is_up)
+    assert robot.serving == ("by hand" if is_up else "" if is_there else "1-x")
+    assert robot.enabled == {UNIT}
+    assert (tmp_path / "current").is_symlink() == (not failed)
 
 
 def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:

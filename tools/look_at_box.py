@@ -58,6 +58,7 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             for path in sorted((root / "deployments").glob("[!.]*"))
             if all((path / each).exists() for each in OF_A_DEPLOYMENT)
         ],
+        "is_by_hand": _is_by_hand(root / "current"),
         "serves": _release_of(root / "current") if _systemctl("is-active", unit=UNIT) else "",
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
@@ -72,6 +73,11 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             "tls": (configuration / "tls" / "pushed").is_dir(),
         },
     }
+
+
+def _is_by_hand(current: Path) -> bool:
+    """Return whether something is installed, or serves, that no deploy has made."""
+    return not current.is_symlink() and (current.exists() or _systemctl("is-active", unit=UNIT))
 
 
 def _release_of(deployment: Path) -> str:

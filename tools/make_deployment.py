@@ -128,10 +128,23 @@ def _check(command: Path, configuration: Path) -> None:
 
 
 def point(link: Path, root: Path) -> bool:
-    """Let commands find the configuration of what serves; return whether they did not."""
+    """Let commands find the configuration of what serves; return whether they did not.
+
+    Raises:
+        Refused: There is a file that somebody wrote, and one that was kept before.
+    """
     target = root / "current" / CONFIGURATION
     if link.is_symlink() and link.readlink() == target:
         return False
+    if link.is_file() and not link.is_symlink():
+        kept = link.with_name(f"{link.name}.before")
+        try:
+            kept.hardlink_to(link)
+        except FileExistsError as error:
+            if not kept.samefile(link):  # else this was cut short
+                raise Refused(
+                    f"{link}: was written by hand, and so was {kept}; move one away"
+                ) from error
     made = link.with_name(f".{link.name}")
     made.unlink(missing_ok=True)
     made.symlink_to(target)

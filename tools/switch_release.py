@@ -8,6 +8,8 @@
     units/appliance.service, units/appliance.service.d/*.conf
 /opt/appliance/current, previous -> deployments/...
 /opt/appliance/trial                             there while `current` is not proven; names what is
+/opt/appliance/.current.back                     leads to that, to go back where the disk is full;
+                                                 its unit lies ready as well
 /opt/appliance/served.json                       how each served when another one was to take over
 ```
 
@@ -61,6 +63,7 @@ from typing import Any, NamedTuple, TextIO
 UNIT, NEXT_UNIT = "appliance.service", "appliance-next.service"
 ROOT, ADMIN_SOCKET = Path("/opt/appliance"), Path("/run/appliance/appliance.sock")
 UNITS, TRANSIENT_UNITS = Path("/etc/systemd/system"), Path("/run/systemd/system")
+BACK = ".back"  # ends the names of what a trial goes back by
 REMOVED = ".removed-"  # begins the name of what is being removed, so that its own is free at once
 LOOK_S = 0.1
 ASK_S = 2.0
@@ -187,7 +190,7 @@ class Box:
         except subprocess.TimeoutExpired:
             say(f"systemctl {' '.join(words)}: does not end")
             return False
-        if done.returncode and done.stderr.strip() and words[0] != "is-active":
+        if done.returncode and done.stderr.strip() and words[0] != "reset-failed":
             say(f"systemctl {' '.join(words)}: {done.stderr.strip()}")
         return done.returncode == 0
 
@@ -235,14 +238,20 @@ class Box:
 
     def link(self, name: str, deployment: str) -> None:
         """Let a link lead to a deployment, from one moment to the next."""
-        path, made = self.paths.root / name, self.paths.root / f".{name}"
-        made.unlink(missing_ok=True)
-        made.symlink_to(Path("deployments", deployment))
-        made.rename(path)
+        self._made_link(name, deployment).rename(self.paths.root / name)
         self._sync()
 
+    def _made_link(self, name: str, deployment: str) -> Path:
+        made = self.paths.root / f".{name}"
+        made.unlink(missing_ok=True)
+        made.symlink_to(Path("deployments", deployment))
+        return made
+
     def begin_trial(self, back_to: str, *, is_rollback: bool) -> None:
-        """Write down what a boot goes back to; empty: to nothing."""
+        """Write down what is gone back to, and make all it takes; empty: to nothing."""
+        if (self.paths.deployments / back_to / "units" / UNIT).is_file():
+            self._write_units(back_to, BACK)
+            self._made_link(f"current{BACK}", back_to)
         made = self.paths.root / ".trial"
         made.write_text("\n".join([back_to, *([ROLLBACK] if is_rollback else []), ""]))
         made.rename(self.paths.trial)
@@ -269,28 +278,58 @@ class Box:
 
     def end_trial(self) -> None:
         """What runs is proven."""
-        self.paths.trial.unlink(missing_ok=True)
+        units, link = self.paths.units, self.paths.root / f".current{BACK}"
+        for left in (self.paths.trial, link, units / f".{UNIT}{BACK}"):
+            left.unlink(missing_ok=True)
+        shutil.rmtree(units / f".{UNIT}.d{BACK}", ignore_errors=True)
         self._sync()
+
+    def go_back(self, deployment: str) -> bool:
+        """Use a deployment again by what its trial has made; return whether it is used now.
+
+        That needs no space. Where it is cut short, it is finished the next time.
+        """
+        link = self.paths.root / f".current{BACK}"
+        if self.paths.named_by(link.name) == deployment:
+            self._put_units(BACK)
+            link.rename(self.paths.root / "current")
+            self._sync()
+            return True
+        return False
 
     def _sync(self) -> None:
         os.sync()  # a power cut is not to bring back a link without what it leads to
 
     def lay_units(self, deployment: str) -> None:
         """Make the unit of a deployment that of the box; a site's own drop-ins stay."""
+        self._write_units(deployment)
+        self._put_units()
+
+    def _write_units(self, deployment: str, end: str = "") -> None:
+        """Write a unit and its drop-ins beside those of the box, under names with this end."""
         units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
-        beside, former, unit = units / f".{UNIT}.d", units / f".{UNIT}.d.former", units / f".{UNIT}"
-        if beside.is_dir() and not laid.exists():
-            beside.rename(laid)  # one that was cut short between the renames below
+        beside, former = units / f".{UNIT}.d{end}", units / f".{UNIT}.d.former"
+        if former.is_dir() and not laid.exists():
+            former.rename(laid)  # one that was cut short between the renames below
         for left in (beside, former):
             shutil.rmtree(left, ignore_errors=True)
         self._lay_drop_ins(deployment, beside)
-        shutil.copyfile(self.paths.deployments / deployment / "units" / UNIT, unit)
+        shutil.copyfile(
+            self.paths.deployments / deployment / "units" / UNIT, units / f".{UNIT}{end}"
+        )
         self._sync()
-        # All of it is written: what follows needs no space.
-        if laid.exists():
-            laid.rename(former)
-        beside.rename(laid)
-        unit.rename(units / UNIT)
+
+    def _put_units(self, end: str = "") -> None:
+        """Let what was written beside take its place, as far as it has not; it needs no space."""
+        units, laid = self.paths.units, self.paths.units / f"{UNIT}.d"
+        beside, former, unit = (units / f".{UNIT}{each}" for each in (f".d{end}", ".d.former", end))
+        if beside.is_dir():
+            shutil.rmtree(former, ignore_errors=True)
+            if laid.exists():
+                laid.rename(former)
+            beside.rename(laid)
+        if unit.is_file():
+            unit.rename(units / UNIT)
         self._sync()
         shutil.rmtree(former, ignore_errors=True)
         self.systemctl("daemon-reload")
@@ -357,6 +396,7 @@ class Switch:
         Raises:
             Failed: It does not become healthy. What served before serves again.
         """
+        self._leave_alone_what_no_deploy_made()
         if lack := self._lack(deployment):
             raise Failed(f"{lack}; deploy it again")
         is_resumed = self.paths.trial.exists()
@@ -422,7 +462,11 @@ class Switch:
             if lack := self._lack(each):
                 say(f"cannot go back to {each}: {lack}")
                 continue
-            self._use(each)
+            try:
+                self._use_again(each)
+            except OSError as error:
+                is_now = self.paths.named_by("current") or "nothing"
+                raise Failed(f"cannot go back to {each}, {is_now} runs: {error}") from None
             say(f"the machine went down before its deployment was proven: it runs {each}")
             break
         else:
@@ -467,6 +511,14 @@ class Switch:
             return f"{path}: no such deployment; there are: {', '.join(there) or 'none'}"
         needed = (path / "release/bin/appliance", path / "appliance.toml", path / "units" / UNIT)
         return next((f"{each}: is missing" for each in needed if not each.exists()), "")
+
+    def _leave_alone_what_no_deploy_made(self) -> None:
+        current = self.paths.root / "current"
+        if not current.is_symlink() and (current.exists() or self.box.is_up(UNIT)):
+            raise Failed(
+                f"what is here was installed by hand: {current} is no link to a deployment, and "
+                f"{UNIT} may serve; end it and move {current} away"
+            )
 
     def _resume(self) -> str:
         """Bring a switch that was cut short, its process and not the machine, to an end.
@@ -514,8 +566,7 @@ class Switch:
                 self.box.begin_trial(former, is_rollback=is_rollback)
             self._use(deployment)
             self.box.systemctl("enable", UNIT)
-            self.box.systemctl("reset-failed", UNIT)
-            self.box.systemctl("restart", "--no-block", UNIT)
+            self._begin(UNIT, "restart")
             self._wait_healthy(UNIT, deployment, self.patience.load)
             self._prove(before)
 
@@ -523,9 +574,8 @@ class Switch:
         """Stop what was started where nothing served; say what there is now."""
         self.box.systemctl("stop", UNIT)
         if former and former != deployment:
-            self._use(former)
-            self.box.systemctl("reset-failed", UNIT)
-            self.box.systemctl("start", "--no-block", UNIT)
+            self._use_again(former)
+            self._begin(UNIT)
             self.box.end_trial()
             return f"{former} did not serve before, and is started"
         if not former:
@@ -544,7 +594,7 @@ class Switch:
         with self._else(lambda: self._restore(former)):
             self.box.systemctl("stop", UNIT)
             # The former one stands by in turn, should the next one break.
-            self.box.systemctl("start", "--no-block", UNIT)
+            self._begin(UNIT)
             self._wait_healthy(NEXT_UNIT, deployment, self.patience.hand_over)
             self.box.systemctl("stop", UNIT)
         self._finish(deployment, former)
@@ -589,13 +639,12 @@ class Switch:
     def _stand_by(self, deployment: str) -> None:
         self.box.link("next", deployment)
         self.box.lay_next_unit(deployment)
-        self.box.systemctl("start", "--no-block", NEXT_UNIT)
+        self._begin(NEXT_UNIT)
         self._wait_loaded(NEXT_UNIT, deployment)
 
     def _relieve_next(self, deployment: str) -> None:
         """Let the unit of the box take over from the one that stood by."""
-        self.box.systemctl("reset-failed", UNIT)
-        self.box.systemctl("start", "--no-block", UNIT)
+        self._begin(UNIT)
         self._wait_loaded(UNIT, deployment)
         self.box.systemctl("stop", NEXT_UNIT)
         self._wait_healthy(UNIT, deployment, self.patience.hand_over)
@@ -604,20 +653,36 @@ class Switch:
         """Run the former deployment again; say how that went."""
         if self.paths.named_by("current") != former:
             self.box.systemctl("stop", UNIT)
-            self._use(former)
-        self.box.systemctl("reset-failed", UNIT)
-        self.box.systemctl("start", "--no-block", UNIT)
+            self._use_again(former)
+        self._begin(UNIT)
         if self.box.is_up(NEXT_UNIT):  # it may answer some until the former one is loaded
             with contextlib.suppress(Failed):
                 self._wait_loaded(UNIT, former)
         self.box.systemctl("stop", NEXT_UNIT)
         try:
-            self._wait_healthy(UNIT, former, self.patience.load)
+            self._serve_alone(former)
         except Failed as failed:
             return f"AND {former} IS NOT HEALTHY AGAIN: {failed}"
         self.box.end_trial()
         self._clear()
         return f"{former} serves again, and is healthy"
+
+    def _serve_alone(self, former: str) -> None:
+        """Wait until it is healthy; what had no room beside the other one is started again."""
+        try:
+            self._wait_serving(former)
+            self._wait_healthy(UNIT, former, self.patience.hand_over)
+        except Failed:
+            status = self.box.status()
+            if status and len(_models(status, "ready")) == len(status["models"]):
+                raise  # it serves all it has: to start it again would only interrupt that
+            self._begin(UNIT, "restart")
+            self._wait_healthy(UNIT, former, self.patience.load)
+
+    def _begin(self, unit: str, verb: str = "start") -> None:
+        """Start a unit, however often it has failed; what comes of it is waited for elsewhere."""
+        self.box.systemctl("reset-failed", unit)
+        self.box.systemctl(verb, "--no-block", unit)
 
     def _ask_no_more_than_before(self, *deployments: str) -> None:
         """Let these be as they were when they served, and all others be ready."""
@@ -626,6 +691,11 @@ class Switch:
     def _use(self, deployment: str) -> None:
         self.box.link("current", deployment)
         self.box.lay_units(deployment)
+
+    def _use_again(self, deployment: str) -> None:
+        """Use a deployment by what its trial has made for that, or else as any other."""
+        if not self.box.go_back(deployment):
+            self._use(deployment)
 
     def _clear(self) -> None:
         """Leave nothing of one that stood by."""

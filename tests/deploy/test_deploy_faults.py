@@ -95,6 +95,34 @@ def test_a_bad_release(
     refuses(network, robot, workshop.variables(bad), words)
 
 
+def test_a_box_that_was_installed_by_hand(
+    network: Lab, robot: Robot, workshop: Workshop, second: Path
+) -> None:
+    run, current = robot.machine.run, "/opt/appliance/current"
+    configuration = robot.machine.root / "etc/appliance/appliance.toml"
+    release, deployment = (
+        run("readlink", "--canonicalize", path).stdout.strip()
+        for path in (f"{current}/release", current)
+    )
+    text = run("cat", f"{current}/appliance.toml").stdout
+    run("rm", current, "/etc/appliance/appliance.toml")
+    run("mkdir", current)
+    run("ln", "--symbolic", release, f"{current}/release")
+    configuration.write_text(text)
+    refuses(network, robot, workshop.variables(second), "This box was installed by hand")
+    assert not configuration.is_symlink()
+    assert configuration.read_text() == text
+
+    run("rm", "--recursive", current)
+    run("ln", "--symbolic", deployment.replace("/opt/appliance/", ""), current)
+    done = network.play("deploy.yml", workshop.variables(second))
+    assert done.returncode == 0, done.stdout
+    assert is_healthy(robot, SECOND)
+    kept = configuration.with_name("appliance.toml.before")
+    assert kept.read_text() == text
+    kept.unlink()
+
+
 def test_a_configuration_that_cannot_be_used(
     network: Lab, robot: Robot, workshop: Workshop, second: Path
 ) -> None:
@@ -213,15 +241,22 @@ def test_a_robot_that_drops_off(
 def test_a_power_cut_before_it_is_proven(
     robot: Robot, under_way: Future[subprocess.CompletedProcess[str]]
 ) -> None:
-    box, trial = robot.machine, robot.machine.root / "opt/appliance/trial"
-    box.wait_until(trial.exists, SWITCHES_S, "the trial begins")
+    box, root = robot.machine, robot.machine.root / "opt/appliance"
+
+    def is_current() -> bool:
+        return (root / "current").readlink().name.startswith(f"{SECOND}-")
+
+    box.wait_until(is_current, SWITCHES_S, "the next one is current")
     box.cut_power()
     assert under_way.result().returncode != 0
-    assert trial.exists()
+    assert (root / "trial").exists()
+    assert is_current()
     box.boot()
     took_s = box.wait_until(lambda: is_healthy(robot, FIRST), SWITCHES_S, "the proven one serves")
     print(f"\nserves {took_s:.1f} s after it has booted")
     assert "the machine went down before its deployment was proven" in box.run("journalctl").stdout
+    assert not is_current()
+    assert not (root / "trial").exists()
 
 
 def test_one_that_is_to_see_the_systems_packages_is_installed_beside(
@@ -240,11 +275,12 @@ def test_one_that_is_to_see_the_systems_packages_is_installed_beside(
 
 
 def test_with_a_door_for_grpc(network: Lab, robot: Robot, workshop: Workshop, second: Path) -> None:
-    """The next one takes both doors over; paths are named from where the playbooks are."""
+    """The next one takes both doors over; paths are named from the playbooks."""
     for release in (workshop.release(FIRST), second):
         variables = workshop.variables(release, appliance_grpc_bind="127.0.0.1:8001")
         for name in ("appliance_release", "appliance_allowed_signers", "appliance_models"):
             variables[name] = os.path.relpath(variables[name], PLAYBOOKS)
+        variables["appliance_release"] += "/"
         done = network.play("deploy.yml", variables)
         assert done.returncode == 0, done.stdout
     assert is_healthy(robot, SECOND)

@@ -100,6 +100,24 @@ def test_a_port_for_metrics_that_is_taken_ends_nothing(models: Path) -> None:
             assert waiting.stop() == 0
 
 
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_one_with_other_addresses_waits_until_the_other_one_has_ended(
+    models: Path, ending: signal.Signals
+) -> None:
+    with box(models) as serving:
+        moved = f"ipc://{serving.directory}/moved"
+        with standby(serving, models, "--bind", moved) as waiting:
+            for _ in range(20):
+                assert waiting.status()["state"] == "standby"
+            assert are_released([moved])
+            serving.process.send_signal(ending)
+            after = Box(serving.directory, waiting.process)
+            status = after.wait_until(lambda status: status["pid"] == waiting.process.pid)
+            assert status["state"] == "ready"
+            assert status["binds"] == [moved]
+            assert waiting.stop() == 0
+
+
 def test_the_door_for_grpc_is_waited_for_as_well(models: Path) -> None:
     with box(models) as serving, socket.create_server(("127.0.0.1", 0)) as taken:
         grpc = f"127.0.0.1:{taken.getsockname()[1]}"
