@@ -304,13 +304,15 @@ def test_harmed_engines_are_told_from_good_ones(
     cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"})
     monkeypatch.setitem(os.environ, CACHE_VARIABLE, str(cache.directory))
     flavour = Flavour(RTX, "1.7.1", None)
-    facts = SimpleNamespace(name="a GPU", capability="8.9")
+    facts = SimpleNamespace(name="a GPU", capability="8.9", driver="13.0")
     path = worker_pb2.ModelPath(name="policy", version="1", directory=str(directory))
+    monkeypatch.setattr(loading, "find_flavour", lambda: flavour)
+    monkeypatch.setattr(loading, "TensorRTExecutor", lambda _, plan, *__, **___: plan)
+    monkeypatch.setattr(loading, "TensorRTEngine", lambda plan, *_, **__: plan)
 
-    def load() -> bytes:
-        return loading._plan(
-            flavour, parse_manifest("max_batch = 16", ""), path, SimpleNamespace(facts=facts)
-        )[1]
+    def load() -> Any:
+        gpu: Any = SimpleNamespace(facts=facts)
+        return loading.load_tensorrt(parse_manifest("max_batch = 16", ""), path, gpu)
 
     assert load() == b"engine" * 100
     harm, words = HARMS[name]
