@@ -1,22 +1,40 @@
-"""New versions of models on a robot: what is carried, and what is undone if they are not good."""
+"""New versions of models on a robot: what is carried, and what is undone if they are not good.
+
+Any step may be the last one done.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define, field
 
+from appliance.models.active import Active
+from appliance.models.repository import Repository
 from tools import place_models
-from tools.place_models import INCOMING, Asked, Placing, Refused, look, missing
+from tools.place_models import INCOMING, NOT_KNOWN, Asked, Placing, Refused, look, missing
 
 RUN = "run"
+STEPS = [
+    *((os, name) for name in ("link", "sync")),
+    *((Path, name) for name in ("mkdir", "rename", "write_text")),
+    *((shutil, name) for name in ("copytree", "rmtree")),
+    (place_models, "_exchange"),
+]
+
+
+class PowerCut(BaseException):
+    """The machine went down."""
 
 
 def add(folder: Path, model: str, version: str, text: str = "", manifest: str = "") -> None:
@@ -33,7 +51,7 @@ class FakeAppliance:
 
     Attributes:
         refuses: The word of a command that fails.
-        ends: `activate` fails when it has written what is active: nobody answered.
+        ends: `activate` fails when it has written what is active: nobody knows.
         said: The commands that it was given.
         manifests: `model.toml` as each `activate` found it.
     """
@@ -55,7 +73,9 @@ class FakeAppliance:
             self.manifests.append((model / "model.toml").read_text())
             if verb != self.refuses or self.ends:
                 (model / "active.toml").write_text(f'version = "{words[3]}"\n')
-        return (1, f"{verb} has failed") if verb == self.refuses else (0, f"{verb} went well")
+        if verb != self.refuses:
+            return 0, f"{verb} went well"
+        return NOT_KNOWN if self.ends else 1, f"{verb} has failed"
 
     def _models(self) -> list[Path]:
         return [each for each in self.repository.iterdir() if each.name[0] != "."]
@@ -84,6 +104,7 @@ def box(tmp_path: Path) -> FakeAppliance:
     """A robot whose repository has the first version, which is active."""
     repository = tmp_path / "repository"
     add(repository, "arm", "1")
+    (repository / "arm/notes.txt").write_text("of a site")
     (repository / "arm/active.toml").write_text('version = "1"\n')
     return FakeAppliance(repository)
 
@@ -167,6 +188,7 @@ def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> N
     with pytest.raises(Refused, match="It is active, and its files stay"):
         placing(box).place("arm", asked["arm"])
     assert (box.repository / "arm/2/policy.py").exists()
+    assert served(box.repository) == ("2", "max_batch = 4\n")
 
 
 def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
@@ -243,11 +265,161 @@ def test_a_command_that_cannot_be_run_leaves_everything_as_it_was(
 
     def run(words: Sequence[str]) -> tuple[int, str]:
         if words[1] == "activate":
-            raise subprocess.TimeoutExpired(words, 1)
+            raise FileNotFoundError(words[0])
         return box(words)
 
-    with pytest.raises(subprocess.TimeoutExpired):
+    with pytest.raises(FileNotFoundError):
         Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+    assert state(box.repository) == before
+
+
+@pytest.mark.parametrize("is_pinned", [True, False])
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_power_cut_at_any_step(
+    here: Path,
+    box: FakeAppliance,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    is_pinned: bool,  # noqa: FBT001
+) -> None:
+    """What a boot finds is a version, and the manifest that it was verified with."""
+    add(box.repository, "arm", "1", manifest=(one := "[chunk]\nhorizon = 16\n"))
+    add(here, "arm", version, manifest=(other := "[chunk]\nhorizon = 8\n"))
+    if not is_pinned:
+        (box.repository / "arm/active.toml").unlink()
+    asked = look(here, [], {})
+    begins = Path(shutil.copytree(box.repository, here.parent / "begins"))
+    cut_at = 0
+    for cut_at in range(1, 100):
+        shutil.rmtree(box.repository)
+        shutil.copytree(begins, box.repository)
+        carry(here, box.repository, asked)
+        box.said = [["models", "versions"]]
+        with monkeypatch.context() as patch:
+            cut(patch, cut_at)
+            try:
+                assert placing(box).place("arm", asked["arm"])
+            except PowerCut:
+                pass
+            else:
+                break
+        assert served(box.repository) in (("1", one), (version, other)), cut_at
+        was_told = box.verbs[-1] == "activate"
+        carry(here, box.repository, asked)
+        assert placing(box).place("arm", asked["arm"]) or was_told
+        assert served(box.repository) == (version, other)
+        assert (box.repository / "arm/notes.txt").read_text() == "of a site"
+        assert (box.repository / "arm/1/policy.py").exists()
+    assert 10 < cut_at < 99
+
+
+def served(repository: Path) -> tuple[str, str]:
+    """Return which version of the arm the next start serves, and with which manifest."""
+    entry = {each.name: each for each in Repository(repository).scan()}["arm"]
+    assert entry.error is None
+    return entry.version, entry.manifest
+
+
+def cut(patch: pytest.MonkeyPatch, last: int) -> None:
+    """Cut the power before a step."""
+    steps = 0
+
+    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*words: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps >= last:
+                raise PowerCut
+            return step(*words, **options)
+
+        return take
+
+    for where, name in STEPS:
+        patch.setattr(where, name, counted(getattr(where, name)))
+
+
+def test_what_is_exchanged_is_on_the_disk_before(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    done: list[str] = []
+    for where, name in STEPS:
+        step = getattr(where, name)
+
+        def note(*words: Any, name: str = name, step: Any = step, **options: Any) -> Any:
+            done.append(name)
+            return step(*words, **options)
+
+        monkeypatch.setattr(where, name, note)
+    placing(box).place("arm", asked["arm"])
+    at = done.index("_exchange")
+    assert (done[at - 1], done[at + 1]) == ("sync", "sync")
+    assert "write_text" in done[:at]
+
+
+def test_a_full_disk_keeps_nothing_from_being_undone(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2", manifest="max_batch = 8\n")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        if words[1] != "activate":
+            return box(words)
+        monkeypatch.setattr(os, "link", full)
+        for name in ("mkdir", "open", "write_bytes", "write_text"):
+            monkeypatch.setattr(Path, name, full)
+        return 2, "active.toml: cannot be written: No space left on device"
+
+    with pytest.raises(Refused, match="No space left"):
+        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+    monkeypatch.undo()
+    assert state(box.repository) == before
+
+
+def test_the_version_before_is_known(here: Path, box: FakeAppliance) -> None:
+    """As `appliance models activate` writes it: what was served, be it that nobody had said so."""
+    (box.repository / "arm/active.toml").unlink()
+    add(box.repository, "arm", "9")
+    found: list[Active | None] = []
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        if words[1] == "activate":
+            found.append(Repository(box.repository).scan()[0].active)
+        return 0, ""
+
+    for version, manifest in (("10", ""), ("10", "max_batch = 8\n"), ("11", "")):
+        add(here, "arm", version, manifest=manifest)
+        asked = look(here, [], {})
+        carry(here, box.repository, asked)
+        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+    assert [(each.version, each.previous) for each in found if each] == [
+        *[("10", "9")] * 2,
+        ("11", "10"),
+    ]
+
+
+def test_files_of_another_user_are_not_taken(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(Refused, match="has to belong to the user that serves it"):
+        placing(box).place("arm", asked["arm"])
     assert state(box.repository) == before
 
 
