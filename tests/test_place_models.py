@@ -23,6 +23,7 @@ from appliance.models.active import Active
 from appliance.models.repository import Repository
 from tools import place_models
 from tools.place_models import INCOMING, NOT_KNOWN, Asked, Placing, Refused, look, missing
+from tools.switch_release import Failed, alone
 
 RUN = "run"
 STEPS = [
@@ -456,6 +457,34 @@ def test_what_another_run_carries_stays_until_it_is_old(here: Path, box: FakeApp
     assert (done.returncode, done.stdout, done.stderr) == (0, "unchanged\n", "")
     assert [each.name for each in (box.repository / INCOMING).iterdir()] == ["now"]
     assert (others[0] / "model.onnx").exists()
+
+
+def test_a_deploy_that_is_under_way_is_waited_for_and_waits(here: Path, box: FakeAppliance) -> None:
+    """By the lock of `switch_release.py`: what stands by does not look at models again."""
+    opt = here.parent / "opt"
+    with alone(opt):
+        words = ["place", str(box.repository), f"--run={RUN}", "--asked={}"]
+        words += [f"--switching={opt / '.switching'}", "--command=/nowhere"]
+        run = [sys.executable, place_models.__file__, *words]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "a deploy is under way here; wait until it is over" in done.stderr
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    tried: list[str] = []
+
+    def deploy_meanwhile(words: Sequence[str]) -> tuple[int, str]:
+        with pytest.raises(Failed, match="is under way"), alone(opt):
+            pass
+        tried.append(words[1])
+        return box(words)
+
+    place = Placing(box.repository, incoming(box.repository), deploy_meanwhile, [])
+    assert place_models.place_all(place, asked, opt / ".switching")
+    assert tried == ["verify", "activate"]
+    with alone(opt):
+        pass
 
 
 ASKED = {"version": "1", "files": "", "manifest": ""}

@@ -11,8 +11,8 @@ has come.
 
 `look` tells, on the controller, what is asked for; `missing`, on the robot, what of that has to be
 carried there. Both print JSON. `place` prints what the commands say, and last a line that is
-`changed` or `unchanged`; it runs as the user of the appliance, whose files these are. Needs Python
-3.10 and nothing else.
+`changed` or `unchanged`; it runs as the user of the appliance, whose files these are, and no deploy
+takes over meanwhile. Needs Python 3.10 and nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -316,16 +317,30 @@ def _latest(model: Path) -> str:
 
 
 @contextlib.contextmanager
-def _alone(repository: Path) -> Generator[None, None, None]:
-    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+def _alone(
+    path: Path, otherwise: str = "another run changes it; wait until it is over"
+) -> Generator[None, None, None]:
+    """Let nobody else who takes the same lock do anything meanwhile.
+
+    Raises:
+        Refused: Somebody does; it says what `otherwise` says.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"{repository}: another run changes it; wait until it is over") from None
+            raise Refused(f"{path}: {otherwise}") from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _no_deploy(switching: Path) -> AbstractContextManager[None]:
+    """Keep deployments from taking over from each other: what stands by has looked already."""
+    if not switching.exists():
+        return contextlib.nullcontext()  # no deploy was ever here
+    return _alone(switching, "a deploy is under way here; wait until it is over")
 
 
 def by(command: str) -> Appliance:
@@ -346,9 +361,17 @@ def by(command: str) -> Appliance:
     return run
 
 
-def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
+def place_all(placing: Placing, asked: Mapping[str, Asked], switching: Path) -> bool:
+    """Have versions served, and nothing else done here meanwhile; return whether any was not.
+
+    Args:
+        switching: What a deploy locks while one takes over from another.
+
+    Raises:
+        Refused: One is not good, or does not come up.
+    """
     changed = False
-    with _alone(placing.repository):
+    with _no_deploy(switching), _alone(placing.repository):
         _clear_old(placing)
         try:
             for model, each in asked.items():
@@ -416,6 +439,7 @@ def main() -> int:
         each.add_argument("--asked", required=True, help="what `look` said")
     placing.add_argument("--run", required=True, help="name of the folder that it was carried to")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
+    placing.add_argument("--switching", type=Path, default="/opt/appliance/.switching")
     placing.add_argument("--verify", default="[]", help=WORDS)
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
     arguments = parser.parse_args()
@@ -434,7 +458,7 @@ def main() -> int:
         _check_names(arguments.run)
         incoming = directory / INCOMING / arguments.run
         place = Placing(directory, incoming, by(arguments.command), verify, builds=arguments.build)
-        print("changed" if _place_all(place, asked) else "unchanged")
+        print("changed" if place_all(place, asked, arguments.switching) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
