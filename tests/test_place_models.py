@@ -150,7 +150,7 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
     add(here, "arm", "10")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == ["arm/10", "arm/model.toml"]
-    assert placing(box, "--device=cpu").place("arm", asked["arm"])
+    assert placing(box, "--device=cpu").place(asked)
     where = str(incoming(box.repository))
     assert box.said == [
         ["models", "verify", "arm", "10", "--device=cpu", "--models", where],
@@ -160,7 +160,7 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
     assert not (incoming(box.repository) / "arm").exists()
     box.said.clear()
     assert carry(here, box.repository, asked) == []
-    assert not placing(box).place("arm", asked["arm"])
+    assert not placing(box).place(asked)
     assert box.verbs == ["versions"]
 
 
@@ -175,10 +175,48 @@ def test_what_is_not_good_leaves_everything_as_it_was(
     carry(here, box.repository, asked)
     box.refuses = refuses
     with pytest.raises(Refused, match=f"has failed; it says:\n{refuses} has failed"):
-        placing(box, builds=True).place(model, asked[model])
+        placing(box, builds=True).place(asked)
     assert state(box.repository) == before
     assert not (box.repository / "new").exists()
     assert box.verbs[-1] == refuses
+
+
+@pytest.mark.parametrize("is_carried", [True, False])
+def test_nothing_changes_until_all_are_good(
+    here: Path,
+    box: FakeAppliance,
+    is_carried: bool,  # noqa: FBT001
+) -> None:
+    folders = [here] if is_carried else [here, box.repository]
+    for folder in folders:
+        add(folder, "arm", "2")
+    add(here, "eye", "1")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        return (1, "NOT good") if words[1:3] == ["verify", "eye"] else box(words)
+
+    with pytest.raises(Refused, match="NOT good"):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert "verify" in box.verbs
+    assert state(box.repository) == before
+
+
+def test_what_came_up_before_another_did_not_is_told(here: Path, box: FakeAppliance) -> None:
+    for model in ("arm", "eye"):
+        add(here, model, "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        return (1, "no memory") if words[1:3] == ["activate", "eye"] else box(words)
+
+    with pytest.raises(Refused, match=r"(?s)no memory.*Served as asked, and kept: arm$"):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert served(box.repository) == ("2", "max_batch = 4\n")
+    assert not (box.repository / "eye").exists()
 
 
 def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> None:
@@ -187,7 +225,7 @@ def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> N
     carry(here, box.repository, asked)
     box.refuses, box.ends = "activate", True
     with pytest.raises(Refused, match="It is active, and its files stay"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert (box.repository / "arm/2/policy.py").exists()
     assert served(box.repository) == ("2", "max_batch = 4\n")
 
@@ -198,7 +236,7 @@ def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
     add(here, "arm", "1", manifest="max_batch = 8\n")
     asked = look(here, ["arm"], {})
     assert carry(here, box.repository, asked) == ["arm/model.toml"]
-    assert placing(box).place("arm", asked["arm"])
+    assert placing(box).place(asked)
     assert box.verbs == ["verify", "activate"]
     assert box.manifests == ["max_batch = 8\n"]
     assert (box.repository / "arm/1/policy.py").read_text() == "# 1"
@@ -210,11 +248,11 @@ def test_a_version_that_is_there_is_activated_and_verified(here: Path, box: Fake
         add(folder, "arm", "2")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == []
-    assert placing(box).place("arm", asked["arm"])
-    assert box.verbs == ["versions", "activate"]
-    assert "--unverified" not in box.said[-1]
+    assert placing(box).place(asked)
+    assert box.verbs == ["versions", "verify", "activate"]
+    assert box.said[1][-2:] == ["--models", str(box.repository)]
     back = look(here, [], {"arm": "1"})
-    assert placing(box).place("arm", back["arm"])
+    assert placing(box).place(back)
     assert (box.repository / "arm/active.toml").read_text() == 'version = "1"\n'
 
 
@@ -237,7 +275,7 @@ def test_what_was_not_carried_whole_is_refused(here: Path, box: FakeAppliance) -
     carry(here, box.repository, asked)
     (incoming(box.repository) / "arm/2/policy.py").write_text("# ha")
     with pytest.raises(Refused, match="was not carried whole"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert box.said == []
     assert carry(here, box.repository, asked) == ["arm/2", "arm/model.toml"]
 
@@ -251,7 +289,7 @@ def test_a_manifest_that_was_not_carried_is_refused_and_nothing_moves(
     before = {**state(box.repository)}
     (incoming(box.repository) / "arm/model.toml").unlink()
     with pytest.raises(Refused, match=r"arm/model.toml: was not carried whole"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert box.said == []
     assert state(box.repository) == {k: v for k, v in before.items() if INCOMING not in k}
 
@@ -270,7 +308,7 @@ def test_a_command_that_cannot_be_run_leaves_everything_as_it_was(
         return box(words)
 
     with pytest.raises(FileNotFoundError):
-        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
     assert state(box.repository) == before
 
 
@@ -299,7 +337,7 @@ def test_a_power_cut_at_any_step(
         with monkeypatch.context() as patch:
             cut(patch, cut_at)
             try:
-                assert placing(box).place("arm", asked["arm"])
+                assert placing(box).place(asked)
             except PowerCut:
                 pass
             else:
@@ -307,7 +345,7 @@ def test_a_power_cut_at_any_step(
         assert served(box.repository) in (("1", one), (version, other)), cut_at
         was_told = box.verbs[-1] == "activate"
         carry(here, box.repository, asked)
-        assert placing(box).place("arm", asked["arm"]) or was_told
+        assert placing(box).place(asked) or was_told
         assert served(box.repository) == (version, other)
         assert (box.repository / "arm/notes.txt").read_text() == "of a site"
         assert (box.repository / "arm/1/policy.py").exists()
@@ -354,7 +392,7 @@ def test_what_is_exchanged_is_on_the_disk_before(
             return step(*words, **options)
 
         monkeypatch.setattr(where, name, note)
-    placing(box).place("arm", asked["arm"])
+    placing(box).place(asked)
     at = done.index("_exchange")
     assert (done[at - 1], done[at + 1]) == ("sync", "sync")
     assert "write_text" in done[:at]
@@ -380,7 +418,7 @@ def test_a_full_disk_keeps_nothing_from_being_undone(
         return 2, "active.toml: cannot be written: No space left on device"
 
     with pytest.raises(Refused, match="No space left"):
-        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
     monkeypatch.undo()
     assert state(box.repository) == before
 
@@ -400,7 +438,7 @@ def test_the_version_before_is_known(here: Path, box: FakeAppliance) -> None:
         add(here, "arm", version, manifest=manifest)
         asked = look(here, [], {})
         carry(here, box.repository, asked)
-        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
     assert [(each.version, each.previous) for each in found if each] == [
         *[("10", "9")] * 2,
         ("11", "10"),
@@ -420,7 +458,7 @@ def test_files_of_another_user_are_not_taken(
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(Refused, match="has to belong to the user that serves it"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert state(box.repository) == before
 
 
@@ -431,7 +469,7 @@ def test_what_came_and_is_not_asked_for_is_not_taken_in(here: Path, box: FakeApp
     half = incoming(box.repository) / "arm/3"
     half.mkdir()
     (half / "model.onnx").write_text("half of it")
-    assert placing(box).place("arm", asked["arm"])
+    assert placing(box).place(asked)
     assert not (box.repository / "arm/3").exists()
     assert (box.repository / "arm/2/policy.py").exists()
     assert not half.exists()
@@ -556,6 +594,6 @@ def test_a_version_of_what_is_not_asked_for_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("name", ["../arm", ".incoming", "a/b", ""])
 def test_a_name_is_no_path(box: FakeAppliance, name: str) -> None:
     with pytest.raises(Refused, match="cannot be the name"):
-        placing(box).place(name, {"version": "1"})
+        placing(box).place({name: {"version": "1"}})
     with pytest.raises(Refused, match="cannot be the name"):
-        placing(box).place("arm", {"version": name})
+        placing(box).place({"arm": {"version": name}})

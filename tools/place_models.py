@@ -178,32 +178,58 @@ class Placing:
         self.repository, self.incoming, self.appliance = repository, incoming, appliance
         self.verify, self.builds = verify, builds
 
-    def place(self, model: str, asked: Asked) -> bool:
-        """Have a version served; return whether it was not, or not like this.
+    def place(self, asked: Mapping[str, Asked]) -> bool:
+        """Have versions served; return whether any was not, or not like this.
+
+        Nothing is changed until all are good.
 
         Raises:
-            Refused: It is not good, or does not come up. What was served is served.
+            Refused: One is not good, or does not come up. What was served of it is served.
+        """
+        for model, each in asked.items():
+            _check_names(model, each["version"])
+        served: list[str] = []
+        try:
+            good = [model for model, each in asked.items() if self._is_wanted(model, each)]
+            for model in good:
+                self._serve(model, asked[model]["version"])
+                served.append(model)
+        except (Refused, OSError, subprocess.TimeoutExpired) as failed:
+            if not served:
+                raise
+            raise Refused(f"{failed}\nServed as asked, and kept: {', '.join(served)}") from None
+        finally:
+            shutil.rmtree(self.incoming, ignore_errors=True)
+        return bool(served)
+
+    def _is_wanted(self, model: str, asked: Asked) -> bool:
+        """Return whether a version, which is good, is yet to be served, or not like this.
+
+        Raises:
+            Refused: It is not good.
         """
         version = asked["version"]
-        _check_names(model, version)
         staged, there = self.incoming / model, self.repository / model
-        try:
-            if not staged.is_dir():
-                return self._activate_one_that_is_there(model, version)
-            if (there / version).is_dir():  # only model.toml is new, or a run was cut short
-                shutil.rmtree(staged / version, ignore_errors=True)
-                _link_all(there / version, staged / version)
-            for name, wanted in ((version, asked["files"]), (MANIFEST, asked["manifest"])):
-                if checksum(staged / name) != wanted:
-                    raise Refused(f"{staged / name}: was not carried whole; run this again")
-            self._verify(model, version)
-            self._take_in(staged, there, model, version)
-        finally:
-            for each in (staged, self.incoming / EXCHANGED):
-                shutil.rmtree(each, ignore_errors=True)
+        if not staged.is_dir():
+            if self._is_active(model, version):
+                return False
+            self._run(model, ["models", "verify", model, version, *self.verify, *self._models])
+            return True
+        if (there / version).is_dir():  # only model.toml is new, or a run was cut short
+            shutil.rmtree(staged / version, ignore_errors=True)
+            _link_all(there / version, staged / version)
+        for name, wanted in ((version, asked["files"]), (MANIFEST, asked["manifest"])):
+            if checksum(staged / name) != wanted:
+                raise Refused(f"{staged / name}: was not carried whole; run this again")
+        self._verify(model, version)
         return True
 
-    def _activate_one_that_is_there(self, model: str, version: str) -> bool:
+    def _is_active(self, model: str, version: str) -> bool:
+        """Return whether a version that is there is active.
+
+        Raises:
+            Refused: It is not there.
+        """
         code, said = self.appliance(["models", "versions", "--json", *self._models])
         try:
             found = {each["name"]: each for each in json.loads(said)["models"]} if not code else {}
@@ -211,10 +237,7 @@ class Placing:
             raise Refused(f"{model}: the repository cannot be read: {said}") from error
         if model not in found or version not in found[model]["versions"]:
             raise Refused(f"{model}: version {version} is not on the box; is it in the folder?")
-        if found[model]["active"] == version:
-            return False
-        self._run(model, ["models", "activate", model, version, *self.verify, *self._models])
-        return True
+        return bool(found[model]["active"] == version)
 
     def _verify(self, model: str, version: str) -> None:
         where = ["--models", str(self.incoming)]
@@ -222,10 +245,15 @@ class Placing:
             self._run(model, ["models", "build", model, version, *where])
         self._run(model, ["models", "verify", model, version, *self.verify, *where])
 
-    def _take_in(self, staged: Path, there: Path, model: str, version: str) -> None:
-        """Move what is good among the others, and activate it; else undo all of that."""
+    def _serve(self, model: str, version: str) -> None:
+        """Activate what is good, with what was carried of it; else undo all of that."""
+        staged, there = self.incoming / model, self.repository / model
         made = self.incoming / EXCHANGED
-        shutil.rmtree(made, ignore_errors=True)  # of a run that was cut short
+        activate = ["models", "activate", model, version, "--unverified", *self._models]
+        if not staged.is_dir():
+            self._run(model, activate)
+            return
+        shutil.rmtree(made, ignore_errors=True)  # of another model, or of a run that was cut short
         is_new = not there.is_dir()
         with contextlib.nullcontext() if is_new else _alone(there):
             _make(made, staged, there, version)
@@ -236,7 +264,7 @@ class Placing:
                 _exchange(made, there)
             os.sync()
         try:
-            self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
+            self._run(model, activate)
         except (NotKnown, subprocess.TimeoutExpired) as failed:
             raise Refused(
                 f"{failed}\n"
@@ -370,15 +398,9 @@ def place_all(placing: Placing, asked: Mapping[str, Asked], switching: Path) -> 
     Raises:
         Refused: One is not good, or does not come up.
     """
-    changed = False
     with _no_deploy(switching), _alone(placing.repository):
         _clear_old(placing)
-        try:
-            for model, each in asked.items():
-                changed |= placing.place(model, each)
-        finally:
-            shutil.rmtree(placing.incoming, ignore_errors=True)
-    return changed
+        return placing.place(asked)
 
 
 def _clear_old(placing: Placing) -> None:
