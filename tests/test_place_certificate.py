@@ -82,6 +82,7 @@ def test_what_clients_could_not_take_is_not_used(tls: Path) -> None:
     seen: list[dict[str, str]] = []
 
     def refuse(folder: Path, names: list[str]) -> None:
+        assert folder.parent == tls / "sets"
         seen.append({name: (folder / name).read_text() for name in names})
         raise Refused("it has expired")
 
