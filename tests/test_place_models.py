@@ -1,22 +1,41 @@
-"""New versions of models on a robot: what is carried, and what is undone if they are not good."""
+"""New versions of models on a robot: what is carried, and what is undone if they are not good.
+
+Any step may be the last one done.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import define, field
 
+from appliance.models.active import Active
+from appliance.models.repository import Repository
 from tools import place_models
-from tools.place_models import INCOMING, Asked, Placing, Refused, look, missing
+from tools.place_models import INCOMING, NOT_KNOWN, Asked, Placing, Refused, look, missing
+from tools.switch_release import Failed, alone
 
 RUN = "run"
+STEPS = [
+    *((os, name) for name in ("link", "sync")),
+    *((Path, name) for name in ("mkdir", "rename", "write_text")),
+    *((shutil, name) for name in ("copytree", "rmtree")),
+    (place_models, "_exchange"),
+]
+
+
+class PowerCut(BaseException):
+    """The machine went down."""
 
 
 def add(folder: Path, model: str, version: str, text: str = "", manifest: str = "") -> None:
@@ -33,7 +52,7 @@ class FakeAppliance:
 
     Attributes:
         refuses: The word of a command that fails.
-        ends: `activate` fails when it has written what is active: nobody answered.
+        ends: `activate` fails when it has written what is active: nobody knows.
         said: The commands that it was given.
         manifests: `model.toml` as each `activate` found it.
     """
@@ -55,7 +74,9 @@ class FakeAppliance:
             self.manifests.append((model / "model.toml").read_text())
             if verb != self.refuses or self.ends:
                 (model / "active.toml").write_text(f'version = "{words[3]}"\n')
-        return (1, f"{verb} has failed") if verb == self.refuses else (0, f"{verb} went well")
+        if verb != self.refuses:
+            return 0, f"{verb} went well"
+        return NOT_KNOWN if self.ends else 1, f"{verb} has failed"
 
     def _models(self) -> list[Path]:
         return [each for each in self.repository.iterdir() if each.name[0] != "."]
@@ -84,6 +105,7 @@ def box(tmp_path: Path) -> FakeAppliance:
     """A robot whose repository has the first version, which is active."""
     repository = tmp_path / "repository"
     add(repository, "arm", "1")
+    (repository / "arm/notes.txt").write_text("of a site")
     (repository / "arm/active.toml").write_text('version = "1"\n')
     return FakeAppliance(repository)
 
@@ -128,7 +150,7 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
     add(here, "arm", "10")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == ["arm/10", "arm/model.toml"]
-    assert placing(box, "--device=cpu").place("arm", asked["arm"])
+    assert placing(box, "--device=cpu").place(asked)
     where = str(incoming(box.repository))
     assert box.said == [
         ["models", "verify", "arm", "10", "--device=cpu", "--models", where],
@@ -138,7 +160,7 @@ def test_a_new_version_is_verified_before_it_is_among_the_others(
     assert not (incoming(box.repository) / "arm").exists()
     box.said.clear()
     assert carry(here, box.repository, asked) == []
-    assert not placing(box).place("arm", asked["arm"])
+    assert not placing(box).place(asked)
     assert box.verbs == ["versions"]
 
 
@@ -153,10 +175,48 @@ def test_what_is_not_good_leaves_everything_as_it_was(
     carry(here, box.repository, asked)
     box.refuses = refuses
     with pytest.raises(Refused, match=f"has failed; it says:\n{refuses} has failed"):
-        placing(box, builds=True).place(model, asked[model])
+        placing(box, builds=True).place(asked)
     assert state(box.repository) == before
     assert not (box.repository / "new").exists()
     assert box.verbs[-1] == refuses
+
+
+@pytest.mark.parametrize("is_carried", [True, False])
+def test_nothing_changes_until_all_are_good(
+    here: Path,
+    box: FakeAppliance,
+    is_carried: bool,  # noqa: FBT001
+) -> None:
+    folders = [here] if is_carried else [here, box.repository]
+    for folder in folders:
+        add(folder, "arm", "2")
+    add(here, "eye", "1")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        return (1, "NOT good") if words[1:3] == ["verify", "eye"] else box(words)
+
+    with pytest.raises(Refused, match="NOT good"):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert "verify" in box.verbs
+    assert state(box.repository) == before
+
+
+def test_what_came_up_before_another_did_not_is_told(here: Path, box: FakeAppliance) -> None:
+    for model in ("arm", "eye"):
+        add(here, model, "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        return (1, "no memory") if words[1:3] == ["activate", "eye"] else box(words)
+
+    with pytest.raises(Refused, match=r"(?s)no memory.*Served as asked, and kept: arm$"):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert served(box.repository) == ("2", "max_batch = 4\n")
+    assert not (box.repository / "eye").exists()
 
 
 def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> None:
@@ -165,8 +225,9 @@ def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> N
     carry(here, box.repository, asked)
     box.refuses, box.ends = "activate", True
     with pytest.raises(Refused, match="It is active, and its files stay"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert (box.repository / "arm/2/policy.py").exists()
+    assert served(box.repository) == ("2", "max_batch = 4\n")
 
 
 def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
@@ -175,7 +236,7 @@ def test_a_manifest_that_has_changed_is_verified_with_the_version_that_is_there(
     add(here, "arm", "1", manifest="max_batch = 8\n")
     asked = look(here, ["arm"], {})
     assert carry(here, box.repository, asked) == ["arm/model.toml"]
-    assert placing(box).place("arm", asked["arm"])
+    assert placing(box).place(asked)
     assert box.verbs == ["verify", "activate"]
     assert box.manifests == ["max_batch = 8\n"]
     assert (box.repository / "arm/1/policy.py").read_text() == "# 1"
@@ -187,11 +248,11 @@ def test_a_version_that_is_there_is_activated_and_verified(here: Path, box: Fake
         add(folder, "arm", "2")
     asked = look(here, [], {})
     assert carry(here, box.repository, asked) == []
-    assert placing(box).place("arm", asked["arm"])
-    assert box.verbs == ["versions", "activate"]
-    assert "--unverified" not in box.said[-1]
+    assert placing(box).place(asked)
+    assert box.verbs == ["versions", "verify", "activate"]
+    assert box.said[1][-2:] == ["--models", str(box.repository)]
     back = look(here, [], {"arm": "1"})
-    assert placing(box).place("arm", back["arm"])
+    assert placing(box).place(back)
     assert (box.repository / "arm/active.toml").read_text() == 'version = "1"\n'
 
 
@@ -214,7 +275,7 @@ def test_what_was_not_carried_whole_is_refused(here: Path, box: FakeAppliance) -
     carry(here, box.repository, asked)
     (incoming(box.repository) / "arm/2/policy.py").write_text("# ha")
     with pytest.raises(Refused, match="was not carried whole"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert box.said == []
     assert carry(here, box.repository, asked) == ["arm/2", "arm/model.toml"]
 
@@ -228,7 +289,7 @@ def test_a_manifest_that_was_not_carried_is_refused_and_nothing_moves(
     before = {**state(box.repository)}
     (incoming(box.repository) / "arm/model.toml").unlink()
     with pytest.raises(Refused, match=r"arm/model.toml: was not carried whole"):
-        placing(box).place("arm", asked["arm"])
+        placing(box).place(asked)
     assert box.said == []
     assert state(box.repository) == {k: v for k, v in before.items() if INCOMING not in k}
 
@@ -243,11 +304,165 @@ def test_a_command_that_cannot_be_run_leaves_everything_as_it_was(
 
     def run(words: Sequence[str]) -> tuple[int, str]:
         if words[1] == "activate":
-            raise subprocess.TimeoutExpired(words, 1)
+            raise FileNotFoundError(words[0])
         return box(words)
 
-    with pytest.raises(subprocess.TimeoutExpired):
-        Placing(box.repository, incoming(box.repository), run, []).place("arm", asked["arm"])
+    with pytest.raises(FileNotFoundError):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert state(box.repository) == before
+
+
+@pytest.mark.parametrize("begins_with", ["an active version", "a version", "nothing"])
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_power_cut_at_any_step(
+    here: Path,
+    box: FakeAppliance,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    begins_with: str,
+) -> None:
+    """What a boot finds is a version, and the manifest that it was verified with."""
+    add(box.repository, "arm", "1", manifest=(one := "[chunk]\nhorizon = 16\n"))
+    add(here, "arm", version, manifest=(other := "[chunk]\nhorizon = 8\n"))
+    if begins_with != "an active version":
+        (box.repository / "arm/active.toml").unlink()
+    if begins_with == "nothing":
+        shutil.rmtree(box.repository / "arm")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    begins = Path(shutil.copytree(box.repository, here.parent / "begins"))
+    cut_at = 0
+    for cut_at in range(1, 100):
+        shutil.rmtree(box.repository)
+        shutil.copytree(begins, box.repository)
+        carry(here, box.repository, asked)
+        box.said = [["models", "versions"]]
+        with monkeypatch.context() as patch:
+            cut(patch, cut_at)
+            try:
+                assert placing(box).place(asked)
+            except PowerCut:
+                pass
+            else:
+                break
+        assert served(box.repository) in (("1", one) if before else None, (version, other)), cut_at
+        was_told = box.verbs[-1] == "activate"
+        carry(here, box.repository, asked)
+        assert placing(box).place(asked) or was_told
+        assert served(box.repository) == (version, other)
+        changed = ("arm/model.toml", "arm/active.toml")
+        after = state(box.repository)
+        assert all(after[name] == text for name, text in before.items() if name not in changed)
+    assert 10 < cut_at < 99
+
+
+def served(repository: Path) -> tuple[str, str] | None:
+    """Return which version of the arm the next start serves, and with which manifest."""
+    entry = {each.name: each for each in Repository(repository).scan()}.get("arm")
+    assert entry is None or entry.error is None
+    return entry and (entry.version, entry.manifest)
+
+
+def cut(patch: pytest.MonkeyPatch, last: int) -> None:
+    """Cut the power before a step."""
+    steps = 0
+
+    def counted(step: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*words: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps >= last:
+                raise PowerCut
+            return step(*words, **options)
+
+        return take
+
+    for where, name in STEPS:
+        patch.setattr(where, name, counted(getattr(where, name)))
+
+
+def test_what_is_exchanged_is_on_the_disk_before(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    done: list[str] = []
+    for where, name in STEPS:
+        step = getattr(where, name)
+
+        def note(*words: Any, name: str = name, step: Any = step, **options: Any) -> Any:
+            done.append(name)
+            return step(*words, **options)
+
+        monkeypatch.setattr(where, name, note)
+    placing(box).place(asked)
+    at = done.index("_exchange")
+    assert (done[at - 1], done[at + 1]) == ("sync", "sync")
+    assert "write_text" in done[:at]
+
+
+def test_a_full_disk_keeps_nothing_from_being_undone(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2", manifest="max_batch = 8\n")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        if words[1] != "activate":
+            return box(words)
+        monkeypatch.setattr(os, "link", full)
+        for name in ("mkdir", "open", "write_bytes", "write_text"):
+            monkeypatch.setattr(Path, name, full)
+        return 2, "active.toml: cannot be written: No space left on device"
+
+    with pytest.raises(Refused, match="No space left"):
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    monkeypatch.undo()
+    assert state(box.repository) == before
+
+
+def test_the_version_before_is_known(here: Path, box: FakeAppliance) -> None:
+    """As `appliance models activate` writes it: what was served, be it that nobody had said so."""
+    (box.repository / "arm/active.toml").unlink()
+    add(box.repository, "arm", "9")
+    found: list[Active | None] = []
+
+    def run(words: Sequence[str]) -> tuple[int, str]:
+        if words[1] == "activate":
+            found.append(Repository(box.repository).scan()[0].active)
+        return 0, ""
+
+    for version, manifest in (("10", ""), ("10", "max_batch = 8\n"), ("11", "")):
+        add(here, "arm", version, manifest=manifest)
+        asked = look(here, [], {})
+        carry(here, box.repository, asked)
+        Placing(box.repository, incoming(box.repository), run, []).place(asked)
+    assert [(each.version, each.previous) for each in found if each] == [
+        *[("10", "9")] * 2,
+        ("11", "10"),
+    ]
+
+
+def test_files_of_another_user_are_not_taken(
+    here: Path, box: FakeAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(here, "arm", "2")
+    before = state(box.repository)
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(Refused, match="has to belong to the user that serves it"):
+        placing(box).place(asked)
     assert state(box.repository) == before
 
 
@@ -258,7 +473,7 @@ def test_what_came_and_is_not_asked_for_is_not_taken_in(here: Path, box: FakeApp
     half = incoming(box.repository) / "arm/3"
     half.mkdir()
     (half / "model.onnx").write_text("half of it")
-    assert placing(box).place("arm", asked["arm"])
+    assert placing(box).place(asked)
     assert not (box.repository / "arm/3").exists()
     assert (box.repository / "arm/2/policy.py").exists()
     assert not half.exists()
@@ -284,6 +499,34 @@ def test_what_another_run_carries_stays_until_it_is_old(here: Path, box: FakeApp
     assert (done.returncode, done.stdout, done.stderr) == (0, "unchanged\n", "")
     assert [each.name for each in (box.repository / INCOMING).iterdir()] == ["now"]
     assert (others[0] / "model.onnx").exists()
+
+
+def test_a_deploy_that_is_under_way_is_waited_for_and_waits(here: Path, box: FakeAppliance) -> None:
+    """By the lock of `switch_release.py`: what stands by does not look at models again."""
+    opt = here.parent / "opt"
+    with alone(opt):
+        words = ["place", str(box.repository), f"--run={RUN}", "--asked={}"]
+        words += [f"--switching={opt / '.switching'}", "--command=/nowhere"]
+        run = [sys.executable, place_models.__file__, *words]
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "a deploy is under way here; wait until it is over" in done.stderr
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    tried: list[str] = []
+
+    def deploy_meanwhile(words: Sequence[str]) -> tuple[int, str]:
+        with pytest.raises(Failed, match="is under way"), alone(opt):
+            pass
+        tried.append(words[1])
+        return box(words)
+
+    place = Placing(box.repository, incoming(box.repository), deploy_meanwhile, [])
+    assert place_models.place_all(place, asked, opt / ".switching")
+    assert tried == ["verify", "activate"]
+    with alone(opt):
+        pass
 
 
 ASKED = {"version": "1", "files": "", "manifest": ""}
@@ -355,6 +598,6 @@ def test_a_version_of_what_is_not_asked_for_is_refused(here: Path) -> None:
 @pytest.mark.parametrize("name", ["../arm", ".incoming", "a/b", ""])
 def test_a_name_is_no_path(box: FakeAppliance, name: str) -> None:
     with pytest.raises(Refused, match="cannot be the name"):
-        placing(box).place(name, {"version": "1"})
+        placing(box).place({name: {"version": "1"}})
     with pytest.raises(Refused, match="cannot be the name"):
-        placing(box).place("arm", {"version": name})
+        placing(box).place({"arm": {"version": name}})

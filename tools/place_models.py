@@ -1,21 +1,25 @@
 """`python3 place_models.py look | missing | place`: new versions of models on a robot.
 
 A version that was carried to `REPOSITORY/.incoming/RUN/MODEL/` is verified there, by the
-appliance's own command. If it is good it goes among the others and is activated, by the appliance's
-own command again, on the appliance that runs. What is not good, or does not come up there, is
-removed, and `model.toml` and what is served are what they were. RUN is named by what is asked for:
-who asks for something else carries to another folder, and the same run goes on with what has come.
+appliance's own command. If it is good, a folder is made with it, the versions that the box has, and
+the new `model.toml` and `active.toml`, and changes places with that of the model at one moment. So
+whoever looks, after a power cut at any step too, finds a version with the manifest that it was
+verified with. Then the appliance that runs is told, by its own command again. What does not come up
+there is undone by changing places again, which needs no space on the disk. RUN is named by what is
+asked for: who asks for something else carries to another folder, and the same run goes on with what
+has come.
 
 `look` tells, on the controller, what is asked for; `missing`, on the robot, what of that has to be
 carried there. Both print JSON. `place` prints what the commands say, and last a line that is
-`changed` or `unchanged`; it runs as the user of the appliance, whose files these are. Needs Python
-3.10 and nothing else.
+`changed` or `unchanged`; it runs as the user of the appliance, whose files these are, and no deploy
+takes over meanwhile. Needs Python 3.10 and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -27,16 +31,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
+EXCHANGED = ".exchanged"  # in the folder of a run: what a model's changes places with
+NOT_KNOWN = 3
+"""What `appliance models activate` ends with if a version is active, and perhaps served."""
 BLOCK = 1 << 20
 COMMAND_S = 3600
 KEPT_S = 86_400
 """How long what was carried waits for a run that goes on with it."""
 WORDS, VERSIONS = '["WORD"]', '{"MODEL": "VERSION"}'
-_VERSION = re.compile(r'(?m)^version = "([^"]*)"')
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_ACTIVE = re.compile(r'(?m)^(version|previous) = "([^"]*)"')
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Asked = dict[str, str]
@@ -47,6 +56,10 @@ Appliance = Callable[[Sequence[str]], tuple[int, str]]
 
 class Refused(Exception):
     """A model is not served as asked; the message says why, and what is served."""
+
+
+class NotKnown(Refused):
+    """Nor can it be said that it is not."""
 
 
 # ------------------------------------------------------------------------------------- looking
@@ -72,8 +85,8 @@ def look(folder: Path, only: Sequence[str], versions: Mapping[str, str]) -> dict
         )
     asked: dict[str, Asked] = {}
     for model in only or there:
-        found = sorted((each.name for each in _directories(folder / model)), key=_order)
-        version = versions.get(model) or (found[-1] if found else "")
+        found = [each.name for each in _directories(folder / model)]
+        version = versions.get(model) or _latest(folder / model)
         if model not in there or version not in found:
             raise Refused(
                 f"{folder / model}: there is no version {version or 'at all'}, or no {MANIFEST}"
@@ -165,31 +178,58 @@ class Placing:
         self.repository, self.incoming, self.appliance = repository, incoming, appliance
         self.verify, self.builds = verify, builds
 
-    def place(self, model: str, asked: Asked) -> bool:
-        """Have a version served; return whether it was not, or not like this.
+    def place(self, asked: Mapping[str, Asked]) -> bool:
+        """Have versions served; return whether any was not, or not like this.
+
+        Nothing is changed until all are good.
 
         Raises:
-            Refused: It is not good, or does not come up. What was served is served.
+            Refused: One is not good, or does not come up. What was served of it is served.
+        """
+        for model, each in asked.items():
+            _check_names(model, each["version"])
+        served: list[str] = []
+        try:
+            good = [model for model, each in asked.items() if self._is_wanted(model, each)]
+            for model in good:
+                self._serve(model, asked[model]["version"])
+                served.append(model)
+        except (Refused, OSError, subprocess.TimeoutExpired) as failed:
+            if not served:
+                raise
+            raise Refused(f"{failed}\nServed as asked, and kept: {', '.join(served)}") from None
+        finally:
+            shutil.rmtree(self.incoming, ignore_errors=True)
+        return bool(served)
+
+    def _is_wanted(self, model: str, asked: Asked) -> bool:
+        """Return whether a version, which is good, is yet to be served, or not like this.
+
+        Raises:
+            Refused: It is not good.
         """
         version = asked["version"]
-        _check_names(model, version)
         staged, there = self.incoming / model, self.repository / model
-        try:
-            if not staged.is_dir():
-                return self._activate_one_that_is_there(model, version)
-            if not (staged / version).is_dir() and (there / version).is_dir():
-                # Only model.toml is new. The files are the same ones, under a second name.
-                shutil.copytree(there / version, staged / version, copy_function=os.link)
-            for name, wanted in ((version, asked["files"]), (MANIFEST, asked["manifest"])):
-                if checksum(staged / name) != wanted:
-                    raise Refused(f"{staged / name}: was not carried whole; run this again")
-            self._verify(model, version)
-            self._take_in(staged, there, model, version)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        if not staged.is_dir():
+            if self._is_active(model, version):
+                return False
+            self._run(model, ["models", "verify", model, version, *self.verify, *self._models])
+            return True
+        if (there / version).is_dir():  # only model.toml is new, or a run was cut short
+            shutil.rmtree(staged / version, ignore_errors=True)
+            _link_all(there / version, staged / version)
+        for name, wanted in ((version, asked["files"]), (MANIFEST, asked["manifest"])):
+            if checksum(staged / name) != wanted:
+                raise Refused(f"{staged / name}: was not carried whole; run this again")
+        self._verify(model, version)
         return True
 
-    def _activate_one_that_is_there(self, model: str, version: str) -> bool:
+    def _is_active(self, model: str, version: str) -> bool:
+        """Return whether a version that is there is active.
+
+        Raises:
+            Refused: It is not there.
+        """
         code, said = self.appliance(["models", "versions", "--json", *self._models])
         try:
             found = {each["name"]: each for each in json.loads(said)["models"]} if not code else {}
@@ -197,10 +237,7 @@ class Placing:
             raise Refused(f"{model}: the repository cannot be read: {said}") from error
         if model not in found or version not in found[model]["versions"]:
             raise Refused(f"{model}: version {version} is not on the box; is it in the folder?")
-        if found[model]["active"] == version:
-            return False
-        self._run(model, ["models", "activate", model, version, *self.verify, *self._models])
-        return True
+        return bool(found[model]["active"] == version)
 
     def _verify(self, model: str, version: str) -> None:
         where = ["--models", str(self.incoming)]
@@ -208,33 +245,37 @@ class Placing:
             self._run(model, ["models", "build", model, version, *where])
         self._run(model, ["models", "verify", model, version, *self.verify, *where])
 
-    def _take_in(self, staged: Path, there: Path, model: str, version: str) -> None:
-        """Move what is good among the others, and activate it; else undo all of that."""
+    def _serve(self, model: str, version: str) -> None:
+        """Activate what is good, with what was carried of it; else undo all of that."""
+        staged, there = self.incoming / model, self.repository / model
+        made = self.incoming / EXCHANGED
+        activate = ["models", "activate", model, version, "--unverified", *self._models]
+        if not staged.is_dir():
+            self._run(model, activate)
+            return
+        shutil.rmtree(made, ignore_errors=True)  # of another model, or of a run that was cut short
         is_new = not there.is_dir()
-        there.mkdir(mode=0o750, exist_ok=True)
-        manifest = there / MANIFEST
-        former = manifest.read_bytes() if manifest.is_file() else None
-        is_new_version = not (there / version).exists()
-        try:
-            if is_new_version:
-                (staged / version).rename(there / version)
-            (staged / MANIFEST).rename(manifest)
+        with contextlib.nullcontext() if is_new else _alone(there):
+            _make(made, staged, there, version)
             os.sync()
-            self._run(model, ["models", "activate", model, version, "--unverified", *self._models])
-        except (Refused, OSError, subprocess.TimeoutExpired) as failed:
-            if is_new_version and _active(there) == version:
-                raise Refused(
-                    f"{failed}\nIt is active, and its files stay: see `appliance models list` on"
-                    " the box"
-                ) from None
-            if is_new_version:
-                shutil.rmtree(there / version, ignore_errors=True)
-            if former is not None:
-                _write(manifest, former)
-            else:
-                manifest.unlink(missing_ok=True)
             if is_new:
-                shutil.rmtree(there)
+                made.rename(there)
+            else:
+                _exchange(made, there)
+            os.sync()
+        try:
+            self._run(model, activate)
+        except (NotKnown, subprocess.TimeoutExpired) as failed:
+            raise Refused(
+                f"{failed}\n"
+                "It is active, and its files stay: see `appliance models list` on the box"
+            ) from None
+        except (Refused, OSError):
+            if is_new:
+                there.rename(made)
+            else:
+                _exchange(made, there)
+            os.sync()
             raise
 
     @property
@@ -245,38 +286,89 @@ class Placing:
         code, said = self.appliance(words)
         if code:
             what = shlex.join(["appliance", *words])
-            raise Refused(f"{model}: `{what}` has failed; it says:\n{said}")
+            kind = NotKnown if code == NOT_KNOWN else Refused
+            raise kind(f"{model}: `{what}` has failed; it says:\n{said}")
         print(said)
 
 
-def _active(model: Path) -> str:
-    """Return the version that is to be served; empty: nobody has said."""
+def _make(made: Path, staged: Path, there: Path, version: str) -> None:
+    """Make a folder of what a model has, and of what was carried, which is to be served."""
+    made.mkdir(mode=0o750)
+    if there.is_dir():
+        new = {version, MANIFEST, ACTIVE}
+        _link_all(there, made, lambda folder, _: new if folder == str(there) else set[str]())
+    _link_all(staged / version, made / version)
+    os.link(staged / MANIFEST, made / MANIFEST)
+    active = _active(there)
+    former = active.get("version") or _latest(there)
+    previous = active.get("previous", "") if former == version else former
+    written = f'version = "{version}"\nprevious = "{previous}"\n'
+    (made / ACTIVE).write_text(written, encoding="utf-8")
+
+
+def _link_all(
+    source: Path, place: Path, ignore: Callable[[str, list[str]], set[str]] | None = None
+) -> None:
+    shutil.copytree(
+        source, place, symlinks=True, ignore=ignore, copy_function=_link, dirs_exist_ok=True
+    )
+
+
+def _link(source: str, place: str) -> None:
+    """Give a file a second name."""
     try:
-        found = _VERSION.search((model / ACTIVE).read_text(errors="replace"))
+        os.link(source, place, follow_symlinks=False)
+    except PermissionError as error:
+        raise Refused(
+            f"{source}: has to belong to the user that serves it, as all files of models: {error}"
+        ) from None
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Let two folders change places, at one moment."""
+    paths = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    if ctypes.CDLL(None, use_errno=True).renameat2(*paths, _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def _active(model: Path) -> dict[str, str]:
+    """Return which `version` is to be served, and the `previous`; empty: nobody has said."""
+    try:
+        return dict(_ACTIVE.findall((model / ACTIVE).read_text(errors="replace")))
     except FileNotFoundError:
-        return ""
-    return found[1] if found else ""
+        return {}
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole, or not at all; its mode stays."""
-    made = path.with_name(f".{path.name}.new")
-    made.write_bytes(content)
-    made.chmod(path.stat().st_mode & 0o777)
-    made.rename(path)
+def _latest(model: Path) -> str:
+    return max((each.name for each in _directories(model)), key=_order, default="")
 
 
 @contextlib.contextmanager
-def _alone(repository: Path) -> Generator[None, None, None]:
-    descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+def _alone(
+    path: Path, otherwise: str = "another run changes it; wait until it is over"
+) -> Generator[None, None, None]:
+    """Let nobody else who takes the same lock do anything meanwhile.
+
+    Raises:
+        Refused: Somebody does; it says what `otherwise` says.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"{repository}: another run changes it; wait until it is over") from None
+            raise Refused(f"{path}: {otherwise}") from None
         yield
     finally:
         os.close(descriptor)
+
+
+def _no_deploy(switching: Path) -> AbstractContextManager[None]:
+    """Keep deployments from taking over from each other: what stands by has looked already."""
+    if not switching.exists():
+        return contextlib.nullcontext()  # no deploy was ever here
+    return _alone(switching, "a deploy is under way here; wait until it is over")
 
 
 def by(command: str) -> Appliance:
@@ -297,16 +389,18 @@ def by(command: str) -> Appliance:
     return run
 
 
-def _place_all(placing: Placing, asked: Mapping[str, Asked]) -> bool:
-    changed = False
-    with _alone(placing.repository):
+def place_all(placing: Placing, asked: Mapping[str, Asked], switching: Path) -> bool:
+    """Have versions served, and nothing else done here meanwhile; return whether any was not.
+
+    Args:
+        switching: What a deploy locks while one takes over from another.
+
+    Raises:
+        Refused: One is not good, or does not come up.
+    """
+    with _no_deploy(switching), _alone(placing.repository):
         _clear_old(placing)
-        try:
-            for model, each in asked.items():
-                changed |= placing.place(model, each)
-        finally:
-            shutil.rmtree(placing.incoming, ignore_errors=True)
-    return changed
+        return placing.place(asked)
 
 
 def _clear_old(placing: Placing) -> None:
@@ -367,6 +461,7 @@ def main() -> int:
         each.add_argument("--asked", required=True, help="what `look` said")
     placing.add_argument("--run", required=True, help="name of the folder that it was carried to")
     placing.add_argument("--command", default="/opt/appliance/current/release/bin/appliance")
+    placing.add_argument("--switching", type=Path, default="/opt/appliance/.switching")
     placing.add_argument("--verify", default="[]", help=WORDS)
     placing.add_argument("--build", action="store_true", help="engines for the GPU that is here")
     arguments = parser.parse_args()
@@ -385,7 +480,7 @@ def main() -> int:
         _check_names(arguments.run)
         incoming = directory / INCOMING / arguments.run
         place = Placing(directory, incoming, by(arguments.command), verify, builds=arguments.build)
-        print("changed" if _place_all(place, asked) else "unchanged")
+        print("changed" if place_all(place, asked, arguments.switching) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,8 @@ everything; nobody imports it but the entry point and `python -m appliance`.
 
 Exit codes: 0 done, or ready; 1 not quite (`status`: degraded, starting or draining;
 `check-config`: the file cannot be used; `plan`: beyond the target; `doctor`: warnings); 2 usage,
-configuration, no appliance there, or something that `doctor` found wrong.
+configuration, no appliance there, or something that `doctor` found wrong; 3 `models activate` and
+`rollback`: whether the version that is active now is served is not known.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from appliance.errors import ApplianceError
 if TYPE_CHECKING:
     import argparse
 
-OK, NOT_QUITE, ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, NOT_QUITE, ERROR, NOT_KNOWN, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXTRAS = {"demo": "demo"}
 

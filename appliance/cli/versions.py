@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from appliance.admin import client as admin
-from appliance.cli import NOT_QUITE, OK
+from appliance.cli import NOT_KNOWN, NOT_QUITE, OK
 from appliance.cli.asking import CHANGE_TIMEOUT_S
 from appliance.cli.documents import TIMEOUT_S, readable
 from appliance.cli.socket_path import default_socket_path
@@ -64,7 +64,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def activate(arguments: argparse.Namespace) -> int:
-    """Verify a version and have it served; 0 if it is, else 1 and all is as before."""
+    """Verify a version and have it served; 0 if it is, 3: nobody knows, else all is as before."""
     entry = entry_of(repository_of(arguments), arguments.model)
     with _alone(entry):
         version = version_of(entry, arguments.version)
@@ -77,7 +77,7 @@ def activate(arguments: argparse.Namespace) -> int:
 
 
 def rollback(arguments: argparse.Namespace) -> int:
-    """Have the version before served again; 0 if it is, else 1 and all is as before."""
+    """Have the version before served again; 0 if it is, 3: nobody knows, else all is as before."""
     entry = entry_of(repository_of(arguments), arguments.model)
     with _alone(entry):
         active = entry.active
@@ -354,7 +354,7 @@ def _switch(arguments: argparse.Namespace, entry: ModelEntry, active: Active) ->
             f"{error}",
             file=sys.stderr,
         )
-        return NOT_QUITE
+        return NOT_KNOWN
     except AdminError as error:
         write_active(model, entry.active)
         print(f"{entry.name}: all is as before: {error}", file=sys.stderr)

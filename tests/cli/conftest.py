@@ -20,7 +20,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         bodies = script.get(f"{self.command} {self.path}", [])
-        body = (bodies.pop(0) if len(bodies) > 1 else bodies[0]) if bodies else {"error": "no such"}
+        unknown = [{"error": {"message": "no such"}}]
+        body = bodies.pop(0) if len(bodies) > 1 else (bodies or unknown)[0]
         if body is None:
             os._exit(0)
         data = json.dumps(body).encode()

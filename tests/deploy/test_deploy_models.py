@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from deploy import controller
 from deploy.lab import Lab, Robot, recap
-from deploy.serving import COMMAND, FIRST, refuses, served
+from deploy.serving import COMMAND, FIRST, is_healthy, refuses, served
 from deploy.workshop import Workshop
 
 REPOSITORY = "var/lib/appliance/models"
@@ -97,6 +98,22 @@ def test_a_version_is_never_changed_in_place(
     refuses(network, robot, variables, "a version is never changed in place", "models.yml")
 
 
+def test_a_full_disk_is_not_left_full(
+    network: Lab, robot: Robot, workshop: Workshop, models: Path
+) -> None:
+    variables = workshop.variables(workshop.release(FIRST), appliance_models=str(models))
+    add_version(models, "5")
+    (models / "clock/5/weights").write_bytes(bytes(4 << 20))
+    run, incoming = robot.machine.run, f"/{REPOSITORY}/.incoming"
+    run("install", "--directory", "--owner=appliance", "--group=appliance", incoming)
+    run("mount", "-t", "tmpfs", "-o", "size=1m", "small", incoming)
+    try:
+        refuses(network, robot, variables, "Models cannot be carried to the box", "models.yml")
+        assert run("ls", "-A", incoming).stdout == ""
+    finally:
+        run("umount", incoming)
+
+
 def test_a_model_that_is_new(network: Lab, robot: Robot, workshop: Workshop, models: Path) -> None:
     shutil.copytree(models / "clock", models / "watch")
     variables = workshop.variables(
@@ -106,3 +123,26 @@ def test_a_model_that_is_new(network: Lab, robot: Robot, workshop: Workshop, mod
     assert done.returncode == 0, done.stdout
     found = {each["name"]: each["state"] for each in served(robot)["models"]}
     assert found == {"clock": "ready", "watch": "ready"}
+
+
+def test_a_power_cut_while_a_version_is_placed(
+    network: Lab, robot: Robot, workshop: Workshop, models: Path
+) -> None:
+    """It is cut when `model.toml` is another one."""
+    variables = workshop.variables(workshop.release(FIRST), appliance_models=str(models))
+    add_version(models, "6")
+    (models / "clock/model.toml").write_text(
+        controller.MANIFEST.replace("step_period_ms = 20", manifest := "step_period_ms = 40")
+    )
+    box = robot.machine
+    there = box.root / REPOSITORY / "clock/model.toml"
+    with ThreadPoolExecutor(1) as pool:
+        play = pool.submit(network.play, "models.yml", variables)
+        box.wait_until(lambda: play.done() or manifest in there.read_text(), 90, "model.toml")
+        box.cut_power()
+        play.result()
+    box.boot()
+    box.wait_until(lambda: is_healthy(robot, FIRST), 60, "it serves")
+    assert manifest in there.read_text()
+    assert serves(robot, "6")
+    assert versions(robot)["clock"]["active"] == "6"
