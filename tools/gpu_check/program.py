@@ -49,7 +49,7 @@ class Section:
     module: str
     options: Mapping[str, Any] = field(factory=dict[str, Any])
     models: tuple[str, ...] = ()
-    needs: Literal["", "gpu", "tensorrt", "bf16", "no bf16"] = ""
+    needs: Literal["", "gpu", "tensorrt", "bf16", "gpu, bf16", "no bf16"] = ""
     built: str = ""
 
 
@@ -84,7 +84,7 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "build in bf16": Section(22, "build", {"precision": "bf16"}, needs="bf16"),
     "outputs in bf16": Section(
-        24, "outputs", {"precision": "bf16"}, needs="bf16", built="build in bf16"
+        24, "outputs", {"precision": "bf16"}, needs="gpu, bf16", built="build in bf16"
     ),
 }
 """By name. The times of those that can run together are not more than there is, so that none takes
@@ -151,11 +151,11 @@ class Order:
         """
         there = {""}
         if self.on_gpu:
-            there |= {"gpu", "tensorrt", "bf16"}
+            there |= {"gpu", "tensorrt", "bf16", "gpu, bf16"}
         elif flavour is not None and flavour.builds_for_others:
-            there.add("tensorrt")
+            there |= {"tensorrt", "bf16"}
         if self.on_gpu and flavour is not None and not flavour.builds_in("bf16"):
-            there = there - {"bf16"} | {"no bf16"}
+            there = there - {"bf16", "gpu, bf16"} | {"no bf16"}
         possible = {
             name: section
             for name, section in SECTIONS.items()
@@ -175,11 +175,11 @@ class Order:
 
 def _freed_s() -> float:
     """Return the time of what is left out before 10, less that of what is not."""
-    needing_s = {
-        needs: sum(each.most_s for each in SECTIONS.values() if each.needs == needs)
-        for needs in ("bf16", "no bf16")
-    }
-    return needing_s["bf16"] - needing_s["no bf16"]
+
+    def most_s(*needs: str) -> float:
+        return sum(each.most_s for each in SECTIONS.values() if each.needs in needs)
+
+    return most_s("bf16", "gpu, bf16") - most_s("no bf16")
 
 
 def _flavour() -> Flavour | None:
