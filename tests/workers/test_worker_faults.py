@@ -132,7 +132,7 @@ async def test_a_worker_that_says_nothing() -> None:
 async def test_another_protocol() -> None:
     async with house(fake_slot(switches=["--protocol=7"])) as home:
         down = await home.next(WorkerDown)
-        assert down.cause == "broke the protocol: the worker speaks protocol 7, not 5"
+        assert down.cause == "broke the protocol: the worker speaks protocol 7, not 6"
 
 
 async def test_a_model_that_ends_its_process_at_load_is_left_out() -> None:
