@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from appliance.wire.pb import session_pb2, worker_pb2  # and no numpy: it starts in half the time
-from appliance.wire.worker import WORKER_PROTOCOL
 
 Done = worker_pb2.Done
 
@@ -215,7 +214,7 @@ def main() -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--arena-fd", type=int, required=True)
     parser.add_argument("--silent", action="store_true", help="say no hello")
-    parser.add_argument("--protocol", type=int, default=WORKER_PROTOCOL)
+    parser.add_argument("--protocol", type=int, default=6)
     parser.add_argument("--ignore-stop", action="store_true", help="and SIGTERM, and the lifeline")
     parser.add_argument("--child", action="store_true", help="start a process, print its id")
     arguments = parser.parse_args()
