@@ -764,24 +764,29 @@ def on_trial(place: Path) -> FakeBox:
     return robot
 
 
+def cut_renames(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """Let the power go instead of one rename; return how many are to come, and that one."""
+    rename, left = Path.rename, [at]
+
+    def cut(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            raise PowerCut
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", cut)
+    return left
+
+
 def test_a_boot_with_a_full_disk_goes_back_wherever_it_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
     for cut_at in range(1, 20):
         (place := tmp_path / str(cut_at)).mkdir()
         robot = on_trial(place)
         assert (robot.paths.units / UNIT).read_text() == "2-x"
-        left = [cut_at]
-
-        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
-            left[0] -= 1
-            if left[0] == 0:
-                raise PowerCut
-            return rename(path, target)
-
         fill(monkeypatch)
-        monkeypatch.setattr(Path, "rename", cut)
+        left = cut_renames(monkeypatch, cut_at)
         try:
             robot.boot()
         except PowerCut:
@@ -877,7 +882,6 @@ def test_a_sites_own_drop_ins_stay_and_hold_for_one_on_trial(
 def test_a_sites_own_drop_ins_stay_wherever_laying_them_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename = Path.rename
     for cut_at in range(1, 20):
         (place := tmp_path / str(cut_at)).mkdir()
         robot = box(place, v1="good", v2="good")
@@ -885,15 +889,7 @@ def test_a_sites_own_drop_ins_stay_wherever_laying_them_is_cut(
         switch(robot, "1-x")
         there = robot.paths.units / f"{UNIT}.d"
         (there / "override.conf").write_text("own")
-        left = [cut_at]
-
-        def cut(path: Path, target: Path, left: list[int] = left) -> Path:
-            left[0] -= 1
-            if left[0] == 0:
-                raise PowerCut
-            return rename(path, target)
-
-        monkeypatch.setattr(Path, "rename", cut)
+        cut_renames(monkeypatch, cut_at)
         try:
             robot.lay_units("2-x")
         except PowerCut:
@@ -901,7 +897,7 @@ def test_a_sites_own_drop_ins_stay_wherever_laying_them_is_cut(
         else:
             break
         finally:
-            monkeypatch.setattr(Path, "rename", rename)
+            monkeypatch.undo()
         robot.lay_units("2-x")
         assert laid(there) == {"override": "own"}
         assert {each.name for each in robot.paths.units.iterdir()} == {UNIT, f"{UNIT}.d"}
