@@ -157,16 +157,18 @@ def test_a_look_tells_what_was_installed_by_hand(
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     systemctl = tmp_path / "systemctl"
-    systemctl.write_text("#!/bin/sh\nexit 3\n")
+    systemctl.write_text("#!/bin/sh\necho inactive\nexit 3\n")
     systemctl.chmod(0o755)
     assert not is_by_hand()
-    systemctl.write_text("#!/bin/sh\nexit 0\n")
+    systemctl.write_text("#!/bin/sh\necho Running in chroot, ignoring command >&2\n")
+    assert not is_by_hand()
+    systemctl.write_text("#!/bin/sh\necho active\n")
     assert is_by_hand()
     (root / "current").symlink_to("deployments/1.0.0-ab")
     assert not is_by_hand()
     (root / "current").unlink()
     (root / "current").mkdir()
-    systemctl.write_text("#!/bin/sh\nexit 3\n")
+    systemctl.write_text("#!/bin/sh\necho inactive\nexit 3\n")
     assert is_by_hand()
 
 
@@ -197,7 +199,7 @@ def test_only_a_release_that_is_up_serves(
 ) -> None:
     make("1.0.0-ab", "1.0.0", FILES, root, os.getgid())
     (tmp_path / "systemctl").write_text(
-        f'#!/bin/sh\n[ "$3" = appliance.service ] && [ -e {root}/up ]\n'
+        f'#!/bin/sh\n[ "$2" = appliance.service ] && [ -e {root}/up ] && echo active\n'
     )
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
