@@ -117,7 +117,8 @@ class Queue:
             period_ns = stream.cadence.period_ns
             self.effects.append(Answer(request, Outcome.SHED, SHED, retry_after_ns=period_ns))
             return True
-        finish_ns = self.workers.earliest_finish_ns(request.lane.model, now_ns)
+        model, is_critical = request.lane.model, request.tier == 0
+        finish_ns = self.workers.earliest_finish_ns(model, now_ns, beside=is_critical)
         if finish_ns <= request.deadline_ns:
             return False
         if self._may_probe(request, now_ns):
@@ -264,13 +265,18 @@ class Queue:
     def refuse_hopeless(self, now_ns: int) -> None:
         """End firm requests that no worker will be free for in time."""
         for lane in [lane for lane, line in self.room.lines.items() if line.firm]:
-            finish_ns = self.workers.earliest_finish_ns(lane.model, now_ns)
+            finish_ns = self.workers.earliest_finish_ns(lane.model, now_ns, beside=False)
+            critical_ns = self.workers.earliest_finish_ns(lane.model, now_ns, beside=True)
             # Who ends may let the next of its order into the same line, or leave it empty.
             while (line := self.room.lines.get(lane)) and line.timely.times_ns:
                 if line.timely.times_ns[0] >= finish_ns:
                     break
                 early = line.timely.requests[: bisect_left(line.timely.times_ns, finish_ns)]
-                hopeless = [r for r in early if r.firm and r.deadline_ns < finish_ns]
+                hopeless = [
+                    each
+                    for each in early
+                    if each.firm and each.deadline_ns < (finish_ns if each.tier else critical_ns)
+                ]
                 if not hopeless:
                     break
                 for request in hopeless:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from appliance.values import value
 
@@ -85,10 +86,11 @@ def _find(
     count = head
     index = first + 1
     if values is not None:
-        best = _worth(values, skip, count)
+        before = list(accumulate(values, initial=0.0))  # what those before each are worth
+        best = before[skip + count] - before[skip]
         for index in range(first + 1, waiting):
             fits = min(bisect_right(times_ns, deadlines_ns[index] - start_ns) - 1, waiting - index)
-            worth = _worth(values, index, fits)
+            worth = before[index + fits] - before[index]
             if worth > best:
                 skip, count, best = index, fits, worth
         return skip, count, head, first

@@ -306,10 +306,13 @@ class Workers:
         """Return what to plan for loading a model where that takes least."""
         return min((w.load_ns(model) for w in self if model in w.models), default=0)
 
-    def earliest_finish_ns(self, model: ModelRef, now_ns: int) -> int:
+    def earliest_finish_ns(self, model: ModelRef, now_ns: int, *, beside: bool) -> int:
         """Return when an answer of `model` could be there, if it went before all that waits.
 
         That is if what runs takes no longer than it might.
+
+        Args:
+            beside: It may be started beside what a worker executes, as tier 0 may.
         """
         estimate = self._estimates.get(model)
         takes_ns = estimate.of(1) if estimate else 0
@@ -317,7 +320,7 @@ class Workers:
             worker.delay_ns
             + (
                 max(now_ns, worker.soonest_ns) + _committed_ns(worker, SOONEST)
-                if worker.executing and not worker.takes_beside(model)
+                if worker.executing and not (beside and worker.takes_beside(model))
                 else now_ns
             )
             + int(takes_ns * worker.throttling.pace(model))

@@ -93,6 +93,25 @@ def test_others_wait_their_turn() -> None:
         assert box.ask(model, 10 * MS, tier=tier) == []
 
 
+def test_others_hear_at_once_that_their_turn_comes_too_late() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    [answer] = box.ask(QUICK, 10 * MS, budget_ns=20 * MS)
+    assert isinstance(answer, Answer)
+    assert answer.outcome is Outcome.INFEASIBLE
+    assert box.ask(QUICK, 10 * MS, budget_ns=90 * MS) == []
+
+
+def test_others_hear_so_when_tier_0_goes_before_them() -> None:
+    box = Box(QUICK)
+    box.ask(SLOW, 0)
+    box.ask(SLOW, 0, tier=0, budget_ns=205 * MS)
+    assert box.ask(QUICK, 10 * MS, budget_ns=130 * MS) == []
+    told = box.done(1, 100 * MS, SLOW_NS)
+    answers = [each for each in told if isinstance(each, Answer)]
+    assert [each.outcome for each in answers] == [Outcome.OK, Outcome.INFEASIBLE]
+
+
 def test_tier_0_that_has_run_dry_is_started_beside_what_runs() -> None:
     box = Box(QUICK)
     box.ask(SLOW, 0)
@@ -104,9 +123,9 @@ def test_tier_0_that_has_run_dry_is_started_beside_what_runs() -> None:
 def test_nobody_else_is_started_where_tier_0_may_be() -> None:
     box = Box(QUICK)
     box.ask(SLOW, 0)
-    tight = box.arrived(Lane(QUICK), 10 * MS, budget_ns=3 * MS)
+    waits = box.arrived(Lane(QUICK), 10 * MS, budget_ns=110 * MS)
     late = box.arrived(Lane(QUICK), 10 * MS, budget_ns=MS, tier=0, firm=False)
-    [stage] = box.scheduler.handle([tight, late], 10 * MS).effects
+    [stage] = box.scheduler.handle([waits, late], 10 * MS).effects
     assert isinstance(stage, Stage)
     assert stage.batch.requests == [late.request]
 
