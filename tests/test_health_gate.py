@@ -24,7 +24,8 @@ PLAYED = {
         echo "systemctl $*" >>calls
         case $1 in is-failed) [ -e failed ] ;; show) cat restarts ;; esac""",
     "rauc": 'echo "rauc $*" >>calls; [ ! -e full ] || { rm full; exit 1; }',
-    "grub-editenv": "cat grubenv",
+    "grub-editenv": """
+        if [ "$2" = list ]; then cat grubenv; else echo "GRUB: $3" >>calls; fi; [ ! -e lost ]""",
 }
 OTHER_GOOD = "A_OK=1\nA_TRY=0\nB_OK=1\nB_TRY=0\n"
 OTHER_EMPTY = "A_OK=1\nA_TRY=0\nB_OK=0\nB_TRY=0\n"
@@ -41,7 +42,8 @@ def run_gate(
 
     Args:
         script: What `appliance status` answers, time after time; `restart`: ready, and anew.
-        files: Which are there: `failed`, the unit is; `full`, so is the disk, once.
+        files: Which are there: `failed`, the unit is; `full`, so is the disk, once; `lost`, GRUB's
+            block cannot be written.
         cmdline: Of the kernel; it says that this is slot A.
     """
     text = GATE.read_text()
@@ -114,7 +116,7 @@ def test_another_that_grub_does_not_take_is_not_gone_to(tmp_path: Path) -> None:
     tried = OTHER_GOOD.replace("B_TRY=0", "B_TRY=3")
     said, called = run_gate(tmp_path, "refused " * 3 + "ready", "failed", grubenv=tried)
     assert "this one stays up" in said
-    assert called == "rauc status mark-good booted"
+    assert called == "GRUB: A_TRY=1; rauc status mark-good booted"
 
 
 def test_a_unit_that_has_failed_is_not_waited_for(tmp_path: Path) -> None:
@@ -134,8 +136,22 @@ def test_with_nowhere_to_go_it_waits_and_is_good_when_it_is_ready(tmp_path: Path
     said, called = run_gate(tmp_path, f"{waits} ready", "failed", grubenv=OTHER_EMPTY)
     assert said.count("this one stays up") == 1
     assert said.endswith("slot A, version 1.0: good\n")
-    assert called == "rauc status mark-good booted"
+    assert called == "GRUB: A_TRY=1; rauc status mark-good booted"
     assert uptime_s(tmp_path) > 300 * 5
+
+
+def test_a_bad_one_that_stays_up_has_not_been_tried(tmp_path: Path) -> None:
+    bad = OTHER_EMPTY.replace("A_OK=1", "A_OK=0")
+    _, called = run_gate(tmp_path, "refused", "failed", grubenv=bad)
+    assert called == "GRUB: A_TRY=0"
+
+
+def test_it_stays_up_where_that_cannot_be_written_down(tmp_path: Path) -> None:
+    said, called = run_gate(
+        tmp_path, "refused " * 9 + "ready", "failed", "lost", grubenv=OTHER_EMPTY
+    )
+    assert "that cannot be written down" in said
+    assert called == "GRUB: A_TRY=1; rauc status mark-good booted"
 
 
 def test_good_is_written_down_as_soon_as_it_can_be(tmp_path: Path) -> None:

@@ -152,3 +152,14 @@ def test_what_never_gets_ready_is_left(box: Box, workshop: Workshop) -> None:
     found = status(box)
     assert (found["state"], found["version"]) == ("ready", "2.0.0")
     assert slots(box) == {"booted": "B", "A": "bad", "B": "good"}
+
+
+def test_what_has_no_kernel_is_left_out(box: Box) -> None:
+    box.run("rauc", "status", "mark-active", "other")
+    box.run("mount", "/dev/disk/by-partlabel/root_a", "/mnt")
+    box.run("rm", "/mnt/vmlinuz")
+    box.run("umount", "/mnt")
+    box.run("systemctl", "reboot", check=False)
+    box.wait_said("health-gate: slot B, version 2.0.0: good", READY_S)
+    grub = box.run("grub-editenv", "/efi/grub/grubenv", "list").stdout.splitlines()
+    assert {"ORDER=A B", "A_OK=1", "A_TRY=0", "B_OK=1", "B_TRY=0"} <= {*grub}
