@@ -57,6 +57,10 @@ class Delay:
 class Worker:
     """What one worker is doing.
 
+    It has two batches at most: the one it executes, and one that is staged, or is staged and will
+    be started without being told again (`committed`), or runs beside. A batch that was staged when
+    the one before was done is started or taken back in the same turn.
+
     Attributes:
         models: What it hosts, with the largest batch of each.
         throttling: How much longer its batches take for now, as its device's clocks are held down.
