@@ -157,18 +157,27 @@ def test_a_look_tells_what_was_installed_by_hand(
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     systemctl = tmp_path / "systemctl"
-    systemctl.write_text("#!/bin/sh\necho inactive\nexit 3\n")
+
+    def say(words: str) -> None:
+        systemctl.write_text(f'#!/bin/sh\n[ "$1" = show ] || exit 3\nprintf {words}\n')
+
+    say("'ActiveState=inactive\\n'")
     systemctl.chmod(0o755)
     assert not is_by_hand()
-    systemctl.write_text("#!/bin/sh\necho Running in chroot, ignoring command >&2\n")
+    say("'Running in chroot, ignoring command' >&2")
     assert not is_by_hand()
-    systemctl.write_text("#!/bin/sh\necho active\n")
-    assert is_by_hand()
+    for up in ("active", "activating", "inactive\\nJob=7"):
+        say(f"'ActiveState={up}\\n'")
+        assert is_by_hand()
     (root / "current").symlink_to("deployments/1.0.0-ab")
     assert not is_by_hand()
+    say("'ActiveState=failed\\n'")
+    for to in (root / "deployments/1.0.0-ab", "manual", "deployments", "../deployments/1.0.0-ab"):
+        (root / "current").unlink()
+        (root / "current").symlink_to(to)
+        assert is_by_hand() == (to != root / "deployments/1.0.0-ab")
     (root / "current").unlink()
     (root / "current").mkdir()
-    systemctl.write_text("#!/bin/sh\necho inactive\nexit 3\n")
     assert is_by_hand()
 
 

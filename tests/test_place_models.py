@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,16 @@ from attrs import define, field
 from appliance.models.active import Active
 from appliance.models.repository import Repository
 from tools import place_models
-from tools.place_models import INCOMING, NOT_KNOWN, Asked, Placing, Refused, look, missing
+from tools.place_models import (
+    INCOMING,
+    INTERRUPTED,
+    NOT_KNOWN,
+    Asked,
+    Placing,
+    Refused,
+    look,
+    missing,
+)
 from tools.switch_release import Failed, alone
 
 RUN = "run"
@@ -52,14 +62,14 @@ class FakeAppliance:
 
     Attributes:
         refuses: The word of a command that fails.
-        ends: `activate` fails when it has written what is active: nobody knows.
+        ends: With what `activate` fails when it has written what is active: nobody knows.
         said: The commands that it was given.
         manifests: `model.toml` as each `activate` found it.
     """
 
     repository: Path
     refuses: str = ""
-    ends: bool = False
+    ends: int = 0
     said: list[list[str]] = field(factory=list[list[str]])
     manifests: list[str] = field(factory=list[str])
 
@@ -76,7 +86,7 @@ class FakeAppliance:
                 (model / "active.toml").write_text(f'version = "{words[3]}"\n')
         if verb != self.refuses:
             return 0, f"{verb} went well"
-        return NOT_KNOWN if self.ends else 1, f"{verb} has failed"
+        return self.ends or 1, f"{verb} has failed"
 
     def _models(self) -> list[Path]:
         return [each for each in self.repository.iterdir() if each.name[0] != "."]
@@ -219,14 +229,32 @@ def test_what_came_up_before_another_did_not_is_told(here: Path, box: FakeApplia
     assert not (box.repository / "eye").exists()
 
 
-def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance) -> None:
+@pytest.mark.parametrize("ends", [NOT_KNOWN, INTERRUPTED, -signal.SIGKILL])
+def test_what_may_be_served_keeps_its_files(here: Path, box: FakeAppliance, ends: int) -> None:
     add(here, "arm", "2")
     asked = look(here, [], {})
     carry(here, box.repository, asked)
-    box.refuses, box.ends = "activate", True
+    box.refuses, box.ends = "activate", ends
     with pytest.raises(Refused, match="It is active, and its files stay"):
         placing(box).place(asked)
     assert (box.repository / "arm/2/policy.py").exists()
+    assert served(box.repository) == ("2", "max_batch = 4\n")
+
+
+def test_whoever_waited_may_go(here: Path, box: FakeAppliance) -> None:
+    add(here, "arm", "2")
+    asked = look(here, [], {})
+    carry(here, box.repository, asked)
+    command = here.parent / "appliance"
+    command.write_text("#!/bin/sh\necho good\n")
+    command.chmod(0o755)
+    words = ["place", str(box.repository), f"--run={RUN}", f"--asked={json.dumps(asked)}"]
+    run = [sys.executable, "-u", place_models.__file__, *words, f"--command={command}"]
+    gone, stdout = os.pipe()
+    os.close(gone)
+    with os.fdopen(stdout, "wb") as nobody:
+        done = subprocess.run(run, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
     assert served(box.repository) == ("2", "max_batch = 4\n")
 
 

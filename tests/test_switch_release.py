@@ -580,6 +580,26 @@ def test_the_disk_has_what_a_step_has_written_when_it_is_over(tmp_path: Path) ->
     assert robot.paths.named_by("current") == "1-x"
 
 
+def test_what_has_its_name_says_already_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a power cut leaves it empty: an empty trial goes back to something else."""
+    robot = box(tmp_path, v1="good", v2="good")
+    named: list[str] = []
+    rename = Path.rename
+
+    def see(path: Path, target: Path) -> Path:
+        if path.is_file():
+            assert robot.synced[str(path)] == path.read_text()
+            named.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", see)
+    for name in ("1-x", "2-x"):
+        switch(robot, name)
+    assert {*named} == {"trial", "served.json", UNIT}
+
+
 @pytest.mark.parametrize("kind", ["good", *BAD])
 def test_a_power_cut_at_any_step(tmp_path: Path, kind: str) -> None:
     for cut_at in range(1, 200):
@@ -816,6 +836,42 @@ def test_a_boot_that_cannot_go_back_says_what_runs(
     assert robot.serving == "1-x"
 
 
+def test_a_boot_with_a_full_disk_leaves_what_was_gone_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = on_trial(tmp_path)
+    robot.go_back("1-x")
+    fill(monkeypatch)
+    robot.boot()
+    assert robot.serving == robot.paths.named_by("current") == "1-x"
+    assert not robot.paths.trial.exists()
+
+
+def test_a_switch_that_finds_what_was_gone_back_to_leaves_its_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a power cut between two renames leaves them half laid, and no boot mends that."""
+    robot = on_trial(tmp_path)
+    robot.go_back("1-x")
+    cut_renames(monkeypatch, 1)
+    assert switch(robot, "1-x")
+    assert laid(robot.paths.units / f"{UNIT}.d") == {"realtime": "1"}
+    assert not robot.paths.trial.exists()
+
+
+def test_a_cold_start_with_a_full_disk_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot = box(tmp_path, v1="good", v2="good")
+    switch(robot, "1-x")
+    robot.processes.clear()
+    fill(monkeypatch)
+    failed = attempt(robot, "2-x")
+    assert "No space left on device; 1-x did not serve before, and is started" in failed
+    robot.sleep(LOADING_S)
+    assert robot.serving == "1-x"
+
+
 def test_a_deployment_that_breaks_when_the_disk_is_full_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1011,25 +1067,32 @@ def test_a_deployment_that_is_not_there(tmp_path: Path) -> None:
         switch(robot, "1-x")
 
 
-@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_there", ["", "folder", "link", "link to nothing"])
 @pytest.mark.parametrize("is_up", [True, False])
 def test_what_was_installed_by_hand_is_left_alone(
-    tmp_path: Path, *, is_there: bool, is_up: bool
+    tmp_path: Path, is_there: str, *, is_up: bool
 ) -> None:
     robot = box(tmp_path, v1="good")
     robot.kinds["by hand"] = "good"
     robot.enabled.add(UNIT)
-    if is_there:
-        (tmp_path / "current").mkdir()
+    manual, current = tmp_path / "manual", tmp_path / "current"
+    if is_there != "link to nothing":
+        manual.mkdir()
+    if is_there == "folder":
+        manual.rename(current)
+    elif is_there:
+        current.symlink_to(manual.name)
     if is_up:
         robot.processes[UNIT] = Process(
             "by hand", since_s=0.0, standby=False, models={"clock": "ready"}, served_s=0.0
         )
+    before = robot.written()
     failed = attempt(robot, "1-x")
-    assert ("installed by hand" in failed) == (is_there or is_up)
+    assert ("installed by hand" in failed) == bool(is_there or is_up)
     assert robot.serving == ("by hand" if is_up else "" if is_there else "1-x")
     assert robot.enabled == {UNIT}
-    assert (tmp_path / "current").is_symlink() == (not failed)
+    assert (robot.written() == before) == bool(failed)
+    assert robot.paths.named_by("current") == ("" if failed else "1-x")
 
 
 def test_where_the_former_one_does_not_serve(tmp_path: Path) -> None:

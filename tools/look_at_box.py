@@ -59,7 +59,7 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
             if all((path / each).exists() for each in OF_A_DEPLOYMENT)
         ],
         "is_by_hand": _is_by_hand(root / "current"),
-        "serves": _release_of(root / "current") if _systemctl("is-active", unit=UNIT) else "",
+        "serves": _release_of(root / "current") if _systemctl("is-active", UNIT) else "",
         "configuration": str(link.readlink()) if link.is_symlink() else "",
         "models": [path.parent.name for path in sorted(MODELS.glob("[!._]*/model.toml"))],
         "held": {
@@ -76,8 +76,16 @@ def look(root: Path = ROOT, configuration: Path = CONFIGURATION, units: Path = U
 
 
 def _is_by_hand(current: Path) -> bool:
-    """Return whether something is installed, or serves, that no deploy has made."""
-    return not current.is_symlink() and (current.exists() or _systemctl("is-active", unit=UNIT))
+    """Return whether something is installed, or is up, that no deploy has made."""
+    if current.is_symlink():
+        return current.parent / current.readlink().parent != current.parent / "deployments"
+    return current.exists() or _is_up(UNIT)
+
+
+def _is_up(unit: str) -> bool:
+    """Return whether a unit runs, starts, or is to start, as far as systemd says so."""
+    said = _systemctl("show", "--property=ActiveState,Job", unit).splitlines()
+    return bool({*said} - {"ActiveState=inactive", "ActiveState=failed", "Job=", ""})
 
 
 def _release_of(deployment: Path) -> str:
@@ -97,24 +105,25 @@ def _base() -> dict[str, Any]:
         "has_gpu_group": GPU_GROUP in groups,
         "folders": {path: _shown(Path(path)) for path in FOLDERS if Path(path).is_dir()},
         "files": {path: _sum(Path(path)) for path in FILES if Path(path).is_file()},
-        "services": [each for each in SERVICES if _systemctl("is-enabled", "is-active", unit=each)],
+        "services": [
+            each
+            for each in SERVICES
+            if _systemctl("is-enabled", each) and _systemctl("is-active", each)
+        ],
     }
 
 
-def _systemctl(*verbs: str, unit: str) -> bool:
-    """Return whether all of these hold; there may be no systemd, as in an image that is made.
+def _systemctl(*words: str) -> str:
+    """Return what it says if all is well; there may be no systemd, as in an image that is made.
 
     In a chroot it ignores the question, calls that well, and says nothing.
     """
+    command = ["systemctl", *words]
     try:
-        for verb in verbs:
-            words = ["systemctl", verb, unit]
-            done = subprocess.run(words, capture_output=True, check=False, timeout=10)
-            if done.returncode or not done.stdout:
-                return False
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return True
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def _shown(path: Path) -> str:

@@ -37,8 +37,11 @@ from typing import Any
 
 INCOMING, MANIFEST, ACTIVE = ".incoming", "model.toml", "active.toml"
 EXCHANGED = ".exchanged"  # in the folder of a run: what a model's changes places with
-NOT_KNOWN = 3
-"""What `appliance models activate` ends with if a version is active, and perhaps served."""
+NOT_KNOWN, INTERRUPTED = 3, 130
+"""What `appliance models activate` ends with if a version is active, and perhaps served.
+
+So it is, too, where a signal has ended it.
+"""
 BLOCK = 1 << 20
 COMMAND_S = 3600
 KEPT_S = 86_400
@@ -286,9 +289,14 @@ class Placing:
         code, said = self.appliance(words)
         if code:
             what = shlex.join(["appliance", *words])
-            kind = NotKnown if code == NOT_KNOWN else Refused
+            kind = NotKnown if code < 0 or code in (NOT_KNOWN, INTERRUPTED) else Refused
             raise kind(f"{model}: `{what}` has failed; it says:\n{said}")
-        print(said)
+        _print(said)
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):  # whoever waited has gone; what is done here goes on
+        print(text, flush=True)
 
 
 def _make(made: Path, staged: Path, there: Path, version: str) -> None:
@@ -480,7 +488,7 @@ def main() -> int:
         _check_names(arguments.run)
         incoming = directory / INCOMING / arguments.run
         place = Placing(directory, incoming, by(arguments.command), verify, builds=arguments.build)
-        print("changed" if place_all(place, asked, arguments.switching) else "unchanged")
+        _print("changed" if place_all(place, asked, arguments.switching) else "unchanged")
     except (Refused, OSError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

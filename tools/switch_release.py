@@ -166,9 +166,10 @@ class Paths(NamedTuple):
         return proven, words == [ROLLBACK]
 
     def named_by(self, link: str) -> str:
-        """Return the name of the deployment that a link leads to; empty: there is none."""
+        """Return the name of the deployment that a link leads to; empty: it leads to none."""
         path = self.root / link
-        return path.readlink().name if path.is_symlink() else ""
+        to = self.root / path.readlink() if path.is_symlink() else path
+        return to.name if to.parent == self.deployments else ""
 
 
 class Box:
@@ -252,10 +253,16 @@ class Box:
         if (self.paths.deployments / back_to / "units" / UNIT).is_file():
             self._write_units(back_to, BACK)
             self._made_link(f"current{BACK}", back_to)
-        made = self.paths.root / ".trial"
-        made.write_text("\n".join([back_to, *([ROLLBACK] if is_rollback else []), ""]))
-        made.rename(self.paths.trial)
+        words = [back_to, *([ROLLBACK] if is_rollback else []), ""]
+        self._write(self.paths.trial, "\n".join(words))
         self._sync()
+
+    def _write(self, path: Path, text: str) -> None:
+        """Let a file say this, from one moment to the next."""
+        made = path.with_name(f".{path.name}")
+        made.write_text(text)
+        self._sync()
+        made.rename(path)
 
     def noted(self) -> dict[str, Health]:
         """Return how deployments served, by name, as far as that can be read."""
@@ -269,9 +276,7 @@ class Box:
         """Write down how a deployment serves."""
         notes = {**self.noted(), deployment: health}
         known = {n: (a, sorted(b)) for n, (a, b) in notes.items() if self._is_there(n)}
-        made = self.paths.root / ".served.json"
-        made.write_text(json.dumps(known))
-        made.rename(self.paths.served)
+        self._write(self.paths.served, json.dumps(known))
 
     def _is_there(self, deployment: str) -> bool:
         return (self.paths.deployments / deployment).is_dir()
@@ -287,7 +292,8 @@ class Box:
     def go_back(self, deployment: str) -> bool:
         """Use a deployment again by what its trial has made; return whether it is used now.
 
-        That needs no space. Where it is cut short, it is finished the next time.
+        That needs no space. Where it is cut short, it is finished the next time. Once it is done,
+        nothing is left to do it by.
         """
         link = self.paths.root / f".current{BACK}"
         if self.paths.named_by(link.name) == deployment:
@@ -295,7 +301,7 @@ class Box:
             link.rename(self.paths.root / "current")
             self._sync()
             return True
-        return False
+        return deployment == self.paths.tried()[0] == self.paths.named_by("current")
 
     def _sync(self) -> None:
         os.sync()  # a power cut is not to bring back a link without what it leads to
@@ -514,7 +520,8 @@ class Switch:
 
     def _leave_alone_what_no_deploy_made(self) -> None:
         current = self.paths.root / "current"
-        if not current.is_symlink() and (current.exists() or self.box.is_up(UNIT)):
+        is_there = current.is_symlink() or current.exists() or self.box.is_up(UNIT)
+        if is_there and not self.paths.named_by("current"):
             raise Failed(
                 f"what is here was installed by hand: {current} is no link to a deployment, and "
                 f"{UNIT} may serve; end it and move {current} away"
@@ -540,7 +547,6 @@ class Switch:
         say(f"a switch was cut short here: {current or 'nothing'} is current")
         try:
             if proven == current and proven:
-                self.box.lay_units(proven)
                 say(self._restore(proven))
             elif proven:
                 self._finish(current, proven)
@@ -574,7 +580,8 @@ class Switch:
         """Stop what was started where nothing served; say what there is now."""
         self.box.systemctl("stop", UNIT)
         if former and former != deployment:
-            self._use_again(former)
+            if self.paths.named_by("current") != former:
+                self._use_again(former)
             self._begin(UNIT)
             self.box.end_trial()
             return f"{former} did not serve before, and is started"
