@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -820,6 +821,27 @@ def test_a_boot_with_a_full_disk_goes_back_wherever_it_is_cut(
         if left[0] > 0:
             break
     assert 3 < cut_at < 19
+
+
+def test_going_back_that_was_killed_is_brought_to_its_end_by_the_next_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for killed_at in range(1, 20):
+        (place := tmp_path / str(killed_at)).mkdir()
+        robot = on_trial(place)
+        robot.kinds["2-x"] = "breaks"
+        left = cut_renames(monkeypatch, killed_at)
+        with contextlib.suppress(PowerCut):
+            robot.go_back("1-x")
+        monkeypatch.undo()
+        assert attempt(robot, "1-x") == ""
+        assert robot.serving == robot.paths.named_by("current") == "1-x", killed_at
+        assert (robot.paths.units / UNIT).read_text() == "1-x"
+        assert laid(robot.paths.units / f"{UNIT}.d") == {"realtime": "1"}
+        assert not robot.paths.trial.exists()
+        if left[0] > 0:
+            break
+    assert 3 < killed_at < 19
 
 
 def test_a_boot_that_cannot_go_back_says_what_runs(

@@ -303,6 +303,11 @@ class Box:
             return True
         return deployment == self.paths.tried()[0] == self.paths.named_by("current")
 
+    def goes_back_to(self, deployment: str) -> bool:
+        """Return whether going back to a deployment was begun, and cut short."""
+        begun = not (self.paths.units / f".{UNIT}.d{BACK}").is_dir()
+        return begun and self.paths.named_by(f".current{BACK}") == deployment
+
     def _sync(self) -> None:
         os.sync()  # a power cut is not to bring back a link without what it leads to
 
@@ -546,7 +551,7 @@ class Switch:
         self._ask_no_more_than_before(proven, current if was_rollback else "")
         say(f"a switch was cut short here: {current or 'nothing'} is current")
         try:
-            if proven == current and proven:
+            if proven and (proven == current or self.box.goes_back_to(proven)):
                 say(self._restore(proven))
             elif proven:
                 self._finish(current, proven)
