@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -91,3 +92,33 @@ def test_keys_are_made_once_and_revoked(network: Lab, robot: Robot, workshop: Wo
         network, robot, {**variables, "keys_removed": ["main"]}, "addresses have main", "keys.yml"
     )
     assert (held / "server/main.key").exists()
+
+
+def test_a_rotation_while_robots_come_whose_files_are_elsewhere(
+    network: Lab, robot: Robot, workshop: Workshop
+) -> None:
+    variables = workshop.variables(workshop.release(FIRST))
+    own, following = (network.keys / robot.name / key for key in ("main", "2027"))
+    both = {
+        **variables,
+        "keys_clients": ["{{ inventory_hostname }}", "arm-8", "arm-9"],
+        "appliance_next_server_key": "2027",
+        "appliance_next_binds": ["tcp://0.0.0.0:5556"],
+    }
+    done = network.play("keys.yml", {**variables, "keys_clients": both["keys_clients"][:2]})
+    assert done.returncode == 0, done.stdout
+    (own / "arm-8.key").unlink()  # it is with its robot
+
+    done = network.play("keys.yml", both)  # and arm-9 comes
+    assert done.returncode == 0, done.stdout
+    assert {each.stem for each in following.iterdir()} == {robot.name, "arm-9"}
+    assert not (own / "arm-9.key").exists()
+    (key,) = re.findall(r"(?m)^server_key = .*$", (following / "arm-9.key").read_text())
+    said = " ".join(done.stdout.split())
+    assert f"In the copy that arm-8 has, put {key} when" in said, said
+    assert "that arm-9 has" not in said
+    again = network.play("keys.yml", both)
+    assert recap(again.stdout)[robot.name]["changed"] == 0, again.stdout
+
+    done = network.play("keys.yml", {**variables, "keys_revoked": ["arm-8", "arm-9"]})
+    assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""Debian packages on a box that knows of none, as it comes from many clouds."""
+"""Debian packages on boxes of which one knows of none, as it comes from many clouds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from deploy.lab import Lab, Robot, recap
-from deploy.serving import FIRST
+from deploy.lab import Robot, lab, recap
+from deploy.machines import Machine
+from deploy.serving import FIRST, served
 from deploy.workshop import Workshop
 
 CONTROL = """\
@@ -32,24 +33,44 @@ def make_source(folder: Path) -> None:
     (folder / "Packages").write_text(CONTROL + about)
 
 
+def begin(box: Machine, *, knows: bool) -> None:
+    """Give a box that source alone; only if it knows, it has its lists of packages, too."""
+    make_source(box.root / "srv/source")
+    box.write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/source ./\n")
+    box.run("rm", "--recursive", "--force", "/etc/apt/sources.list.d")
+    box.run("find", "/var/lib/apt/lists", "-type", "f", "-delete")
+    if knows:
+        box.run("apt-get", "update")
+
+
+def has_package(robot: Robot) -> bool:
+    asked = robot.machine.run("dpkg-query", "--show", "greeting", check=False)
+    return asked.returncode == 0
+
+
 def test_lists_of_packages_are_fetched_where_there_are_none(
-    network: Lab, robot: Robot, workshop: Workshop
+    workshop: Workshop, tmp_path: Path
 ) -> None:
-    make_source(robot.machine.root / "srv/source")
-    robot.machine.write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/source ./\n")
-    run = robot.machine.run
-    run("rm", "--recursive", "--force", "/etc/apt/sources.list.d")
-    run("find", "/var/lib/apt/lists", "-type", "f", "-delete")
+    """Of two boxes one has them already, and is deployed to like the other."""
     variables = workshop.variables(
         workshop.release(FIRST), base_install_packages=True, base_packages=["greeting"]
     )
+    with lab(2, workshop.layers, tmp_path, workshop.ansible, workshop.ssh) as network:
+        canary, other = network.robots
+        begin(canary.machine, knows=False)
+        begin(other.machine, knows=True)
 
-    def installed() -> str:
-        return run("dpkg-query", "--show", "greeting", check=False).stdout
+        # What is let pass on a box that knows no packages is not let pass on one that is away.
+        with network.unplugged(other):
+            done = network.play("site.yml", variables)
+        assert done.returncode != 0, done.stdout
+        assert not served(canary)
 
-    for options in (("--check",), (), ()):
-        done = network.play("site.yml", variables, *options)
-        assert done.returncode == 0, done.stdout
-        assert bool(installed()) == (not options)
-    counts = recap(done.stdout)[robot.name]
-    assert (counts["changed"], counts["rescued"]) == (0, 0), done.stdout
+        for options in (("--check",), (), ()):
+            done = network.play("site.yml", variables, *options)
+            assert done.returncode == 0, done.stdout
+            for robot in network.robots:
+                assert has_package(robot) == (not options), done.stdout
+                assert bool(served(robot)) == (not options), done.stdout
+        assert {each["changed"] for each in recap(done.stdout).values()} == {0}, done.stdout
+        assert "with new lists" not in done.stdout
