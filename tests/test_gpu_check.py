@@ -308,7 +308,7 @@ def test_harmed_engines_are_told_from_good_ones(
         profile={"state": ((1, 14), (16, 14), (16, 14))},
     )
     cache = EngineCache(tmp_path / "engines")
-    cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"})
+    cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"}, "")
     monkeypatch.setitem(os.environ, CACHE_VARIABLE, str(cache.directory))
     flavour = Flavour(RTX, "1.7.1", None)
     facts = SimpleNamespace(name="a GPU", capability="8.9", driver="13.0")

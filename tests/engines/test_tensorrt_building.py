@@ -254,6 +254,30 @@ def test_engines_of_versions_that_are_gone_are_collected(tmp_path: Path, capsys:
 
 
 @needs_rtx
+def test_engines_of_another_repository_are_not_collected(tmp_path: Path, capsys: Capture) -> None:
+    first, second, cache = tmp_path / "first", tmp_path / "second", tmp_path / "cache"
+    for root, model, seed in ((first, "both", 0), (second, "both", 0), (second, "other", 1)):
+        add_onnx_mlp(root, model, seed=seed)
+    paths = [
+        Path(str(built(root, cache, capsys, model)["path"]))
+        for root, model in ((first, "both"), (second, "both"), (second, "other"))
+    ]
+    assert paths[0] == paths[1]
+
+    def kept_by(root: Path) -> list[bool]:
+        assert main(["models", "gc", "--models", str(root), "--cache", str(cache)]) == 0
+        return [path.exists() for path in paths[1:]]
+
+    assert kept_by(first) == [True, True]
+    assert "1 engines kept, 0 B freed, 1 of other repositories left" in capsys.readouterr().out
+    shutil.rmtree(first / "both")
+    assert kept_by(first) == [True, True]
+    (tmp_path / "by another name").symlink_to(second)
+    shutil.rmtree(second / "both")
+    assert kept_by(tmp_path / "by another name") == [False, True]
+
+
+@needs_rtx
 def test_an_interrupted_build_leaves_nothing_and_the_next_one_builds(
     models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
