@@ -165,7 +165,7 @@ def test_progress_is_a_fraction(progress: float) -> None:
 @pytest.mark.parametrize(
     ("before", "datagram", "why"),
     [
-        ([], said(hello=worker_pb2.Hello(protocol=7)), "speaks protocol 7"),
+        ([], said(hello=worker_pb2.Hello(protocol=8)), "speaks protocol 8"),
         ([], READY, "unexpected ready while starting"),
         ([], b"", "unexpected empty message"),
         ([], b"\xff", "no message"),
