@@ -26,7 +26,8 @@ from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour, find_flavour
 from appliance.engines.tensorrt.log import error_log
 from appliance.engines.tensorrt.progress import BuildProgress
-from appliance.errors import DeviceMissing, EngineError, ExtraMissing
+from appliance.errors import ConfigError, DeviceMissing, EngineError, ExtraMissing
+from appliance.models.engine_cache import EngineCache
 from appliance.models.manifest import Precision
 
 NO_ENGINE = {"MALFORMED_ENGINE", "VERSION_MISMATCH"}
@@ -275,6 +276,22 @@ def test_engines_of_another_repository_are_not_collected(tmp_path: Path, capsys:
     (tmp_path / "by another name").symlink_to(second)
     shutil.rmtree(second / "both")
     assert kept_by(tmp_path / "by another name") == [False, True]
+
+
+@needs_rtx
+def test_an_engine_of_another_user_is_found_and_what_may_become_of_it_told(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("wanted: cannot be written: Permission denied")
+
+    add_onnx_mlp(tmp_path / "models", "mlp")
+    built(tmp_path / "models", tmp_path / "cache", capsys, "mlp")
+    monkeypatch.setattr(EngineCache, "want", refuse)
+    assert build(tmp_path / "models", tmp_path / "cache", "mlp") == 0
+    told = capsys.readouterr()
+    assert "is there already" in told.out
+    assert "Permission denied; `models gc` of another repository may remove it" in told.err
 
 
 @needs_rtx
