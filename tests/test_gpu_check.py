@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -307,7 +308,7 @@ def test_harmed_engines_are_told_from_good_ones(
         profile={"state": ((1, 14), (16, 14), (16, 14))},
     )
     cache = EngineCache(tmp_path / "engines")
-    cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"})
+    cache.add(recipe, b"engine" * 100, b"", {"model": "policy", "version": "1"}, "")
     monkeypatch.setitem(os.environ, CACHE_VARIABLE, str(cache.directory))
     flavour = Flavour(RTX, "1.7.1", None)
     facts = SimpleNamespace(name="a GPU", capability="8.9", driver="13.0")
@@ -327,6 +328,30 @@ def test_harmed_engines_are_told_from_good_ones(
         load()
     assert re.search(words, str(error.value))
     assert REMEDY in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("problem", "is_bad"),
+    [
+        ("", False),
+        ("UNSUPPORTED_CC", False),
+        ("OLD_CUDA_DRIVER", True),
+        ("UNSUPPORTED_CC, OLD_CUDA_DRIVER", True),
+    ],
+)
+def test_what_tensorrt_says_of_an_engine_counts_where_it_cannot_be_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str, *, is_bad: bool
+) -> None:
+    api = SimpleNamespace(Runtime=lambda _: None, Logger=lambda: None)
+    flavour = SimpleNamespace(builder="TensorRT", api=api, problem_of=lambda *_: problem)
+    made = Attempt(name="policy", version="1", target="9.0", seconds=1.0, plan=b"plan")
+    monkeypatch.setattr(build, "find_flavour", lambda: flavour)
+    monkeypatch.setattr(build, "attempts", lambda *_, **__: [made])
+    monkeypatch.setattr(Setting, "opened", lambda _: nullcontext())
+    found = finding(on_gpu=True)
+    build.check(Setting(tmp_path, "cuda:0", 1.0), found, precision="fp32")
+    assert found.state == (f"bad: TensorRT would not run policy: {problem}" if is_bad else GOOD)
+    assert found.details["policy"]["problem"] == problem
 
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")

@@ -311,6 +311,30 @@ def test_a_worker_that_runs_without_graphs_is_bad(
         assert found.state == (f"bad: policy ran without graphs: {without}" if without else GOOD)
 
 
+@pytest.mark.parametrize(
+    ("on_cpu", "unpinned", "bad"),
+    [
+        ("no NVRTC", False, "images of policy were preprocessed on the CPU: no NVRTC"),
+        ("", True, "policy ran of an arena that is not pinned"),
+    ],
+)
+def test_a_worker_whose_rows_take_a_detour_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cpu: str, bad: str, *, unpinned: bool
+) -> None:
+    right = WorkerClient.load
+
+    def load(it: WorkerClient, *arguments: Any) -> None:
+        right(it, *arguments)
+        it.ready["policy"].images_on_cpu, it.unpinned = on_cpu, unpinned
+
+    monkeypatch.setattr(WorkerClient, "load", load)
+    setting = setting_of(tmp_path, "policy")
+    for check in (in_flight.check, partial(speed.check, model="policy", size=1, runs=5)):
+        found = finding(on_gpu=False)
+        check(setting, found)
+        assert found.state == f"bad: {bad}"
+
+
 @pytest.mark.parametrize("without", ["", SWITCHED_OFF, "a stream cannot be captured"])
 @pytest.mark.parametrize("graphs", [True, False])
 def test_outputs_are_those_of_graphs_or_without(

@@ -51,6 +51,7 @@ class WorkerClient:
         ready: All that was said of those.
         failed: Why the others were not loaded, by name.
         loading: Steps that were reported, in order: model, step.
+        unpinned: The GPU cannot read the arena.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class WorkerClient:
         self.failed: dict[str, str] = {}
         self.loading: list[tuple[str, str]] = []
         self.resident: list[str] = []
+        self.unpinned = False
         self.arena_bytes = arena_bytes
         self._log = log
         self._names: list[str] = []
@@ -198,6 +200,7 @@ class WorkerClient:
             kind = message.WhichOneof("message")
             if kind == "ready":
                 self.resident = self._named(message.ready.resident)
+                self.unpinned = message.ready.unpinned
                 return
             if kind == "model_ready":
                 name = self._names[message.model_ready.model]

@@ -186,6 +186,7 @@ class Documents:
             resident=[model.name for model in memory.resident],
             resident_bytes=sum(memory.memory_bytes.get(model, 0) for model in memory.resident),
             budget_bytes=memory.budget_bytes,
+            remarks=self.fleet.remarks(worker.slot, worker.generation),
             rss_bytes=0 if worker.pid is None else _rss_bytes(worker.pid),
         )
 

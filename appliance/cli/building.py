@@ -18,8 +18,10 @@ from appliance.cli.versions import entry_of, repository_of, version_of
 from appliance.engines.tensorrt.building import BuildCancelled
 from appliance.engines.tensorrt.flavour import find_flavour
 from appliance.engines.tensorrt.order import order_engine
+from appliance.errors import ConfigError
 from appliance.models.engine_cache import Cached, EngineCache, default_cache, version_sha256
 from appliance.models.manifest import parse_manifest
+from appliance.models.repository import name_of
 
 BAR = 30
 
@@ -35,33 +37,38 @@ def build(arguments: argparse.Namespace) -> int:
     manifest = parse_manifest(entry.manifest, str(entry.manifest_path))
     order = order_engine(find_flavour(), entry, version, manifest, arguments.capability or ())
     cache = _cache(arguments)
-    found = cache.find(order.recipe)
-    if found is not None:
-        return _told(found, "is there already", as_json=arguments.json)
-    started = time.monotonic()
-    with _interruptible() as is_wanted, _bar(f"{entry.name} {version}") as on_progress:
-        try:
-            made = order.build(cache, on_progress, is_wanted)
-        except BuildCancelled:
-            return INTERRUPTED
-    took = f"built in {time.monotonic() - started:.1f} s"
-    return _told(made, took, as_json=arguments.json)
+    found, how = cache.find(order.recipe), "is there already"
+    if found is None:
+        started = time.monotonic()
+        with _interruptible() as is_wanted, _bar(f"{entry.name} {version}") as on_progress:
+            try:
+                found = order.build(cache, on_progress, is_wanted)
+            except BuildCancelled:
+                return INTERRUPTED
+        how = f"built in {time.monotonic() - started:.1f} s"
+    try:
+        cache.want(found.key, order.repository)
+    except ConfigError as error:  # another user built it
+        print(plain(f"{error}; `models gc` of another repository may remove it"), file=sys.stderr)
+    return _told(found, how, as_json=arguments.json)
 
 
 def collect(arguments: argparse.Namespace) -> int:
-    """Remove the engines of versions that are not in the repository any more."""
-    cache = _cache(arguments)
+    """Remove the engines of versions that are not in the repository any more, and no other's."""
+    cache, repository = _cache(arguments), repository_of(arguments)
     there = {
         version_sha256(entry.manifest_path.parent / version)
-        for entry in repository_of(arguments).scan()
+        for entry in repository.scan()
         for version in entry.versions
     }
     entries = cache.entries()
     keep = {each.key for each in entries if each.about["recipe"]["model_sha256"] in there}
-    freed = sum(each.bytes for each in entries if each.key not in keep)
-    for key in cache.collect(keep):
+    removed = cache.collect(keep, name_of(repository.directory))
+    for key in removed:
         print(f"removed: {cache.directory / key}")
-    print(f"{len(keep)} engines kept, {size(freed)} freed")
+    freed = sum(each.bytes for each in entries if each.key in removed)
+    others = len({each.key for each in entries} - keep - {*removed})
+    print(f"{len(keep)} engines kept, {size(freed)} freed, {others} of other repositories left")
     return OK
 
 

@@ -219,7 +219,7 @@ def worker_rows(workers: Iterable[Worker]) -> list[Sequence[Cell]]:
 
 
 def worker_notes(workers: Sequence[Worker]) -> list[Text]:
-    """Say what workers with a budget hold in memory, and how workers' last processes ended."""
+    """Say what workers with a budget hold, what slows them, and how their last processes ended."""
     held = [
         Text(
             f"{plain(worker['slot'])} has {plain(', '.join(worker['resident'])) or 'nothing'} in "
@@ -228,7 +228,12 @@ def worker_notes(workers: Sequence[Worker]) -> list[Text]:
         for worker in workers
         if worker["budget_bytes"]
     ]
-    return held + [
+    slowed = [
+        Text(f"{plain(worker['slot'])}: {plain(remark)}", style="yellow")
+        for worker in workers
+        for remark in worker["remarks"]
+    ]
+    return [*held, *slowed] + [
         Text(f"{plain(worker['slot'])} ended: {plain(worker['last_cause'])}", style="yellow")
         for worker in workers
         if worker["last_cause"]

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 LONGEST_NS = 3600 * 10**9
 """Nothing that a worker does takes longer, whatever it says."""
 
+UNPINNED = "the GPU cannot read the arena: rows are copied once more"
 ABANDONED = "abandoned"
 """Why rows were for nothing that ran on when the appliance stopped."""
 
@@ -79,6 +80,7 @@ class Host:
         urgent: Those whose batches run beside the others'.
         budget_bytes: What those in memory may take; 0: whatever they do.
         resident: Those, the least recently used first.
+        remarks: What makes its batches slower than they could be, in words.
     """
 
     models: list[ModelRef]
@@ -93,6 +95,7 @@ class Host:
     urgent: set[ModelRef] = field(factory=set[ModelRef])
     budget_bytes: int = 0
     resident: tuple[ModelRef, ...] = ()
+    remarks: list[str] = field(factory=list[str])
 
     @property
     def abandoned(self) -> int:
@@ -180,6 +183,12 @@ class Fleet:
         host.load_ns[ref] = min(event.load_ns, LONGEST_NS)
         if event.is_urgent:
             host.urgent.add(ref)
+        if event.without_graphs:
+            host.remarks.append(f"{ref.name} runs without CUDA graphs: {event.without_graphs}")
+        if event.images_on_cpu:
+            host.remarks.append(
+                f"images for {ref.name} are preprocessed on the CPU: {event.images_on_cpu}"
+            )
         served = self._served(ref)
         if served is None:
             return
@@ -217,6 +226,8 @@ class Fleet:
         worker, host = event.worker, self._hosts[event.worker]
         host.budget_bytes = event.budget_bytes
         host.resident = tuple(host.models[index] for index in event.resident)
+        if event.unpinned:
+            host.remarks.append(UNPINNED)
         for ref in host.indices:
             served = self._served(ref)
             if served is not None:
@@ -255,6 +266,11 @@ class Fleet:
         """Return what a worker has in memory; of one that is not up, nothing."""
         host = self._hosts.get(WorkerRef(slot, generation)) or Host([], 0)
         return WorkerMemory(host.budget_bytes, host.memory_bytes, host.load_ns, host.resident)
+
+    def remarks(self, slot: str, generation: int) -> list[str]:
+        """Return what makes a worker's batches slower than they could be; each in words."""
+        host = self._hosts.get(WorkerRef(slot, generation))
+        return [] if host is None else [*host.remarks]
 
     def model_memory(self, name: str, version: str) -> tuple[list[str], int]:
         """Return the slots that have a model in memory, and what it takes at most."""

@@ -133,12 +133,14 @@ class DeviceEngine(Engine, Protocol):
         precision: What it computes in, where the model's file has float32.
         is_urgent: What it runs comes before what other engines run meanwhile.
         without_graphs: Why batches are not run as CUDA graphs, in words; empty: they are.
+        images_on_cpu: Why it does not preprocess images, in words; empty: it does all it is to.
         has_buffers: `buffers` returns some.
     """
 
     precision: Precision
     is_urgent: bool
     without_graphs: str
+    images_on_cpu: str
 
     @property
     def has_buffers(self) -> bool:

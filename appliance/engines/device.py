@@ -24,10 +24,9 @@ class Device:
     name: str
     cuda: Cuda | None = None
 
-    def pin(self, memory: NDArray[Any]) -> None:
-        """Let a GPU read memory of this process directly, if it can."""
-        if self.cuda is not None:
-            self.cuda.pin(memory.view(np.uint8))
+    def pin(self, memory: NDArray[Any]) -> bool:
+        """Let a GPU read memory of this process directly, if there is one; return if it can."""
+        return self.cuda is None or self.cuda.pin(memory.view(np.uint8))
 
     def close(self) -> None:
         """Leave the GPU."""

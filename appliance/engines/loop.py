@@ -132,7 +132,7 @@ class Worker:
 
     def _load(self, order: worker_pb2.Load) -> None:
         arena = ArenaView.of_fd(self._arena_fd, order.arena_bytes)
-        self._device.pin(arena.all)
+        is_pinned = self._device.pin(arena.all)
         self._ledger = arena.ledger(order.ledger_offset)
         self._models = Residents(arena, self._device, order.memory_bytes)
         for done, path in enumerate(order.models):
@@ -142,7 +142,7 @@ class Worker:
         gc.freeze()
         for thread in Path("/proc/self/task").iterdir():  # models may have started some
             set_time_slice(SERVING_NS, int(thread.name))
-        ready = worker_pb2.Ready(resident=self._models.resident)
+        ready = worker_pb2.Ready(resident=self._models.resident, unpinned=not is_pinned)
         self._send(worker_pb2.FromWorker(ready=ready))
 
     def _load_model(self, path: worker_pb2.ModelPath, progress: float) -> None:
@@ -172,6 +172,7 @@ class Worker:
             memory_bytes=loaded.memory_bytes,
             is_urgent=loaded.model.is_urgent,
             without_graphs=engine.without_graphs if isinstance(engine, DeviceEngine) else "",
+            images_on_cpu=engine.images_on_cpu if isinstance(engine, DeviceEngine) else "",
         )
         self._send(worker_pb2.FromWorker(model_ready=ready))
 

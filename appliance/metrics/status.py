@@ -67,7 +67,8 @@ class Worker(TypedDict):
 
     `device` is as configured: `cpu`, `cuda:0`. `resident` are the models in memory, the least
     recently used first, and `resident_bytes` is what they take, of the GPU or of the process;
-    `budget_bytes` is what they may take together (0: whatever they do).
+    `budget_bytes` is what they may take together (0: whatever they do). `remarks` say what makes
+    its batches slower than they could be, such as why a model runs without CUDA graphs.
     """
 
     slot: str
@@ -85,6 +86,7 @@ class Worker(TypedDict):
     resident: list[str]
     resident_bytes: int
     budget_bytes: int
+    remarks: list[str]
     rss_bytes: int
 
 

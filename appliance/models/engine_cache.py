@@ -4,13 +4,15 @@
 DIRECTORY/
   <key>/engine.plan      the engine
   <key>/about.json       what it is of and for, and the checksum of the engine
+  <key>/wanted-<key>     a repository that it was built for
   timings-<key>          how long parts take, by TensorRT version and target
   kernel-<key>           a compiled kernel, behind its checksum
   compiled-<key>-<key>   what TensorRT compiled of an engine for one kind of GPU, likewise
 ```
 
 An entry appears whole or not at all; one that is damaged is none. Several processes may write at
-once: of two that build the same engine, the first one's stays.
+once: of two that build the same engine, the first one's stays. Several repositories may share a
+cache: an engine is kept as long as one of those that it was built for has the version.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from appliance.errors import ConfigError
 from appliance.models.manifest import Precision
 
 ENGINE, ABOUT = "engine.plan", "about.json"
-PARTIAL, TIMINGS, KERNEL, COMPILED = ".partial-", "timings-", "kernel-", "compiled-"
+WANTED, PARTIAL, TIMINGS = "wanted-", ".partial-", "timings-"
+KERNEL, COMPILED = "kernel-", "compiled-"
 ABANDONED_AFTER_S = 24 * 3600.0
 """Writing takes seconds."""
 MOST_TRIES = 10
@@ -155,12 +158,18 @@ class EngineCache:
             (partial / TIMINGS).replace(place)
 
     def add(
-        self, recipe: EngineRecipe, engine: bytes, timings: bytes, about: Mapping[str, str]
+        self,
+        recipe: EngineRecipe,
+        engine: bytes,
+        timings: bytes,
+        about: Mapping[str, str],
+        repository: str,
     ) -> Cached:
         """Keep an engine, in place of a damaged one; return it, or one that is there already.
 
         Args:
             about: For people, beside the recipe: model and version.
+            repository: That it is built for.
 
         Raises:
             ConfigError: It cannot be written; then nothing is left of it.
@@ -172,9 +181,23 @@ class EngineCache:
         with self._partial(place) as partial:
             _write(partial / ENGINE, engine)
             _write(partial / ABOUT, text.encode())
+            _write(partial / _wanted(repository), repository.encode())
             partial.chmod(0o755)  # workers of another user read it
             found = self._put(partial, place)
         return found or Cached(recipe.key, place / ENGINE, json.loads(text), len(engine))
+
+    def want(self, key: str, repository: str) -> None:
+        """Keep an engine that is there for this repository, too.
+
+        Raises:
+            ConfigError: That cannot be written.
+        """
+        place = self.directory / key / _wanted(repository)
+        if place.exists():
+            return
+        with self._partial(place) as partial:
+            _write(partial / place.name, repository.encode())
+            (partial / place.name).replace(place)
 
     def _put(self, partial: Path, place: Path) -> Cached | None:
         """Give an entry its place, unless another build has just put a whole one there.
@@ -259,21 +282,37 @@ class EngineCache:
             if partial is not None:
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def collect(self, keep: Collection[str]) -> list[str]:
-        """Remove every engine but those of these keys, and what builds left that were killed.
+    def collect(self, keep: Collection[str], repository: str) -> list[str]:
+        """Remove a repository's engines but those of these keys, and what builds left behind.
 
-        What is being written now stays: only what is older than `ABANDONED_AFTER_S` is left behind.
+        Those that are damaged are removed whoever wants them, those that another repository wants,
+        too, are not. What is being written now stays: only what is older than `ABANDONED_AFTER_S`
+        is left behind.
 
         Raises:
             ConfigError: One cannot be removed.
         """
         removed = [path for path in self._paths() if path.name not in keep]
+        removed = [path for path in removed if self._is_unwanted(path, repository)]
         for path in [*removed, *self._abandoned()]:
             _remove(path)
+        there = {*keep, *(path.name for path in self._paths())}
         for path in self.directory.glob(f"{COMPILED}*"):
-            if path.name.split("-")[1] not in keep:
+            if path.name.split("-")[1] not in there:
                 path.unlink(missing_ok=True)
         return [path.name for path in removed]
+
+    def _is_unwanted(self, path: Path, repository: str) -> bool:
+        """Return whether nobody wants an entry, now that a repository does not."""
+        if self._entry(path) is None:
+            return True
+        own = path / _wanted(repository)
+        if not own.exists():
+            return False
+        if any(each.name != own.name for each in path.glob(f"{WANTED}*")):
+            own.unlink(missing_ok=True)
+            return False
+        return True
 
     def _abandoned(self) -> list[Path]:
         found: list[Path] = []
@@ -318,6 +357,10 @@ def _places() -> tuple[Path | None, Path, Path]:
     named = os.environ.get(CACHE_VARIABLE)
     own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else None, SYSTEM_CACHE, Path(own) / "appliance" / "engines"
+
+
+def _wanted(repository: str) -> str:
+    return WANTED + _digest(repository.encode())[:KEY_DIGITS]
 
 
 def _about(path: Path) -> dict[str, Any] | None:

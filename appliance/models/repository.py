@@ -58,6 +58,11 @@ class Repository:
         return [_entry(path) for path in _directories(self.directory)]
 
 
+def name_of(directory: Path) -> str:
+    """Return what a repository is called where several are told apart: the same by any path."""
+    return str(directory.resolve())
+
+
 def version_key(version: str) -> tuple[tuple[int, str], ...]:
     """Return what versions are ordered by: 9 before 10, 1.9 before 1.10, v2 before v10."""
     parts: list[str] = re.findall(r"\d+|\D+", version)

@@ -22,7 +22,7 @@ Below what an unprivileged SOCK_SEQPACKET socket takes at Linux's default buffer
 a `Stage` of 64 rows with 32 inputs each.
 """
 
-WORKER_PROTOCOL = 6
+WORKER_PROTOCOL = 7
 """`Hello.protocol`: core and worker of different releases do not talk."""
 
 
@@ -112,6 +112,7 @@ def spec_to_ready(
     memory_bytes: int = 0,
     is_urgent: bool = False,
     without_graphs: str = "",
+    images_on_cpu: str = "",
 ) -> worker_pb2.ModelReady:
     """Describe a loaded model to the core.
 
@@ -123,6 +124,7 @@ def spec_to_ready(
         memory_bytes: What it takes, of the GPU or of the process.
         is_urgent: Its batches run beside those of other models, and before them.
         without_graphs: Why they are not run as CUDA graphs; empty: they are, or there is no GPU.
+        images_on_cpu: Why the GPU does not preprocess its images; empty: it does all it is to.
     """
     return worker_pb2.ModelReady(
         model=model,
@@ -136,6 +138,7 @@ def spec_to_ready(
         memory_bytes=memory_bytes,
         urgent=is_urgent,
         without_graphs=without_graphs,
+        images_on_cpu=images_on_cpu,
         limits=[
             worker_pb2.InputLimit(
                 source=item.source,

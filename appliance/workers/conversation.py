@@ -267,6 +267,8 @@ class Conversation:
                 ready.memory_bytes,
                 ready.load_ns,
                 ready.urgent,
+                ready.without_graphs,
+                ready.images_on_cpu,
             )
         ]
 
@@ -293,7 +295,8 @@ class Conversation:
         self.step = ""
         self.loading = None
         self.ready_ns = now_ns
-        return [WorkerUp(self._worker, self._slot.memory_bytes, tuple(ready.resident))]
+        resident = tuple(ready.resident)
+        return [WorkerUp(self._worker, self._slot.memory_bytes, resident, ready.unpinned)]
 
     def _check_models(self, indices: Collection[int]) -> None:
         """Refuse a list of models that are not there, or are named twice."""

@@ -29,6 +29,8 @@ class ModelLoaded:
         memory_bytes: What it takes, of the GPU or of the process.
         load_ns: How long it takes to have it ready again.
         is_urgent: Its batches run beside those of other models, and before them.
+        without_graphs: Why they are not run as CUDA graphs; empty: they are, or there is no GPU.
+        images_on_cpu: Why the GPU does not preprocess its images; empty: it does all it is to.
     """
 
     worker: WorkerRef
@@ -38,6 +40,8 @@ class ModelLoaded:
     memory_bytes: int = 0
     load_ns: int = 0
     is_urgent: bool = False
+    without_graphs: str = ""
+    images_on_cpu: str = ""
 
 
 @frozen
@@ -56,11 +60,13 @@ class WorkerUp:
     Attributes:
         budget_bytes: What its models may take together; 0: whatever they do.
         resident: Those in memory, the least recently used first.
+        unpinned: The GPU cannot read the arena: rows are copied once more.
     """
 
     worker: WorkerRef
     budget_bytes: int = 0
     resident: tuple[int, ...] = ()
+    unpinned: bool = False
 
 
 @frozen

@@ -50,6 +50,7 @@ def worker(slot: str = "cpu-0", **changes: Any) -> Document:
         "resident": ["policy"],
         "resident_bytes": 64 << 20,
         "budget_bytes": 0,
+        "remarks": [],
         "rss_bytes": 50 << 20,
         **changes,
     }

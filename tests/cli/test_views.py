@@ -82,6 +82,7 @@ def test_degraded_says_why() -> None:
                     restarts=3,
                     last_cause="SIGKILL",
                     busy=False,
+                    remarks=["a runs without CUDA graphs: no stream"],
                 ),
             ],
         )
@@ -92,6 +93,7 @@ def test_degraded_says_why() -> None:
         "slow_reader 5",
         "broken: model.onnx: not an ONNX file",
         "cpu-1 ended: SIGKILL",
+        "cpu-1: a runs without CUDA graphs: no stream",
         "restarting",
     ):
         assert expected in text

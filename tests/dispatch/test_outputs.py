@@ -45,6 +45,19 @@ def used(fleet: Fleet) -> int:
     return fleet.memory.arena.allocator.statistics().used
 
 
+def test_what_makes_a_worker_slower_is_told_of_it_and_of_no_later_one(fleet: Fleet) -> None:
+    slow = {"without_graphs": "no stream", "images_on_cpu": "no NVRTC"}
+    fleet.on_pool_event(ModelLoaded(WORKER, 0, spec("first", 1), {1: 1}, **slow))
+    fleet.on_pool_event(ModelLoaded(WORKER, 1, spec("second", 1), {1: 1}))
+    fleet.on_pool_event(WorkerUp(WORKER, unpinned=True))
+    assert fleet.remarks(WORKER.slot, WORKER.generation) == [
+        "first runs without CUDA graphs: no stream",
+        "images for first are preprocessed on the CPU: no NVRTC",
+        "the GPU cannot read the arena: rows are copied once more",
+    ]
+    assert fleet.remarks(WORKER.slot, WORKER.generation + 1) == []
+
+
 def test_the_smaller_ones_are_given_back_before_the_larger_ones_are_taken(fleet: Fleet) -> None:
     ready = loaded(fleet, WORKER, 3, 4)
     assert [ref.name for ref in ready.max_batch] == ["first", "second"]

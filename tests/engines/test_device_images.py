@@ -207,6 +207,7 @@ def test_without_the_kernel_it_is_the_cpu_and_the_log_says_so(
     engine = engine_of(gpu)
     engine.preprocess_images([plan_of(size=SIZE)])
     assert capsys.readouterr().err.startswith(f"images are preprocessed on the CPU: {told}")
+    assert engine.images_on_cpu.startswith(told)
     buffers = engine.buffers()
     assert buffers is not None
     assert not buffers.take_image("camera", 0, pinned(gpu, 300).reshape(10, 10, 3))

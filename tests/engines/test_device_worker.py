@@ -159,6 +159,17 @@ def test_batches_in_flight_do_not_mix(
     assert without in said(tmp_path)
 
 
+@pytest.mark.parametrize("pins", [0, 1])
+def test_an_arena_that_cannot_be_pinned_is_said_and_served(
+    root: Path, start_fake: StartFake, pins: int
+) -> None:
+    worker = start_fake(root, f"pins={pins}")
+    assert worker.unpinned == (not pins)
+    generator = np.random.default_rng(0)
+    for count in (8, 3):
+        Sent(worker, rows_of(generator, count), go=True).check(worker, worker.done())
+
+
 @pytest.mark.parametrize("go", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_of_an_urgent_model_is_done_before_one_that_runs(
@@ -346,7 +357,9 @@ def test_pictures_are_what_the_cpu_makes_of_them(
     worker.send(worker_pb2.ToWorker(stop=worker_pb2.Stop()))
     assert worker.process.wait(30) == 0
     assert ("kernels launched: 0" in said(tmp_path)) == (not by_kernel)
-    assert ("preprocessed on the CPU: no kernels" in said(tmp_path)) == ("kernels=0" in wishes)
+    why = "no kernels are wished for" if "kernels=0" in wishes else ""
+    assert worker.ready["eye"].images_on_cpu == why
+    assert (f"preprocessed on the CPU: {why}" in said(tmp_path)) == bool(why)
 
 
 # ------------------------------------------------------------------------------- for real

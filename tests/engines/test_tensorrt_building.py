@@ -21,12 +21,16 @@ from support.repository import add_onnx_mlp, add_onnx_model
 
 from appliance.cli import main
 from appliance.engines.cuda.driver import DeviceFound, find_device
+from appliance.engines.registry import MODEL_FILE
 from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour, find_flavour
+from appliance.engines.tensorrt.log import error_log
 from appliance.engines.tensorrt.progress import BuildProgress
-from appliance.errors import DeviceMissing, EngineError, ExtraMissing
+from appliance.errors import ConfigError, DeviceMissing, EngineError, ExtraMissing
+from appliance.models.engine_cache import EngineCache
 from appliance.models.manifest import Precision
 
+NO_ENGINE = {"MALFORMED_ENGINE", "VERSION_MISMATCH"}
 Capture = pytest.CaptureFixture[str]
 needs_rtx = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None, reason="TensorRT for RTX is not installed (x86_64 only)"
@@ -44,9 +48,26 @@ def build(root: Path, cache: Path, *words: str) -> int:
     return main(["models", "build", *words, "--models", str(root), "--cache", str(cache)])
 
 
-def built(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
+def told(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
     assert build(root, cache, *words, "--json") == 0
     return json.loads(capsys.readouterr().out)
+
+
+def built(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
+    """Build, and have TensorRT tell that it is an engine."""
+    found = told(root, cache, capsys, *words)
+    plan = Path(str(found["path"])).read_bytes()
+    model = root / str(found["model"]) / str(found["version"]) / MODEL_FILE
+    assert problems_of(plan).isdisjoint(NO_ENGINE)
+    assert len(plan) > model.stat().st_size / 2  # the weights are in it, as float16 half as large
+    return found
+
+
+def problems_of(plan: bytes) -> set[str]:
+    """Return what TensorRT says of an engine; without a GPU, by what it begins with."""
+    flavour = find_flavour()
+    runtime = flavour.api.Runtime(error_log(flavour.api))
+    return set(flavour.problem_of(runtime, plan).split(", "))
 
 
 # ------------------------------------------------------------------------------------ for real
@@ -64,6 +85,12 @@ def test_a_real_model_is_built_once(
     assert build(models, tmp_path, model) == 0
     assert "is there already" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == written
+
+
+@needs_rtx
+@pytest.mark.parametrize("plan", [b"not an engine", b"\xa5" * (1 << 20)])
+def test_what_is_no_engine_is_told_from_one(plan: bytes) -> None:
+    assert problems_of(plan) & NO_ENGINE
 
 
 @needs_rtx
@@ -160,7 +187,7 @@ def test_a_gpu_without_a_name_is_tried_and_tensorrts_refusal_told(
     assert "install TensorRT in its place (the package tensorrt)" in said
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(Network, "build", lambda *_: Built(b"engine", b""))
-    recipe = built(models, tmp_path, capsys, "policy", "--capability", "current")["recipe"]
+    recipe = told(models, tmp_path, capsys, "policy", "--capability", "current")["recipe"]
     assert isinstance(recipe, dict)
     assert recipe["target"] == "9.0"
 
@@ -228,8 +255,48 @@ def test_engines_of_versions_that_are_gone_are_collected(tmp_path: Path, capsys:
 
 
 @needs_rtx
+def test_engines_of_another_repository_are_not_collected(tmp_path: Path, capsys: Capture) -> None:
+    first, second, cache = tmp_path / "first", tmp_path / "second", tmp_path / "cache"
+    for root, model, seed in ((first, "both", 0), (second, "both", 0), (second, "other", 1)):
+        add_onnx_mlp(root, model, seed=seed)
+    paths = [
+        Path(str(built(root, cache, capsys, model)["path"]))
+        for root, model in ((first, "both"), (second, "both"), (second, "other"))
+    ]
+    assert paths[0] == paths[1]
+
+    def kept_by(root: Path) -> list[bool]:
+        assert main(["models", "gc", "--models", str(root), "--cache", str(cache)]) == 0
+        return [path.exists() for path in paths[1:]]
+
+    assert kept_by(first) == [True, True]
+    assert "1 engines kept, 0 B freed, 1 of other repositories left" in capsys.readouterr().out
+    shutil.rmtree(first / "both")
+    assert kept_by(first) == [True, True]
+    (tmp_path / "by another name").symlink_to(second)
+    shutil.rmtree(second / "both")
+    assert kept_by(tmp_path / "by another name") == [False, True]
+
+
+@needs_rtx
+def test_an_engine_of_another_user_is_found_and_what_may_become_of_it_told(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("wanted: cannot be written: Permission denied")
+
+    add_onnx_mlp(tmp_path / "models", "mlp")
+    built(tmp_path / "models", tmp_path / "cache", capsys, "mlp")
+    monkeypatch.setattr(EngineCache, "want", refuse)
+    assert build(tmp_path / "models", tmp_path / "cache", "mlp") == 0
+    told = capsys.readouterr()
+    assert "is there already" in told.out
+    assert "Permission denied; `models gc` of another repository may remove it" in told.err
+
+
+@needs_rtx
 def test_an_interrupted_build_leaves_nothing_and_the_next_one_builds(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
 
@@ -247,7 +314,7 @@ def test_an_interrupted_build_leaves_nothing_and_the_next_one_builds(
         assert build(models, tmp_path, "text_finder") == 130
     assert steps
     assert list(tmp_path.iterdir()) == []
-    assert build(models, tmp_path, "text_finder") == 0
+    built(models, tmp_path, capsys, "text_finder")
 
 
 # -------------------------------------------------------------------------------- what is there

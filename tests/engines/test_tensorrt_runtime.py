@@ -388,10 +388,19 @@ def test_what_outputs_are_overwritten_with_agrees_with_nothing(array: NDArray[An
         (RTX, {"validity": ("invalid", 68)}, "CUDA_ERROR .*; install NVIDIA's driver anew"),
         (
             RTX,
-            {"validity": ("invalid", 0)},
+            {"validity": ("invalid", 2), "engine": None},
+            r"UNSUPPORTED_CC \(the magic tag does not match\); install TensorRT",
+        ),
+        (
+            RTX,
+            {"validity": ("invalid", 0), "engine": None},
             r"Fake GPU \(9.0\): invalid, for no reason that it tel",
         ),
-        (RTX, {"validity": ("invalid", 1 << 20)}, "invalid, for no reason that it tells"),
+        (
+            RTX,
+            {"validity": ("invalid", 1 << 20), "engine": None},
+            "invalid, for no reason that it tells",
+        ),
         (TENSORRT, {"engine": None}, "cannot load this engine: the magic tag does not match; bui"),
         (TENSORRT, {"has_memory": False}, "no execution context, 4096 MiB of the GPU are free"),
         (TENSORRT, {"dtype": "FP8"}, "'x' is a FP8; supported: FLOAT"),
@@ -404,6 +413,21 @@ def test_why_an_engine_cannot_be_used(package: str, change: dict[str, Any], told
         setattr(api, name, value)
     with pytest.raises(EngineError, match=told):
         executor(api)
+
+
+@pytest.mark.parametrize(("reasons", "told"), [(2, "UNSUPPORTED_CC"), (0, "invalid, for no reas")])
+def test_where_tensorrt_may_be_wrong_about_an_engine_loading_tells(
+    capfd: pytest.CaptureFixture[str], reasons: int, told: str
+) -> None:
+    """So it was reported of a GPU without a name: of engines that it then ran, too."""
+    api = Api(RTX)
+    api.validity = ("invalid", reasons)
+    engine = TensorRTEngine(executor(api), api.gpu)
+    assert f"tensorrt_rtx 10.3.0 says {told}" in capfd.readouterr().err
+    engine.prepare((1, 4))
+    assert engine.without_graphs == ""
+    check_answers(engine)
+    engine.close()
 
 
 def test_a_run_that_is_refused_costs_the_process_if_the_context_is_lost(

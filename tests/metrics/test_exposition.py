@@ -71,6 +71,7 @@ def status(metrics: Metrics, ledger: Ledger, *, models: int = 1, workers: int = 
                 resident=["model-0"],
                 resident_bytes=7000,
                 budget_bytes=0,
+                remarks=[],
                 rss_bytes=1000,
             )
             for number in range(workers)

@@ -31,6 +31,7 @@ RECIPE = EngineRecipe(
     profile={"x": ((1, 4), (8, 4), (8, 4))},
 )
 ABOUT_IT = {"model": "policy", "version": "2"}
+ROBOTS, OTHERS = "/models/robots", "/models/others"
 
 
 @pytest.fixture
@@ -39,12 +40,12 @@ def cache(tmp_path: Path) -> EngineCache:
 
 
 def test_what_was_compiled_of_an_engine_goes_with_it(cache: EngineCache) -> None:
-    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     for key in (RECIPE.key, "0" * 32):
         cache.add_compiled(key, "a GPU", b"kernels")
     assert cache.compiled(RECIPE.key, "a GPU") == b"kernels"
     assert cache.compiled(RECIPE.key, "another GPU") is None
-    assert cache.collect([RECIPE.key]) == []
+    assert cache.collect([RECIPE.key], ROBOTS) == []
     assert cache.compiled(RECIPE.key, "a GPU") == b"kernels"
     assert cache.compiled("0" * 32, "a GPU") is None
     (path,) = cache.directory.glob("compiled-*")
@@ -54,7 +55,7 @@ def test_what_was_compiled_of_an_engine_goes_with_it(cache: EngineCache) -> None
 
 def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
     assert cache.find(RECIPE) is None
-    made = cache.add(RECIPE, b"engine", b"timings", ABOUT_IT)
+    made = cache.add(RECIPE, b"engine", b"timings", ABOUT_IT, ROBOTS)
     assert cache.find(RECIPE) == made
     assert made.path.read_bytes() == b"engine"
     assert (made.about["model"], made.bytes) == ("policy", 6)
@@ -77,7 +78,7 @@ def test_what_was_added_is_found_and_nothing_else(cache: EngineCache) -> None:
 def test_all_that_an_engine_depends_on_is_in_its_key(
     cache: EngineCache, other: dict[str, object]
 ) -> None:
-    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     assert cache.find(attrs.evolve(RECIPE, **other)) is None  # type: ignore[arg-type]
 
 
@@ -86,7 +87,7 @@ def test_all_that_an_engine_depends_on_is_in_its_key(
 def test_a_damaged_engine_is_none_and_is_built_again(
     cache: EngineCache, name: str, how: str
 ) -> None:
-    path = cache.add(RECIPE, b"engine" * 100, b"", ABOUT_IT).path.parent / name
+    path = cache.add(RECIPE, b"engine" * 100, b"", ABOUT_IT, ROBOTS).path.parent / name
     whole = path.read_bytes()
     if how == "gone":
         path.unlink()
@@ -95,7 +96,7 @@ def test_a_damaged_engine_is_none_and_is_built_again(
     if (name, how) != (ABOUT, "flipped"):  # a letter of the text for people may be any
         assert cache.find(RECIPE) is None
         assert cache.entries() == []
-    assert cache.add(RECIPE, b"another", b"", ABOUT_IT) == cache.find(RECIPE)
+    assert cache.add(RECIPE, b"another", b"", ABOUT_IT, ROBOTS) == cache.find(RECIPE)
 
 
 @pytest.mark.parametrize("before", ["nothing", "a damaged one"])
@@ -105,12 +106,12 @@ def test_builds_that_end_at_once_all_have_an_engine(cache: EngineCache, before: 
 
     def put(number: int) -> Path:
         start.wait(10)
-        return cache.add(RECIPE, b"engine %d" % number, b"timings", ABOUT_IT).path
+        return cache.add(RECIPE, b"engine %d" % number, b"timings", ABOUT_IT, ROBOTS).path
 
     with ThreadPoolExecutor(builds) as pool:
         for _ in range(25):
             if before != "nothing":
-                cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+                cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
                 (cache.directory / RECIPE.key / ENGINE).write_bytes(b"engin")
             paths = list(pool.map(put, range(builds)))
             found = cache.find(RECIPE)
@@ -119,12 +120,12 @@ def test_builds_that_end_at_once_all_have_an_engine(cache: EngineCache, before: 
             names = {path.name for path in cache.directory.iterdir()}
             assert names == {RECIPE.key, RECIPE.timings_key}
             if before == "nothing":
-                cache.collect(())
+                cache.collect((), ROBOTS)
 
 
 def test_an_engine_that_is_whole_stays(cache: EngineCache) -> None:
-    first = cache.add(RECIPE, b"engine", b"", ABOUT_IT)
-    assert cache.add(RECIPE, b"another", b"", ABOUT_IT) == first
+    first = cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
+    assert cache.add(RECIPE, b"another", b"", ABOUT_IT, ROBOTS) == first
     assert first.path.read_bytes() == b"engine"
     assert [path.name for path in cache.directory.iterdir()] == [RECIPE.key]
 
@@ -133,27 +134,50 @@ def test_where_an_entry_cannot_be_put_that_is_said(cache: EngineCache) -> None:
     cache.directory.mkdir()
     (cache.directory / RECIPE.key).write_bytes(b"not ours")
     with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
-        cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+        cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     assert [path.name for path in cache.directory.iterdir()] == [RECIPE.key]
 
 
 def test_what_is_not_kept_is_removed_and_what_builds_left_behind(cache: EngineCache) -> None:
-    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     other = attrs.evolve(RECIPE, target="8.9")
-    cache.add(other, b"engine", b"", ABOUT_IT)
+    cache.add(other, b"engine", b"", ABOUT_IT, ROBOTS)
     for name, age_s in (("killed", ABANDONED_AFTER_S + 60), ("at work", ABANDONED_AFTER_S - 60)):
         (cache.directory / f"{PARTIAL}{name}").mkdir()
         changed_s = time.time() - age_s
         os.utime(cache.directory / f"{PARTIAL}{name}", (changed_s, changed_s))
     (cache.directory / "notes").mkdir()  # not ours
-    assert cache.collect({RECIPE.key}) == [other.key]
+    assert cache.collect({RECIPE.key}, ROBOTS) == [other.key]
     assert cache.find(RECIPE) is not None
     assert {path.name for path in cache.directory.iterdir() if path.is_dir()} == {
         RECIPE.key,
         f"{PARTIAL}at work",
         "notes",
     }
-    assert EngineCache(cache.directory / "nowhere").collect(()) == []
+    assert EngineCache(cache.directory / "nowhere").collect((), ROBOTS) == []
+
+
+def test_an_engine_stays_as_long_as_a_repository_wants_it(cache: EngineCache) -> None:
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
+    cache.add_compiled(RECIPE.key, "a GPU", b"kernels")
+    assert cache.collect((), OTHERS) == []
+    cache.want(RECIPE.key, OTHERS)
+    cache.want(RECIPE.key, OTHERS)
+    for _ in range(2):
+        assert cache.collect((), ROBOTS) == []
+    assert cache.find(RECIPE) is not None
+    assert cache.compiled(RECIPE.key, "a GPU") == b"kernels"
+    assert cache.collect((), OTHERS) == [RECIPE.key]
+    assert list(cache.directory.iterdir()) == []
+    with pytest.raises(ConfigError, match="cannot be written"):
+        cache.want(RECIPE.key, OTHERS)
+    assert list(cache.directory.iterdir()) == []
+
+
+def test_a_damaged_engine_is_removed_whoever_wants_it(cache: EngineCache) -> None:
+    path = cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS).path
+    path.write_bytes(b"engin")
+    assert cache.collect((), OTHERS) == [RECIPE.key]
 
 
 def test_what_is_being_written_is_not_removed(
@@ -162,11 +186,11 @@ def test_what_is_being_written_is_not_removed(
     fsync = os.fsync
 
     def while_it_writes(file: int) -> None:
-        assert cache.collect(()) == []
+        assert cache.collect((), ROBOTS) == []
         fsync(file)
 
     monkeypatch.setattr("os.fsync", while_it_writes)
-    made = cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    made = cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     assert cache.find(RECIPE) == made
 
 
@@ -187,7 +211,7 @@ def test_a_full_disk_leaves_nothing_behind(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
-        cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+        cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     assert list(cache.directory.iterdir()) == []
 
 
@@ -211,7 +235,7 @@ def test_whatever_about_says_it_is_an_engine_or_none(
     tmp_path_factory: pytest.TempPathFactory, said: bytes
 ) -> None:
     cache = EngineCache(tmp_path_factory.mktemp("engines"))
-    path = cache.add(RECIPE, b"engine", b"", ABOUT_IT).path.parent
+    path = cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS).path.parent
     (path / ABOUT).write_bytes(said)
     assert cache.find(RECIPE) is None
     (path / ABOUT).write_text(json.dumps([said.hex()]))
@@ -220,12 +244,12 @@ def test_whatever_about_says_it_is_an_engine_or_none(
 
 def test_a_kernel_is_kept_by_all_that_it_was_made_of(cache: EngineCache) -> None:
     assert cache.kernel("text") is None
-    cache.add(RECIPE, b"engine", b"", ABOUT_IT)
+    cache.add(RECIPE, b"engine", b"", ABOUT_IT, ROBOTS)
     cache.add_kernel("text", b"image")
     cache.add_kernel("text", b"image again")
     assert (cache.kernel("text"), cache.kernel("texts")) == (b"image again", None)
     assert [entry.key for entry in cache.entries()] == [RECIPE.key]
-    assert cache.collect(()) == [RECIPE.key]
+    assert cache.collect((), ROBOTS) == [RECIPE.key]
     assert cache.kernel("text") == b"image again"  # small, and made of no model
     [path] = cache.directory.iterdir()
     path.write_bytes(path.read_bytes()[:-1])

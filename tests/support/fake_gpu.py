@@ -164,6 +164,7 @@ class FakeCuda:
     Attributes:
         captured: What is being captured.
         on_query: Called when somebody asks whether a batch is done; may raise.
+        can_pin: Whether memory can be pinned.
         no_kernel: Raised by who asks for a kernel.
         lost: Raised by who asks whether the context is lost.
         launches: Blocks and threads of every kernel.
@@ -174,6 +175,7 @@ class FakeCuda:
     facts: DeviceFacts = FACTS
     captured: list[Work] | None = None
     on_query: Callable[[], None] = lambda: None
+    can_pin: bool = True
     no_kernel: Exception | None = None
     lost: DeviceLost | None = None
     launches: list[tuple[tuple[int, int, int], tuple[int, int, int]]] = field(factory=list)
@@ -211,11 +213,14 @@ class FakeCuda:
         return made[: prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
     def pin(self, memory: NDArray[np.uint8]) -> bool:
-        self._pins[memory.ctypes.data] = memory.nbytes
-        return True
+        if self.can_pin:
+            self._pins[memory.ctypes.data] = memory.nbytes
+        return self.can_pin
 
     def unpin(self, memory: NDArray[np.uint8]) -> None:
         assert not any(stream.works for stream in self._streams), "it may still be read"
+        if not self.can_pin:
+            return
         size = self._pins.pop(memory.ctypes.data)
         alias = self._aliases.pop(memory.ctypes.data, None)
         if alias is not None:

@@ -2,7 +2,8 @@
 
 FAKE_GPU holds `name=value` words: `seed`, `capturable`, `wrong` and `fails_at` of the executor,
 `integrated`, whether the GPU shares its memory with the CPU, `kernels`, whether there are kernels,
-and `lost_after`, the number of questions after which the device is lost.
+`pins`, whether memory can be pinned, and `lost_after`, the number of questions after which the
+device is lost.
 
 A batch whose first `x` begins with `HELD` does not go on before two of another model have run.
 A model named `eye` gives the camera's picture as it came to it, any other one what `compute` does.
@@ -75,6 +76,7 @@ def main() -> int:
 
     gpu.on_query = on_query
 
+    gpu.can_pin = bool(wishes.get("pins", 1))
     if not wishes.get("kernels", 1):
         gpu.no_kernel = ExtraMissing("no kernels are wished for")
 

@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--arena-fd", type=int, required=True)
     parser.add_argument("--silent", action="store_true", help="say no hello")
-    parser.add_argument("--protocol", type=int, default=6)
+    parser.add_argument("--protocol", type=int, default=7)
     parser.add_argument("--ignore-stop", action="store_true", help="and SIGTERM, and the lifeline")
     parser.add_argument("--child", action="store_true", help="start a process, print its id")
     arguments = parser.parse_args()

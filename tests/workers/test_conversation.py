@@ -135,6 +135,20 @@ def test_models_that_are_left_out_are_told_and_not_loaded() -> None:
     assert conversation.received(READY, 0) == [WorkerUp(WORKER)]
 
 
+def test_what_makes_a_worker_slower_is_passed_on() -> None:
+    conversation = Talk().begin()
+    for datagram in (HELLO, model_ready(1), model_ready(2)):
+        conversation.received(datagram, 0)
+    ready = spec_to_ready(
+        SPEC, model=0, times_ns={1: 7}, without_graphs="no stream", images_on_cpu="no NVRTC"
+    )
+    [loaded] = conversation.received(said(model_ready=ready), 1)
+    assert isinstance(loaded, ModelLoaded)
+    assert (loaded.without_graphs, loaded.images_on_cpu) == ("no stream", "no NVRTC")
+    up = conversation.received(said(ready=worker_pb2.Ready(unpinned=True)), 2)
+    assert up == [WorkerUp(WORKER, unpinned=True)]
+
+
 def test_loading_to_ready() -> None:
     conversation = Talk().begin()
     conversation.received(HELLO, 0)
@@ -165,7 +179,7 @@ def test_progress_is_a_fraction(progress: float) -> None:
 @pytest.mark.parametrize(
     ("before", "datagram", "why"),
     [
-        ([], said(hello=worker_pb2.Hello(protocol=7)), "speaks protocol 7"),
+        ([], said(hello=worker_pb2.Hello(protocol=8)), "speaks protocol 8"),
         ([], READY, "unexpected ready while starting"),
         ([], b"", "unexpected empty message"),
         ([], b"\xff", "no message"),

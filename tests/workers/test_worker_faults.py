@@ -130,9 +130,9 @@ async def test_a_worker_that_says_nothing() -> None:
 
 
 async def test_another_protocol() -> None:
-    async with house(fake_slot(switches=["--protocol=7"])) as home:
+    async with house(fake_slot(switches=["--protocol=8"])) as home:
         down = await home.next(WorkerDown)
-        assert down.cause == "broke the protocol: the worker speaks protocol 7, not 6"
+        assert down.cause == "broke the protocol: the worker speaks protocol 8, not 7"
 
 
 async def test_a_model_that_ends_its_process_at_load_is_left_out() -> None:
@@ -190,7 +190,7 @@ async def test_running_out_of_descriptors(
 
 async def test_backoff_of_a_worker_that_is_of_no_use() -> None:
     policy = RestartPolicy(first_backoff_ns=3600 * SECOND, longest_backoff_ns=3600 * SECOND)
-    async with house(fake_slot(switches=["--protocol=7"]), restart=policy) as home:
+    async with house(fake_slot(switches=["--protocol=8"]), restart=policy) as home:
         assert (await home.next(WorkerDown)).worker.generation == 1
         assert (await home.next(WorkerDown)).worker.generation == 2  # the first was at once
         await home.until(lambda now: now.state == "restarting")

@@ -108,6 +108,18 @@ class Finding:
         """
         self.expect(not without_graphs, f"{model} ran without graphs: {without_graphs}")
 
+    def expect_quick_way(self, model: str, images_on_cpu: str, *, unpinned: bool) -> None:
+        """Take in problems, if rows or images of a model take a detour to the GPU.
+
+        Args:
+            images_on_cpu: Why the GPU does not preprocess them; empty: it does, or there is none.
+            unpinned: It cannot read the arena.
+        """
+        self.expect(
+            not images_on_cpu, f"images of {model} were preprocessed on the CPU: {images_on_cpu}"
+        )
+        self.expect(not unpinned, f"{model} ran of an arena that is not pinned")
+
     @property
     def state(self) -> str:
         """`good`, or what is not; `NOT_DONE` before anything was judged."""

@@ -64,7 +64,7 @@ class TensorRTEngine:
 
     Attributes:
         cuda: The GPU.
-        precision, is_urgent, without_graphs: See `base.DeviceEngine`.
+        precision, is_urgent, without_graphs, images_on_cpu: See `base.DeviceEngine`.
         max_batch: The most rows of a batch.
         sizes: Of batches that have graphs, ascending; none: batches run as they come.
     """
@@ -91,6 +91,7 @@ class TensorRTEngine:
         self.signature: Signature = signature_of(executor.tensors)
         self.sizes: tuple[int, ...] = ()
         self.without_graphs = "not prepared"
+        self.images_on_cpu = ""
         self.streams = Streams(*(cuda.stream(is_urgent=is_urgent) for _ in range(3)))
         self._executor = executor
         self._run: Run | None = None
@@ -198,6 +199,7 @@ class TensorRTEngine:
                     each.images[plan.spec.name] = made
                     self._try_kernel(each, plan)
         except (EngineError, ExtraMissing) as error:
+            self.images_on_cpu = str(error)
             print(f"images are preprocessed on the CPU: {error}", file=sys.stderr)  # noqa: T201  it is logged
             for each in self._sets:
                 each.images.clear()

@@ -28,6 +28,9 @@ differ on whether 8.0 is one of them."""
 CURRENT = "current"
 """In place of a compute capability: that of the GPU that is here, whether it has a name or not."""
 UNEXPLAINED = "invalid, for no reason that it tells"
+DOUBTFUL = ("UNSUPPORTED_CC", UNEXPLAINED)
+"""Problems that, if there is no other, loading decides on: it was reported of TensorRT for RTX that
+on a GPU without a name it says the first of engines which it builds there, loads and runs."""
 _BY_DEFAULT, _BY_DEFAULT_FROM = ((8, 6), (8, 9)), (12, 0)
 INSTALL = (
     "pip install 'appliance[gpu]' brings TensorRT for RTX; a Jetson has TensorRT by apt "

@@ -13,7 +13,7 @@ from appliance.engines.tensorrt.flavour import CURRENT, DEFAULT_TARGET, Flavour
 from appliance.errors import ConfigError, EngineError
 from appliance.models.engine_cache import Cached, EngineCache, EngineRecipe, version_sha256
 from appliance.models.manifest import Manifest
-from appliance.models.repository import ModelEntry
+from appliance.models.repository import ModelEntry, name_of
 from appliance.models.resolve import resolve
 
 
@@ -23,11 +23,13 @@ class EngineOrder:
 
     Attributes:
         recipe: What it is found by.
+        repository: That it is for.
     """
 
     name: str
     version: str
     recipe: EngineRecipe
+    repository: str
     _flavour: Flavour
     _network: Network
     _profile: Profile
@@ -63,7 +65,7 @@ class EngineOrder:
                 raise self._flavour.refused(self.recipe.target, str(error)) from error
             raise
         about = {"model": self.name, "version": self.version}
-        return cache.add(self.recipe, built.engine, built.timings, about)
+        return cache.add(self.recipe, built.engine, built.timings, about, self.repository)
 
 
 def order_engine(
@@ -104,7 +106,8 @@ def order_engine(
         precision=manifest.precision,
         profile=profile,
     )
-    return EngineOrder(entry.name, version, recipe, flavour, network, profile, wanted)
+    repository = name_of(entry.manifest_path.parent.parent)
+    return EngineOrder(entry.name, version, recipe, repository, flavour, network, profile, wanted)
 
 
 def _for_which(flavour: Flavour, wanted: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ kept. Nothing of this was run on a GPU; names and calls are those of the install
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from attrs import define
 
 from appliance.engines.cuda.ports import Cuda, DeviceMemory, Stream
 from appliance.engines.tensorrt.building import TYPES
-from appliance.engines.tensorrt.flavour import UNEXPLAINED, Flavour
+from appliance.engines.tensorrt.flavour import DOUBTFUL, Flavour
 from appliance.engines.tensorrt.log import error_log, last_words
 from appliance.engines.tensorrt.remedies import remedy_of
 from appliance.engines.tensorrt.tensors import Declared, Shapes, tensors_of
@@ -88,27 +89,8 @@ class TensorRTExecutor:
         self._cuda = cuda
         self._rebuild = rebuild
         self._log = error_log(api)
-        self._runtime = api.Runtime(self._log)
-        problem = flavour.problem_of(self._runtime, plan)
-        if problem == UNEXPLAINED:
-            self._runtime.deserialize_cuda_engine(plan)  # its log says more if that fails
-        if problem:
-            remedy = remedy_of(
-                problem,
-                cuda=cuda.facts.driver,
-                free_mib=cuda.free_bytes() >> 20,
-                rebuild=rebuild,
-            )
-            raise EngineError(
-                f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
-                f"({cuda.facts.capability}): {problem} ({last_words(self._log)}); {remedy}"
-            )
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise EngineError(
-                f"{flavour.package} {flavour.version} cannot load this engine: "
-                f"{last_words(self._log)}; {rebuild}"
-            )
+        self._runtime: Any = api.Runtime(self._log)
+        engine = self._load(plan)
         self._engine: Any = engine
         self._compiled, self._keep = compiled, keep
         # Each has to live as long as the context, or the cache, that was made with it.
@@ -126,6 +108,34 @@ class TensorRTExecutor:
         has_more = flavour.shares_profiles
         self._only: TensorRTRun | None = None if has_more else first
         self._unused: TensorRTRun | None = first if has_more else None
+
+    def _load(self, plan: bytes) -> Any:
+        flavour, cuda = self._flavour, self._cuda
+        problem = flavour.problem_of(self._runtime, plan)
+        engine: Any = None
+        if not problem or problem in DOUBTFUL:
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is not None:
+            if problem:
+                said = f"{flavour.builder} says {problem} of this engine, and loads it all the same"
+                print(said, file=sys.stderr)  # noqa: T201  it is logged
+            return engine
+        words = last_words(self._log)
+        if not problem:
+            raise EngineError(
+                f"{flavour.package} {flavour.version} cannot load this engine: {words}; "
+                f"{self._rebuild}"
+            )
+        remedy = remedy_of(
+            problem,
+            cuda=cuda.facts.driver,
+            free_mib=cuda.free_bytes() >> 20,
+            rebuild=self._rebuild,
+        )
+        raise EngineError(
+            f"{flavour.builder} does not run this engine on a {cuda.facts.name} "
+            f"({cuda.facts.capability}): {problem} ({words}); {remedy}"
+        )
 
     def new_run(self) -> TensorRTRun:
         """See `ports.Executor`."""

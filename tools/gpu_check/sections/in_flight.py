@@ -38,7 +38,9 @@ def check(setting: Setting, finding: Finding) -> None:
             worst = max(worst, *(distance(*row) for row in rows))
 
     with setting.worker(setting.with_models(["policy"])) as worker:
-        finding.expect_graphs("policy", worker.ready["policy"].without_graphs)
+        ready = worker.ready["policy"]
+        finding.expect_graphs("policy", ready.without_graphs)
+        finding.expect_quick_way("policy", ready.images_on_cpu, unpinned=worker.unpinned)
         outputs = [worker.output_block("policy", MOST_ROWS) for _ in range(3)]
         for number in range(batches):
             count = int(random.integers(1, MOST_ROWS + 1))

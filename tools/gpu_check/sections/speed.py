@@ -48,7 +48,9 @@ def check(setting: Setting, finding: Finding, *, model: str, size: int, runs: in
         for _ in range(ROUNDS if setting.on_gpu else ROUNDS_ON_CPU):
             _round(alone, loop, each_round, found)
         finding.expect_graphs(f"{model} in the bare loop", alone.without_graphs)
-        finding.expect_graphs(model, worker.ready[model].without_graphs)
+        ready = worker.ready[model]
+        finding.expect_graphs(model, ready.without_graphs)
+        finding.expect_quick_way(model, ready.images_on_cpu, unpinned=worker.unpinned)
     median = {name: statistics.median(values) for name, values in found.items()}
     finding.details |= {"runs in each round": each_round, "rounds": dict(found)}
     finding.add("bare loop, p50", median["bare p50"], "us")
