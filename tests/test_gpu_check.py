@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -28,6 +29,7 @@ from appliance.engines.device import Device
 from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.registry import ENGINES
 from appliance.engines.tensorrt import loading
+from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.order import EngineOrder
@@ -347,6 +349,35 @@ def test_what_tensorrt_refuses_to_build_is_a_result(
     assert found.state.startswith(BAD)
     with pytest.raises(EngineError, match="no engine of policy: tensorrt_rtx"):
         build_all(setting.root)
+
+
+@pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda plan: plan, ""),
+        (lambda _: b"not an engine", "the engine of policy is none: MALFORMED_ENGINE"),
+        (lambda plan: b"\xa5" * len(plan), "the engine of policy is none: MALFORMED_ENGINE"),
+        (lambda plan: plan[: len(plan) // 2], "engine of policy, over its weights: 0.5"),
+    ],
+)
+def test_what_is_no_engine_was_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[bytes], bytes], said: str
+) -> None:
+    right = Network.build
+
+    def harmed(*arguments: Any) -> Built:
+        made = right(*arguments)
+        return evolve(made, engine=harm(made.engine))
+
+    setting = Setting(tmp_path, "cpu", 1.0)
+    models.make(setting.root, ["policy"], picture_side=64)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
+    monkeypatch.setattr(Network, "build", harmed)
+    found = finding(on_gpu=False)
+    build.check(setting, found, precision="fp32")
+    assert said in found.state
+    assert (found.state == GOOD) is (not said)
 
 
 # ---------------------------------------------------------------------- on a GPU of numpy

@@ -23,6 +23,7 @@ from appliance.cli import main
 from appliance.engines.cuda.driver import DeviceFound, find_device
 from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour, find_flavour
+from appliance.engines.tensorrt.log import error_log
 from appliance.engines.tensorrt.progress import BuildProgress
 from appliance.errors import DeviceMissing, EngineError, ExtraMissing
 from appliance.models.manifest import Precision
@@ -44,9 +45,24 @@ def build(root: Path, cache: Path, *words: str) -> int:
     return main(["models", "build", *words, "--models", str(root), "--cache", str(cache)])
 
 
-def built(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
+def told(root: Path, cache: Path, capsys: Capture, *words: str) -> dict[str, object]:
     assert build(root, cache, *words, "--json") == 0
     return json.loads(capsys.readouterr().out)
+
+
+def built(root: Path, cache: Path, capsys: Capture, model: str, *words: str) -> dict[str, object]:
+    """What is told of an engine that TensorRT takes for one, and that holds the model's weights."""
+    document = told(root, cache, capsys, model, *words)
+    expect_engine(Path(str(document["path"])).read_bytes(), next(root.glob(f"{model}/*/*.onnx")))
+    return document
+
+
+def expect_engine(plan: bytes, model: Path) -> None:
+    flavour = find_flavour()
+    problem = flavour.problem_of(flavour.api.Runtime(error_log(flavour.api)), plan)
+    assert "MALFORMED_ENGINE" not in problem
+    assert "VERSION_MISMATCH" not in problem
+    assert len(plan) > 0.4 * model.stat().st_size
 
 
 # ------------------------------------------------------------------------------------ for real
@@ -64,6 +80,13 @@ def test_a_real_model_is_built_once(
     assert build(models, tmp_path, model) == 0
     assert "is there already" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == written
+
+
+@needs_rtx
+@pytest.mark.parametrize("plan", [b"not an engine", b"\xa5" * 5_000_000, b""])
+def test_what_is_no_engine_is_not_taken_for_one(models: Path, plan: bytes) -> None:
+    with pytest.raises(AssertionError):
+        expect_engine(plan, next(models.glob("policy/*/*.onnx")))
 
 
 @needs_rtx
@@ -160,7 +183,7 @@ def test_a_gpu_without_a_name_is_tried_and_tensorrts_refusal_told(
     assert "install TensorRT in its place (the package tensorrt)" in said
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(Network, "build", lambda *_: Built(b"engine", b""))
-    recipe = built(models, tmp_path, capsys, "policy", "--capability", "current")["recipe"]
+    recipe = told(models, tmp_path, capsys, "policy", "--capability", "current")["recipe"]
     assert isinstance(recipe, dict)
     assert recipe["target"] == "9.0"
 
