@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support import slow_gatherer
 from support.fake_gpu import FakeCuda
 from support.image_plans import needs_compiler
 
@@ -309,6 +310,67 @@ def test_a_worker_that_runs_without_graphs_is_bad(
         found = finding(on_gpu=False)
         check(setting, found)
         assert found.state == (f"bad: policy ran without graphs: {without}" if without else GOOD)
+
+
+# --------------------------------------------------------------------------------- speed
+
+AT_BEST = {
+    "bare p50": 20.0,
+    "bare without copies p50": 15.0,
+    "overhead": 59.0,
+    "overhead and copies": 60.0,
+    "tail": 1.2,
+    "tail without copies": 1.3,
+    "ping p50": 15.0,
+    "round trip p50": 100.0,
+    "copies": 1.1,
+    "throughput": 0.96,
+    "throughput without copies": 0.95,
+    "rows": 1e6,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "models"),
+    [
+        ("overhead", 61.0, {"policy", "camera", "resnet"}),
+        ("overhead and copies", 61.0, {"policy"}),
+        ("tail", 1.31, {"policy", "camera", "resnet"}),
+        ("tail without copies", 1.31, {"policy"}),
+        ("copies", 1.16, {"camera"}),
+        ("throughput", 0.94, {"resnet"}),
+        ("throughput without copies", 0.94, {"resnet"}),
+    ],
+)
+@pytest.mark.parametrize("model", ["policy", "camera", "resnet"])
+def test_what_is_too_slow_is_bad(model: str, name: str, value: float, models: set[str]) -> None:
+    found = finding()
+    speed.judge(found, model, AT_BEST)
+    assert found.state == GOOD
+    found = finding()
+    speed.judge(found, model, {**AT_BEST, name: value})
+    assert found.state.startswith(BAD) is (model in models)
+
+
+def test_gathering_is_part_of_a_workers_overhead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: Setting, __: None) -> WorkerClient:
+        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        return WorkerClient(module=slow_gatherer.__name__, environment=path)
+
+    monkeypatch.setattr(Setting, "empty_worker", slow)
+    found = finding()
+    speed.check(setting_of(tmp_path, "policy"), found, model="policy", size=16, runs=400)
+    figures = {each.what: each for each in found.figures}
+    for name in ("worker's overhead, p50", "over the run without copies"):
+        assert figures[name].value > slow_gatherer.GATHERS_S * 0.5e6
+        assert figures[name].verdict == BAD
+    for name in ("worker's p99 over bare p99", "over p99 without copies"):
+        assert figures[name].verdict == BAD
+
+
+# ------------------------------------------------------------------------------- the rest
 
 
 @pytest.mark.parametrize("without", ["", SWITCHED_OFF, "a stream cannot be captured"])
