@@ -167,6 +167,8 @@ def test_the_engines_that_a_section_needs_are_built_with_it(tmp_path: Path) -> N
     assert chosen(FLAVOUR, "priorities") == ["priorities"]
     assert chosen(OLD_FLAVOUR, "swap") == ["build for load", "swap under load"]
     assert chosen(FLAVOUR, "device") == ["device"]
+    first = ["device", "build", "outputs, graphs on"]
+    assert chosen(FLAVOUR, "device", "graphs on") == first
 
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")

@@ -20,12 +20,13 @@ from support.fake_gpu import FakeCuda
 from support.image_plans import needs_compiler
 
 from appliance.engines.tensorrt.engine import SWITCHED_OFF, WITHOUT_GRAPHS
-from appliance.errors import EngineError
+from appliance.errors import EngineError, ExtraMissing
 from appliance.wire.pb import worker_pb2
 from benchmarks.scheduling import idle, real
 from tools.gpu_check import models
 from tools.gpu_check.finding import BAD, GOOD, NOT_DONE, Finding, Limit
 from tools.gpu_check.sections import (
+    device,
     endless,
     faults,
     fleet,
@@ -75,6 +76,30 @@ def test_what_is_no_number_is_bad_and_json_has_none(value: float, limit: Limit) 
     assert document["figures"][0]["value"] is None
     assert document["details"]["rounds"]["tail"] == [1.0, None]
     assert table({"outputs": document}).splitlines()[2].split()[:3] == ["off", "by", "none"]
+
+
+# -------------------------------------------------------------------------------- device
+
+
+@pytest.mark.parametrize("missing", ["find_flavour", "compile_text"])
+def test_without_tensorrt_or_nvrtc_not_all_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def cannot(*_: object) -> None:
+        raise ExtraMissing(f"{missing} has nothing to use")
+
+    gpu = FakeCuda(Random(1))
+    monkeypatch.setattr(Setting, "opened", lambda _: nullcontext(SimpleNamespace(cuda=gpu)))
+    monkeypatch.setattr(device, "NEEDED_ON_GPU", ())
+    for name in ("find_flavour", "compile_text"):
+        monkeypatch.setattr(device, name, cannot if name == missing else lambda *_: None)
+    found = finding()
+    device.check(Setting(tmp_path, "cuda:0", 1.0), found)
+    assert found.state == f"bad: {missing} has nothing to use"
+    monkeypatch.setattr(device, missing, lambda *_: None)
+    found = finding()
+    device.check(Setting(tmp_path, "cuda:0", 1.0), found)
+    assert found.state == GOOD
 
 
 # ------------------------------------------------------------------------------- answers
