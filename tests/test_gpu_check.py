@@ -275,7 +275,7 @@ def test_results_are_good_only_when_all_is_done(
 
     monkeypatch.setattr(program, "by_itself", by_itself)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    assert program.run(order(tmp_path, models=["policy"], words=["device", "flight"]))
+    assert program.run(order(tmp_path, models=["policy"], words=["device", "faults"]))
     assert known == [False, False]
     assert json.loads((tmp_path / "results.json").read_text())["good"]
 

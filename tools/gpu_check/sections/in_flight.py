@@ -23,6 +23,8 @@ MOST_ROWS = 16
 OFF_BY = Limit("<=", 1e-3)
 APART = Limit(">=", 10 * OFF_BY.value)
 """Answers of different rows, or else a wrong one would look right."""
+MEANS = 10.0
+"""Rows that are noise alone have much the same answers, where a model takes means of them."""
 OVERLAPPING = Limit(">=", 0.5, of_gpu=True)
 
 
@@ -61,8 +63,7 @@ def check(setting: Setting, finding: Finding) -> None:
 def _ask(setting: Setting, finding: Finding, worker: WorkerClient, case: Case) -> None:
     random, model = np.random.default_rng(), case.model
     [given], [made] = worker.specs[model].inputs, worker.specs[model].outputs
-    # Rows that are noise alone have much the same answers, where a model takes means of them.
-    means = random.standard_normal((case.rows, given.shape[0], *[1] * (len(given.shape) - 1)))
+    means = MEANS * random.standard_normal((case.rows, given.shape[0], *[1] * len(given.shape[1:])))
     noise = random.standard_normal((case.rows, *given.shape), np.float32)
     asked = means.astype(np.float32) + noise
     reference = OnnxRuntimeEngine(setting.root / model / "1", optimised=False)
