@@ -23,6 +23,7 @@ SUMS ?=
 IMAGE_ARGS ?=
 LOCKS_ARGS ?=
 GPU_CHECK_ARGS ?=
+GPU_CHECK_PYTHON ?=
 GPU_PYTHON ?= 3.12
 # 12 where the driver is too old for what is made with CUDA 13: docs/gpu.md.
 RTX_CUDA ?= 13
@@ -45,7 +46,7 @@ PEERS := $(abspath $(BUILD)/peers)
 WHEELS := $(abspath $(BUILD)/machines/wheels)
 
 .DELETE_ON_ERROR:
-.PHONY: gpu-stage gpu-stage-classic gpu-check help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium systemd screenshots proto clean
+.PHONY: gpu-stage gpu-stage-classic gpu-check beside-dev help demo test test-sdk test-sdk-versions test-kernels test-unit test-deploy test-image test-arm64 image bundle jetson test-release peers check release locks bench bench-grpc bench-scheduling bench-scheduling-real chromium systemd screenshots proto clean
 
 help:
 	@echo "make demo         real models, simulated robots, a plot   DEMO_ARGS='--seconds 10 --json'"
@@ -96,16 +97,21 @@ test-sdk-versions: $(BUILD)/dev.stamp
 	@PYTHONS="$(PYTHONS)" $(BIN)/python tests/sdk_versions.py
 
 # Not among the tests, for NVRTC takes 150 MB, and building pycuda minutes. Without nvcc, what needs
-# pycuda is skipped. It lies beside the environment: other tests say what is told where it is missing.
-test-kernels: $(BUILD)/dev.stamp
+# pycuda is skipped.
+test-kernels: beside-dev
+	@$(BESIDE_DEV) $(BIN)/python -m pytest tests/engines/test_kernel_compiler.py \
+		tests/engines/test_device_images.py tests/engines/test_cuda_device.py $(TEST_ARGS)
+
+# What `appliance[gpu]` needs and `[dev]` has not. pycuda lies beside the environment: other tests
+# say what is told where it is missing.
+BESIDE_DEV = PYTHONPATH=$(abspath $(BUILD)/pycuda)
+beside-dev: $(BUILD)/dev.stamp
 	@$(PIP) 'nvidia-cuda-nvrtc>=13' >&2
 	@if test -x $(CUDA_HOME)/bin/nvcc; then \
 		$(MAKE) --no-print-directory $(BUILD)/pycuda.stamp >&2; \
 	else \
-		echo "no $(CUDA_HOME)/bin/nvcc: what needs pycuda is skipped" >&2; \
+		echo "no $(CUDA_HOME)/bin/nvcc: pycuda is not built" >&2; \
 	fi
-	@PYTHONPATH=$(abspath $(BUILD)/pycuda) $(BIN)/python -m pytest tests/engines/test_kernel_compiler.py \
-		tests/engines/test_device_images.py tests/engines/test_cuda_device.py $(TEST_ARGS)
 
 # Slow, and not among the tests: Debian is fetched the first time, and a machine is booted.
 test-unit: $(BUILD)/dev.stamp $(WHEELS).stamp
@@ -164,8 +170,11 @@ gpu-stage-classic: $(BIN)/python $(BUILD)/wheels-3.10.stamp $(BUILD)/wheels-cubl
 		--python 3.10 $(GPU_BOX_WHEELS) --wheel $(BUILD)/wheels-cublas/*.whl --models $(GPU_BOX) \
 		'numpy<2' tomli exceptiongroup --alone tensorrt==8.5.3.1 --build .
 
-gpu-check: $(BUILD)/dev.stamp
-	@$(BIN)/python -m tools.gpu_check $(BUILD)/gpu-check.json $(GPU_CHECK_ARGS)
+# GPU_CHECK_PYTHON=/opt/gpu/bin/python is what `install.py` made there: nothing is fetched or built.
+gpu-check: $(if $(GPU_CHECK_PYTHON),,beside-dev)
+	@mkdir -p $(BUILD)
+	@$(if $(GPU_CHECK_PYTHON),$(GPU_CHECK_PYTHON),$(BESIDE_DEV) $(BIN)/python) \
+		-m tools.gpu_check $(BUILD)/gpu-check.json $(GPU_CHECK_ARGS)
 
 $(BUILD)/wheels-3.%.stamp: | $(BIN)/python
 	@echo "building pycuda for Python 3.$*, a minute or two" >&2

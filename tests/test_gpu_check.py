@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ from appliance.engines.device import Device
 from appliance.engines.onnxruntime import OnnxRuntimeEngine
 from appliance.engines.registry import ENGINES
 from appliance.engines.tensorrt import loading
+from appliance.engines.tensorrt.building import Built, Network
 from appliance.engines.tensorrt.engine import TensorRTEngine
 from appliance.engines.tensorrt.flavour import DEFAULT_TARGET, RTX, TENSORRT, Flavour
 from appliance.engines.tensorrt.order import EngineOrder
@@ -166,6 +168,8 @@ def test_the_engines_that_a_section_needs_are_built_with_it(tmp_path: Path) -> N
     assert chosen(FLAVOUR, "priorities") == ["priorities"]
     assert chosen(OLD_FLAVOUR, "swap") == ["build for load", "swap under load"]
     assert chosen(FLAVOUR, "device") == ["device"]
+    first = ["device", "build", "outputs, graphs on"]
+    assert chosen(FLAVOUR, "device", "graphs on") == first
 
 
 @pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")
@@ -219,14 +223,14 @@ def check(results: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_short_run_on_the_cpu(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    sections = ("device", "outputs", "in flight", "swap")
+    sections = ("device", "outputs", "swap")
     words = [word for each in sections for word in ("--only", each)]
     words += ["--models", "policy", "--models", "recurrent", "--share", "0.05"]
     ran = check(results, "--engine", "onnxruntime", *words)
     found = json.loads(results.read_text())
     assert ran.returncode == 0, found
     assert found["good"]
-    assert [*found["sections"]] == ["device", "outputs, graphs on", "in flight", "swap under load"]
+    assert [*found["sections"]] == ["device", "outputs, graphs on", "swap under load"]
     outputs = found["sections"]["outputs, graphs on"]
     assert {each["what"] for each in outputs["figures"]} == {
         "policy: action is off by",
@@ -237,7 +241,7 @@ def test_a_short_run_on_the_cpu(tmp_path: Path) -> None:
     swap = found["sections"]["swap under load"]
     assert swap["details"]["activate said"][-1] == "arm: version 2 is served"
     assert [each["lost"] for each in swap["details"]["robots"]] == [0, 0]
-    assert "answers of 20 batches are off by" in ran.stdout
+    assert "recurrent: stateN is off by" in ran.stdout
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
@@ -272,7 +276,7 @@ def test_results_are_good_only_when_all_is_done(
 
     monkeypatch.setattr(program, "by_itself", by_itself)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    assert program.run(order(tmp_path, models=["policy"], words=["device", "flight"]))
+    assert program.run(order(tmp_path, models=["policy"], words=["device", "faults"]))
     assert known == [False, False]
     assert json.loads((tmp_path / "results.json").read_text())["good"]
 
@@ -348,8 +352,11 @@ def test_what_tensorrt_says_of_an_engine_counts_where_it_cannot_be_wrong(
     monkeypatch.setattr(build, "find_flavour", lambda: flavour)
     monkeypatch.setattr(build, "attempts", lambda *_, **__: [made])
     monkeypatch.setattr(Setting, "opened", lambda _: nullcontext())
-    found = finding(on_gpu=True)
-    build.check(Setting(tmp_path, "cuda:0", 1.0), found, precision="fp32")
+    setting, found = Setting(tmp_path, "cuda:0", 1.0), finding(on_gpu=True)
+    version = setting.root / "policy" / "1"
+    version.mkdir(parents=True)
+    (version / "model.onnx").write_bytes(b"onnx")
+    build.check(setting, found, precision="fp32")
     assert found.state == (f"bad: TensorRT would not run policy: {problem}" if is_bad else GOOD)
     assert found.details["policy"]["problem"] == problem
 
@@ -372,6 +379,35 @@ def test_what_tensorrt_refuses_to_build_is_a_result(
     assert found.state.startswith(BAD)
     with pytest.raises(EngineError, match="no engine of policy: tensorrt_rtx"):
         build_all(setting.root)
+
+
+@pytest.mark.skipif(find_spec(RTX) is None, reason="TensorRT for RTX is not installed")
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda plan: plan, ""),
+        (lambda _: b"not an engine", "the engine of policy is none: MALFORMED_ENGINE"),
+        (lambda plan: b"\xa5" * len(plan), "the engine of policy is none: MALFORMED_ENGINE"),
+        (lambda plan: plan[: len(plan) // 2], "engine of policy, over its weights: 0.5"),
+    ],
+)
+def test_what_is_no_engine_was_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[bytes], bytes], said: str
+) -> None:
+    right = Network.build
+
+    def harmed(*arguments: Any) -> Built:
+        made = right(*arguments)
+        return evolve(made, engine=harm(made.engine))
+
+    setting = Setting(tmp_path, "cpu", 1.0)
+    models.make(setting.root, ["policy"], picture_side=64)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "engines"))
+    monkeypatch.setattr(Network, "build", harmed)
+    found = finding(on_gpu=False)
+    build.check(setting, found, precision="fp32")
+    assert said in found.state
+    assert (found.state == GOOD) is (not said)
 
 
 # ---------------------------------------------------------------------- on a GPU of numpy

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.gpu_check import process
+from tools.gpu_check import process, program
 from tools.gpu_check.process import Line, by_itself
 
 ROOT = Path(__file__).parent.parent
@@ -155,3 +155,50 @@ def test_nothing_chosen_is_not_good(tmp_path: Path, words: tuple[str, ...]) -> N
     found = json.loads(results.read_text())
     assert (found["good"], found["sections"], found["only"]) == (False, {}, [words[1]])
     assert "the robots' door" in found["left_out"]
+
+
+def opened_below(directory: Path) -> set[str]:
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    paths = [each.readlink() for each in links if each.exists()]
+    return {each.name for each in paths if each.parent == directory}
+
+
+def test_gpus_are_held_open_from_the_first_section_to_the_last(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    (tmp_path / "nvidia2").mkdir()  # as one that may not be opened
+    with program.held(tmp_path):
+        assert opened_below(tmp_path) == {"nvidia0", "nvidia1"}
+    assert opened_below(tmp_path) == set()
+
+
+# ------------------------------------------------------------------------- from a checkout
+
+
+def make(*words: str) -> str:
+    command = ["make", "--no-print-directory", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=120
+    ).stdout
+
+
+def test_a_checkout_has_what_the_gpu_extra_brings_before_it_is_checked() -> None:
+    known = make("--print-data-base", "--eval", "nothing: ;", "nothing").splitlines()
+    assert "gpu-check: beside-dev" in known
+    assert "test-kernels: beside-dev" in known
+
+
+def test_an_environment_that_is_there_is_checked_without_a_network(tmp_path: Path) -> None:
+    build, environment = tmp_path / "build", tmp_path / "none"
+    words = "--engine onnxruntime --only device --models policy"
+    said = make(
+        "gpu-check",
+        f"BUILD={build}",
+        f"VENV={environment}",
+        f"GPU_CHECK_PYTHON={sys.executable}",
+        f"GPU_CHECK_ARGS={words}",
+    )
+    assert "device: good" in said
+    assert json.loads((build / "gpu-check.json").read_text())["good"]
+    assert [each.name for each in build.iterdir()] == ["gpu-check.json"]
+    assert not environment.exists()

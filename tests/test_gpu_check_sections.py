@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support import slow_gatherer
 from support.fake_gpu import FakeCuda
 from support.image_plans import needs_compiler
 
 from appliance.engines.tensorrt.engine import SWITCHED_OFF, WITHOUT_GRAPHS
-from appliance.errors import EngineError
+from appliance.errors import EngineError, ExtraMissing
 from appliance.wire.pb import worker_pb2
-from benchmarks.scheduling import real
+from benchmarks.scheduling import idle, real
 from tools.gpu_check import models
 from tools.gpu_check.finding import BAD, GOOD, NOT_DONE, Finding, Limit
 from tools.gpu_check.sections import (
+    device,
     endless,
     faults,
     fleet,
@@ -32,6 +34,7 @@ from tools.gpu_check.sections import (
     memory,
     outputs,
     preprocessing,
+    priorities,
     speed,
     swap,
 )
@@ -75,6 +78,30 @@ def test_what_is_no_number_is_bad_and_json_has_none(value: float, limit: Limit) 
     assert table({"outputs": document}).splitlines()[2].split()[:3] == ["off", "by", "none"]
 
 
+# -------------------------------------------------------------------------------- device
+
+
+@pytest.mark.parametrize("missing", ["find_flavour", "compile_text"])
+def test_without_tensorrt_or_nvrtc_not_all_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    def cannot(*_: object) -> None:
+        raise ExtraMissing(f"{missing} has nothing to use")
+
+    gpu = FakeCuda(Random(1))
+    monkeypatch.setattr(Setting, "opened", lambda _: nullcontext(SimpleNamespace(cuda=gpu)))
+    monkeypatch.setattr(device, "NEEDED_ON_GPU", ())
+    for name in ("find_flavour", "compile_text"):
+        monkeypatch.setattr(device, name, cannot if name == missing else lambda *_: None)
+    found = finding()
+    device.check(Setting(tmp_path, "cuda:0", 1.0), found)
+    assert found.state == f"bad: {missing} has nothing to use"
+    monkeypatch.setattr(device, missing, lambda *_: None)
+    found = finding()
+    device.check(Setting(tmp_path, "cuda:0", 1.0), found)
+    assert found.state == GOOD
+
+
 # ------------------------------------------------------------------------------- answers
 
 
@@ -88,6 +115,7 @@ def test_answers_that_are_no_numbers_are_bad(
         answer[-1, -1] = np.nan
         return answer
 
+    monkeypatch.setattr(in_flight, "CASES", in_flight.CASES[:1])
     setting = setting_of(tmp_path, "policy")
     found = finding()
     in_flight.check(setting, found)
@@ -95,7 +123,40 @@ def test_answers_that_are_no_numbers_are_bad(
     monkeypatch.setattr(WorkerClient, "output", wrong)
     found = finding()
     in_flight.check(setting, found)
-    assert found.state.startswith("bad: answers of 20 batches are off by: inf of the largest")
+    assert found.state.startswith("bad: policy: answers of 20 batches are off by: inf of the")
+
+
+def test_an_answer_of_another_batch_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, before = WorkerClient.output, dict[str, NDArray[Any]]()
+
+    def late(it: WorkerClient, done: worker_pb2.Done, key: str, rows: int) -> NDArray[Any]:
+        answer = right(it, done, key, rows)
+        given, before[key] = before.get(key, answer), answer
+        return np.resize(given, answer.shape)
+
+    monkeypatch.setattr(WorkerClient, "output", late)
+    found = finding(on_gpu=False)
+    in_flight.check(setting_of(tmp_path, "policy", "resnet"), found)
+    off = [each for each in found.figures if "are off by" in each.what]
+    assert [each.verdict for each in off] == [BAD, BAD]
+
+
+def test_batches_that_run_one_after_the_other_are_not_two_in_flight(tmp_path: Path) -> None:
+    found = finding()
+    in_flight.check(setting_of(tmp_path, "policy", "resnet"), found)
+    assert found.state == "bad: resnet: batches that began while one ran: 0 , limit >= 0.5"
+
+
+@pytest.mark.parametrize(
+    ("spans", "part"),
+    [
+        ([(0, 10), (10, 20), (21, 30)], 0.0),
+        ([(0, 10), (9, 20), (21, 30)], 0.5),
+        ([(0, 10), (9, 20), (12, 30)], 1.0),
+    ],
+)
+def test_batches_in_flight_are_counted(spans: list[tuple[int, int]], part: float) -> None:
+    assert in_flight.overlapping(spans) == part
 
 
 @needs_compiler
@@ -304,6 +365,7 @@ def test_a_worker_that_runs_without_graphs_is_bad(
         it.ready["policy"].without_graphs = without
 
     monkeypatch.setattr(WorkerClient, "load", load)
+    monkeypatch.setattr(in_flight, "CASES", in_flight.CASES[:1])
     setting = setting_of(tmp_path, "policy")
     for check in (in_flight.check, partial(speed.check, model="policy", size=1, runs=5)):
         found = finding(on_gpu=False)
@@ -328,11 +390,72 @@ def test_a_worker_whose_rows_take_a_detour_is_bad(
         it.ready["policy"].images_on_cpu, it.unpinned = on_cpu, unpinned
 
     monkeypatch.setattr(WorkerClient, "load", load)
-    setting = setting_of(tmp_path, "policy")
+    setting = setting_of(tmp_path, "policy", "resnet")
     for check in (in_flight.check, partial(speed.check, model="policy", size=1, runs=5)):
         found = finding(on_gpu=False)
         check(setting, found)
-        assert found.state == f"bad: {bad}"
+        assert found.state.startswith(f"bad: {bad}")
+
+
+# --------------------------------------------------------------------------------- speed
+
+AT_BEST = {
+    "bare p50": 20.0,
+    "bare without copies p50": 15.0,
+    "overhead": 59.0,
+    "overhead and copies": 60.0,
+    "tail": 1.2,
+    "tail without copies": 1.3,
+    "ping p50": 15.0,
+    "round trip p50": 100.0,
+    "copies": 1.1,
+    "throughput": 0.96,
+    "throughput without copies": 0.95,
+    "rows": 1e6,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "models"),
+    [
+        ("overhead", 61.0, {"policy", "camera", "resnet"}),
+        ("overhead and copies", 61.0, {"policy"}),
+        ("tail", 1.31, {"policy", "camera", "resnet"}),
+        ("tail without copies", 1.31, {"policy"}),
+        ("copies", 1.16, {"camera"}),
+        ("throughput", 0.94, {"resnet"}),
+        ("throughput without copies", 0.94, {"resnet"}),
+    ],
+)
+@pytest.mark.parametrize("model", ["policy", "camera", "resnet"])
+def test_what_is_too_slow_is_bad(model: str, name: str, value: float, models: set[str]) -> None:
+    found = finding()
+    speed.judge(found, model, AT_BEST)
+    assert found.state == GOOD
+    found = finding()
+    speed.judge(found, model, {**AT_BEST, name: value})
+    assert found.state.startswith(BAD) is (model in models)
+
+
+def test_gathering_is_part_of_a_workers_overhead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: Setting, __: None) -> WorkerClient:
+        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        return WorkerClient(module=slow_gatherer.__name__, environment=path)
+
+    monkeypatch.setattr(Setting, "empty_worker", slow)
+    found = finding()
+    speed.check(setting_of(tmp_path, "policy"), found, model="policy", size=16, runs=400)
+    figures = {each.what: each for each in found.figures}
+    for name in ("worker's overhead, p50", "over the run without copies"):
+        assert figures[name].value > slow_gatherer.GATHERS_S * 0.5e6
+        assert figures[name].verdict == BAD
+    for name in ("worker's p99 over bare p99", "over p99 without copies"):
+        assert figures[name].verdict == BAD
+
+
+# ------------------------------------------------------------------------------- the rest
 
 
 @pytest.mark.parametrize("without", ["", SWITCHED_OFF, "a stream cannot be captured"])
@@ -379,6 +502,69 @@ def test_a_swap_of_which_nothing_was_recorded_is_bad(
     swap.check(Setting(tmp_path, "cpu", 0.1), found)
     said = "gaps between batches while somebody waits: 0 , limit >= 10"
     assert found.state == f"bad: {said}"
+
+
+MS = 1_000_000
+
+
+def batches_of(*spans_ms: tuple[int, int]) -> list[idle.Executed]:
+    """Batches for which somebody always waits."""
+    return [
+        idle.Executed(
+            began_ns=began * MS, finished_ns=ended * MS, first_ns=0, told_ns=0, model="arm", rows=8
+        )
+        for began, ended in spans_ms
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "bad"),
+    [
+        ((121, 131), set[str]()),
+        ((121, 149), set[str]()),
+        ((121, 152), {"answers held up at the longest, batches"}),
+        ((139, 149), set[str]()),
+        ((142, 152), {"of that, batches", "answers held up at the longest, batches"}),
+    ],
+)
+def test_a_batch_that_is_stretched_by_a_swap_holds_answers_up(
+    last: tuple[int, int], bad: set[str]
+) -> None:
+    found = finding()
+    swap.judge(found, batches_of(*((10 * each, 10 * each + 10) for each in range(12)), last))
+    assert {each.what for each in found.figures if each.verdict == BAD} == bad
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "plenty", "bad"),
+    [
+        (199, 199, 1000, ""),
+        (201, 199, 199, "limited: of that over alone: 2.01 times"),
+        (199, 201, 199, "long batches: of that over alone: 2.01 times"),
+    ],
+)
+def test_tier_0_may_not_take_twice_as_long_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: int, long: int, plenty: int, bad: str
+) -> None:
+    p99_us = iter((100, short, long, plenty))
+
+    @contextmanager
+    def asking(*_: object, **__: object) -> Generator[SimpleNamespace, None, None]:
+        def answered(seconds: float = 0.0) -> dict[str, Any]:
+            took_us = {"p50": 90.0, "p99": float(next(p99_us))} if seconds else {}
+            return {"asked": 1, "ended": {"OK": 1}, "per_second": 1.0, "round_trip_us": took_us}
+
+        yield SimpleNamespace(ask=answered, tell=lambda **_: None, hear=answered)
+
+    box = SimpleNamespace(status=lambda: {"models": []}, directory=tmp_path)
+    (tmp_path / "log").touch()
+    monkeypatch.setattr(priorities, "_asking", asking)
+    monkeypatch.setattr(priorities, "serving", lambda *_: nullcontext(box))
+    monkeypatch.setattr(priorities, "build_all", lambda _: [])
+    monkeypatch.setattr(priorities, "write_models", lambda *_: None)
+    found = finding()
+    priorities.check(Setting(tmp_path, "cuda:0", 1.0), found)
+    assert found.state == GOOD if not bad else found.state.startswith(f"bad: {bad}")
 
 
 def ran_w1(asked: int, missed: int, simulated: int, *remarks: str) -> Any:

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +151,24 @@ class WorkerClient:
         Raises:
             WorkerGone: There is none.
         """
+        return worker_pb2.FromWorker.FromString(self._datagram())
+
+    def answer_to(self, message: worker_pb2.ToWorker) -> tuple[worker_pb2.FromWorker, int]:
+        """Send it a message; return its next one, and how long that took to come, nanoseconds.
+
+        What this process takes to write and to read them is not in that.
+
+        Raises:
+            WorkerGone: There is none.
+        """
+        said = message.SerializeToString()
+        started_ns = time.monotonic_ns()
+        self.control.send(said)
+        datagram = self._datagram()
+        took_ns = time.monotonic_ns() - started_ns
+        return worker_pb2.FromWorker.FromString(datagram), took_ns
+
+    def _datagram(self) -> bytes:
         try:
             datagram = self.control.recv(MAX_DATAGRAM + 1)
         except ConnectionResetError:
@@ -157,7 +176,7 @@ class WorkerClient:
         if not datagram:
             status = self.process.wait(PATIENCE_S)
             raise WorkerGone(f"the worker has gone: {status}{self._last_words()}")
-        return worker_pb2.FromWorker.FromString(datagram)
+        return datagram
 
     def _last_words(self) -> str:
         if self._log is None:
@@ -294,6 +313,25 @@ class WorkerClient:
         """Give it a batch; return its number.
 
         Args:
+            rows, output: As of `stage_message`.
+        """
+        self.send(
+            self.stage_message(name, rows, go=go, latest_start_ns=latest_start_ns, output=output)
+        )
+        return self._batch
+
+    def stage_message(
+        self,
+        name: str,
+        rows: Sequence[worker_pb2.Row | Sequence[worker_pb2.Feed]],
+        *,
+        go: bool = True,
+        latest_start_ns: int = 0,
+        output: worker_pb2.Block | None = None,
+    ) -> worker_pb2.ToWorker:
+        """Return what gives it the next batch.
+
+        Args:
             rows: A list of feeds is a row that has nothing else.
             output: Where its outputs go; None: to new memory.
         """
@@ -311,8 +349,7 @@ class WorkerClient:
             go=go,
             latest_start_ns=latest_start_ns,
         )
-        self.send(worker_pb2.ToWorker(stage=stage))
-        return self._batch
+        return worker_pb2.ToWorker(stage=stage)
 
     def go(self, batch_id: int, latest_start_ns: int = 0) -> None:
         """Let a staged batch run."""

@@ -1,4 +1,4 @@
-"""What there is: the GPU, the packages."""
+"""What there is: the GPU, the packages; and whether all that is needed can be used."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from appliance.engines.cuda.compiler import compile_text
+from appliance.engines.tensorrt.flavour import find_flavour
+from appliance.errors import ApplianceError
 from benchmarks.children import ROOT
 from tools.gpu_check.finding import Finding, Limit
 from tools.gpu_check.setting import Setting
 
 NEEDED = ("numpy", "PIL", "onnx", "onnxruntime")
 NEEDED_ON_GPU = ("pycuda", "cuda", "pynvml")
+KERNEL = 'extern "C" __global__ void nothing() {}'
+"""NVRTC compiles it, if it is there and knows such GPUs."""
 MOSTLY_FREE = Limit(">=", 0.5)
 """Or else somebody has the GPU already."""
 PACKAGES = (
@@ -42,8 +48,21 @@ def check(setting: Setting, finding: Finding) -> None:
             free, has = device.cuda.free_bytes(), device.cuda.facts.memory_bytes
             finding.add("free memory of the GPU", free / 2**20, "MiB")
             finding.add("of all that it has", free / has, "", MOSTLY_FREE)
+            architecture = f"--gpu-architecture=sm_{device.cuda.facts.capability.replace('.', '')}"
+        _expect(finding, find_flavour)
+        _expect(finding, lambda: compile_text(KERNEL, (architecture,)))
     for module in (*NEEDED, *(NEEDED_ON_GPU if setting.on_gpu else ())):
         finding.expect(find_spec(module) is not None, f"{module} is not installed")
+
+
+def _expect(finding: Finding, use: Callable[[], object]) -> None:
+    """Take in what is said where something cannot be used."""
+    problem = ""
+    try:
+        use()
+    except ApplianceError as error:
+        problem = str(error)
+    finding.expect(not problem, problem)
 
 
 def _version(package: str) -> str:

@@ -1,8 +1,12 @@
 """A worker beside a bare loop of the same engine, in turns; the medians of the rounds count.
 
-Limits hold beside the loop that makes the same copies; the figures beside the run alone say what
-copying costs. Of rows so small that copying them is next to nothing, the overhead is held to its
-limit beside the run alone, too.
+What a worker does for a batch begins with reading the message and ends with having answered: its
+overhead is the way from stage to done, less that of a ping, less the bare loop. Its tail is that of
+gathering and executing, which it measures itself: that a process is woken late is in no bare loop.
+
+Limits hold beside the loop that makes the same copies. Where copying should not show, they hold
+beside the run alone, too: the overhead and the tail of rows so small that copying them is next to
+nothing, and the throughput, as one batch is copied while another runs.
 """
 
 from __future__ import annotations
@@ -10,7 +14,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 
+from attrs import frozen
+
+from appliance.wire.pb import worker_pb2
 from appliance.wire.types import NUMPY_DTYPES
 from tools.gpu_check.bare import Bare, bare, noises, timed
 from tools.gpu_check.finding import Finding, Limit, summary_us
@@ -51,34 +59,30 @@ def check(setting: Setting, finding: Finding, *, model: str, size: int, runs: in
         ready = worker.ready[model]
         finding.expect_graphs(model, ready.without_graphs)
         finding.expect_quick_way(model, ready.images_on_cpu, unpinned=worker.unpinned)
-    median = {name: statistics.median(values) for name, values in found.items()}
     finding.details |= {"runs in each round": each_round, "rounds": dict(found)}
-    finding.add("bare loop, p50", median["bare p50"], "us")
-    finding.add("without copies", median["bare without copies p50"], "us")
-    finding.add("worker's overhead, p50", median["overhead"], "us", OVERHEAD_US)
-    finding.add(
-        "over the run without copies",
-        median["overhead and copies"],
-        "us",
-        OVERHEAD_US if model in IS_SMALL else None,
-    )
-    finding.add("worker's p99 over bare p99", median["tail"], "times", TAIL_TIMES)
-    finding.add("over p99 without copies", median["tail without copies"], "times")
-    finding.add("from stage to done, p50", median["round trip p50"], "us")
-    finding.add(
-        "of that over bare copies and run",
-        median["copies"],
-        "times",
-        COPIES_TIMES if model in IS_PICTURES else None,
-    )
-    finding.add(
-        "throughput, two in flight, of bare",
-        median["throughput"],
-        "",
-        THROUGHPUT if model in IS_LARGE else None,
-    )
-    finding.add("of bare without copies", median["throughput without copies"], "")
-    finding.add("rows a second, two in flight", median["rows"], "/s")
+    judge(finding, model, {name: statistics.median(values) for name, values in found.items()})
+
+
+def judge(finding: Finding, model: str, median: Mapping[str, float]) -> None:
+    """Take in the figures, each with its limit, if it has one for that model."""
+    overhead_us, tail = (OVERHEAD_US, TAIL_TIMES) if model in IS_SMALL else (None, None)
+    throughput = THROUGHPUT if model in IS_LARGE else None
+    copies = COPIES_TIMES if model in IS_PICTURES else None
+    for what, name, unit, limit in (
+        ("bare loop, p50", "bare p50", "us", None),
+        ("without copies", "bare without copies p50", "us", None),
+        ("worker's overhead, p50", "overhead", "us", OVERHEAD_US),
+        ("over the run without copies", "overhead and copies", "us", overhead_us),
+        ("worker's p99 over bare p99", "tail", "times", TAIL_TIMES),
+        ("over p99 without copies", "tail without copies", "times", tail),
+        ("a ping, p50", "ping p50", "us", None),
+        ("from stage to done, p50", "round trip p50", "us", None),
+        ("of that over bare copies and run", "copies", "times", copies),
+        ("throughput, two in flight, of bare", "throughput", "", throughput),
+        ("of bare without copies", "throughput without copies", "", throughput),
+        ("rows a second, two in flight", "rows", "/s", None),
+    ):
+        finding.add(what, median[name], unit, limit)
 
 
 def _round(alone: Bare, loop: _Loop, runs: int, found: dict[str, list[float]]) -> None:
@@ -86,20 +90,39 @@ def _round(alone: Bare, loop: _Loop, runs: int, found: dict[str, list[float]]) -
     copied = summary_us(timed(alone.copy_run_and_wait, runs))
     busy_ns = alone.kept_busy_ns(runs, copies=False)
     busy_copying_ns = alone.kept_busy_ns(runs, copies=True)
-    trips_ns, inside_ns = loop.one_by_one(runs)
-    trips, inside = summary_us(trips_ns), summary_us(inside_ns)
+    ping = summary_us(loop.pings(runs))["p50"]
+    trips = loop.one_by_one(runs)
+    whole = summary_us([each.whole_ns for each in trips])["p50"]
+    worked = summary_us([each.way_ns for each in trips])["p50"] - ping
+    inside = summary_us([each.inside_ns for each in trips])
     flying_ns = loop.two_in_flight(runs)
     found["bare p50"].append(copied["p50"])
     found["bare without copies p50"].append(run["p50"])
-    found["overhead"].append(inside["p50"] - copied["p50"])
-    found["overhead and copies"].append(inside["p50"] - run["p50"])
+    found["ping p50"].append(ping)
+    found["overhead"].append(worked - copied["p50"])
+    found["overhead and copies"].append(worked - run["p50"])
     found["tail"].append(inside["p99"] / copied["p99"])
     found["tail without copies"].append(inside["p99"] / run["p99"])
-    found["round trip p50"].append(trips["p50"])
-    found["copies"].append(trips["p50"] / copied["p50"])
+    found["round trip p50"].append(whole)
+    found["copies"].append(whole / copied["p50"])
     found["throughput"].append(busy_copying_ns / flying_ns)
     found["throughput without copies"].append(busy_ns / flying_ns)
     found["rows"].append(runs * loop.size * 1e9 / flying_ns)
+
+
+@frozen
+class _Trip:
+    """How long a batch took, nanoseconds.
+
+    Attributes:
+        whole_ns: With what this process did for it.
+        way_ns: From sending stage to receiving done.
+        inside_ns: That the worker gathered and executed.
+    """
+
+    whole_ns: int
+    way_ns: int
+    inside_ns: int
 
 
 class _Loop:
@@ -115,28 +138,33 @@ class _Loop:
         self._sets = [worker.rows(model, noises(shapes)) for _ in range(SETS)]
         self._outputs = [worker.output_block(model, size) for _ in range(3)]
 
-    def _stage(self, number: int) -> None:
+    def _stage(self, number: int) -> worker_pb2.ToWorker:
         rows, output = self._sets[number % SETS], self._outputs[number % 3]
-        self._worker.stage(self._model, rows, output=output)
+        return self._worker.stage_message(self._model, rows, output=output)
 
-    def one_by_one(self, runs: int) -> tuple[list[int], list[int]]:
-        """Return of each from stage to done, and what the worker took to execute it."""
-        trips_ns: list[int] = []
-        inside_ns: list[int] = []
+    def pings(self, runs: int) -> list[int]:
+        """Return how long the worker takes to answer when there is nothing to do, nanoseconds."""
+        ping = worker_pb2.ToWorker(ping=worker_pb2.Ping())
+        return [self._worker.answer_to(ping)[1] for _ in range(runs)]
+
+    def one_by_one(self, runs: int) -> list[_Trip]:
+        """Have so many run, each when the one before is done."""
+        trips: list[_Trip] = []
         for number in range(runs):
-            sent = time.monotonic_ns()
-            self._stage(number)
-            done = self._worker.done()
-            trips_ns.append(time.monotonic_ns() - sent)
+            started = time.monotonic_ns()
+            answer, way_ns = self._worker.answer_to(self._stage(number))
+            whole_ns = time.monotonic_ns() - started
+            done = answer.done
             assert not done.error, done.error
-            inside_ns.append(done.finished_ns - done.execute_started_ns)
-        return trips_ns, inside_ns
+            inside_ns = done.gather_ns + done.finished_ns - done.execute_started_ns
+            trips.append(_Trip(whole_ns, way_ns, inside_ns))
+        return trips
 
     def two_in_flight(self, runs: int) -> int:
         """Return how long so many take, the next one staged while one runs."""
         started = time.monotonic_ns()
         for number in range(runs):
-            self._stage(number)
+            self._worker.send(self._stage(number))
             if number:
                 self._worker.done()
         self._worker.done()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from appliance.models.active import Active, write_active
@@ -72,6 +74,15 @@ def check(setting: Setting, finding: Finding) -> None:
     finding.add(
         "longest wait for the next answer", max(each["longest_gap_ms"] for each in found), "ms"
     )
+    judge(finding, batches)
+
+
+def judge(finding: Finding, batches: Sequence[idle.Executed]) -> None:
+    """Judge how long the GPU stood still, and how long robots got no answer, at the worst.
+
+    A batch that is stretched by what is loaded beside it leaves no gap, but robots wait for it all
+    the same: nothing may hold answers up by more than two batches, besides the one they come from.
+    """
     gaps_us = idle.gaps_us(batches, 0, 1 << 63)
     finding.add("gaps between batches while somebody waits", len(gaps_us), "", LEAST_GAPS)
     if gaps_us:
@@ -79,6 +90,18 @@ def check(setting: Setting, finding: Finding) -> None:
         finding.add("a batch, median", usual_ns / 1e6, "ms")
         finding.add("the longest of them", gaps_us[-1] / 1e3, "ms")
         finding.add("of that, batches", gaps_us[-1] * 1e3 / usual_ns, "", MOST_BATCHES)
+        held_ns = _longest_ns(batches) - usual_ns
+        finding.add("answers held up at the longest, batches", held_ns / usual_ns, "", MOST_BATCHES)
+
+
+def _longest_ns(batches: Sequence[idle.Executed]) -> int:
+    """Return the longest from a batch's end to the next one's, while somebody waits."""
+    ended = sorted(batches, key=lambda each: each.finished_ns)
+    return max(
+        later.finished_ns - earlier.finished_ns
+        for earlier, later in pairwise(ended)
+        if later.first_ns <= earlier.finished_ns
+    )
 
 
 def _activate(setting: Setting, root: Path, socket: Path) -> subprocess.CompletedProcess[str]:
