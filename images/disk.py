@@ -15,8 +15,10 @@ from pathlib import Path
 from images.root import X86, Root
 from images.tools import need, run, step
 
-READS = ("part_gpt", "fat", "ext2", "loadenv")
-MODULES = (*READS, "normal", "linux", "regexp", "test", "echo", "sleep", "reboot")
+MODULES = (
+    *("part_gpt", "fat", "ext2", "normal", "linux", "loadenv", "regexp", "test", "echo"),
+    *("sleep", "reboot"),
+)
 FIRST = ("ORDER=A B", "A_OK=1", "A_TRY=0", "B_OK=0", "B_TRY=0")
 MIB = 1 << 20
 ROOM = 1.1  # for inodes and the journal of the file system
